@@ -1,2 +1,42 @@
-//! ABI
+//! The ABI between holdfast's eBPF programs and its agent: what stands in the maps, what the
+//! programs report through the ring buffer, and the one piece of arithmetic both sides must agree
+//! on ([`pacing`]).
+//!
+//! Every type is `#[repr(C)]`, holds only integers, has no padding and an asserted size, so that
+//! the bytes mean the same to both compilers. Addresses are in network byte order, ports and all
+//! other integers in host byte order.
+
 #![no_std]
+
+pub mod event;
+pub mod gate;
+pub mod pacing;
+pub mod socket;
+
+pub use self::{
+    event::{Event, EventKind},
+    gate::{ContainerVerdict, Gate, GateCounts, GateState},
+    socket::{Address, SocketRecord, StoredSyn},
+};
+
+/// Bumped whenever a type of this crate changes its meaning or its layout.
+pub const ABI_VERSION: u32 = 1;
+
+/// Declares that a type may be read and written as plain bytes by the agent.
+macro_rules! plain_bytes {
+    ($($ty:ty = $size:literal),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$ty>() == $size);
+
+        // SAFETY: the type is `repr(C)`, made of integers only, and the size assertion above
+        // together with the explicit reserved fields leaves no padding.
+        #[cfg(feature = "user")]
+        unsafe impl bytemuck::Zeroable for $ty {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl bytemuck::Pod for $ty {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $ty {}
+    )+};
+}
+pub(crate) use plain_bytes;

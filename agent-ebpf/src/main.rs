@@ -1,2 +1,73 @@
-//! programs
+//! The eBPF programs of holdfast. Entry points only; each hook family has its file in `programs/`.
+//!
+//! All programs load and attach on Linux 5.10 and later.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// One atomic add (`programs::report::add`); inline assembly for BPF is not stable yet.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod programs;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::{
+        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    };
+
+    use crate::programs::{connect, gate, release, retransmit};
+
+    /// What connect hooks and socket hooks return to let the call go on.
+    const ALLOW: i32 = 1;
+
+    #[cgroup_sock_addr(connect4)]
+    pub(crate) fn holdfast_connect4(ctx: SockAddrContext) -> i32 {
+        connect::register_v4(&ctx);
+        ALLOW
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub(crate) fn holdfast_connect6(ctx: SockAddrContext) -> i32 {
+        connect::register_v6(&ctx);
+        ALLOW
+    }
+
+    // The attach type stands in the section name: without it the verifier refuses a return value
+    // of 2 (`check_return_code` in kernel/bpf/verifier.c).
+    #[cgroup_skb(egress)]
+    pub(crate) fn holdfast_gate(ctx: SkBuffContext) -> i32 {
+        // Literals, so that the verifier sees the bounds of the return value.
+        match gate::answer(&ctx) {
+            gate::Verdict::Pass => 1,
+            gate::Verdict::DropFlat => 2,
+            gate::Verdict::DropBackOff => 0,
+        }
+    }
+
+    #[sock_ops]
+    pub(crate) fn holdfast_retransmit(ctx: SockOpsContext) -> u32 {
+        retransmit::on_callback(&ctx);
+        1
+    }
+
+    #[cgroup_sock(sock_release)]
+    pub(crate) fn holdfast_release(ctx: SockContext) -> i32 {
+        release::forget(&ctx);
+        ALLOW
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+
+    // bpf_setsockopt and bpf_sk_storage_get are callable by GPL-compatible programs only.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+/// Built for the host this target is empty: only its library, the ABI, is used there.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

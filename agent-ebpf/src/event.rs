@@ -1,0 +1,60 @@
+//! What the programs tell the agent, one record of the ring buffer each.
+
+use crate::{plain_bytes, socket::Address};
+
+/// What happened to a held socket.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Its first SYN was dropped.
+    Held = 1,
+    /// Its connection is established.
+    Connected = 2,
+    /// The application closed it before it was connected.
+    Closed = 3,
+    /// The kernel gave it up: refused, reset or timed out.
+    Failed = 4,
+}
+
+impl EventKind {
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Held),
+            2 => Some(Self::Connected),
+            3 => Some(Self::Closed),
+            4 => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// One event of one held socket. Who and where to are filled in for [`EventKind::Held`] only; the
+/// agent keeps them by cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The id of the pod's cgroup.
+    pub pod: u64,
+    /// The id of the container's cgroup; 0 when unknown.
+    pub container: u64,
+    /// When connect() was called; when the first SYN was dropped if no connect hook saw the socket.
+    pub connect_ns: u64,
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// Thread group id of the caller; 0 when no connect hook saw the socket.
+    pub pid: u32,
+    /// Uid of the caller.
+    pub uid: u32,
+    /// Command name of the caller, NUL padded.
+    pub comm: [u8; 16],
+    /// Where the application wanted to connect to.
+    pub asked: Address,
+}
+
+plain_bytes!(Event = 88);

@@ -1,0 +1,10 @@
+//! The programs, one file for each hook family, and the maps they share.
+
+pub(crate) mod connect;
+pub(crate) mod gate;
+pub(crate) mod maps;
+pub(crate) mod packet;
+pub(crate) mod pod;
+pub(crate) mod release;
+pub(crate) mod report;
+pub(crate) mod retransmit;

@@ -1,0 +1,70 @@
+//! What is known of one connecting socket: who, where to, and the SYN to replay.
+
+use crate::plain_bytes;
+
+/// A TCP header with all its options is at most this long (RFC 9293, section 3.1: a data offset of
+/// 15 words).
+pub const MAX_TCP_HEADER: usize = 60;
+
+/// A TCP header without options, in bytes.
+pub const MIN_TCP_HEADER: usize = 20;
+
+/// An IPv4 or IPv6 address with a port. IPv4 stands in the first four bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Network byte order.
+    pub ip: [u8; 16],
+    /// Host byte order.
+    pub port: u16,
+    /// 4 or 6; 0 when unknown.
+    pub version: u16,
+}
+
+/// A SYN as the socket sent it, before NAT, without any payload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredSyn {
+    /// The address the socket sends from.
+    pub source: Address,
+    /// The address the socket connects to; what the application asked for unless another cgroup
+    /// program (a socket load balancer) rewrote it.
+    pub destination: Address,
+    /// Length of the TCP header with its options; 0: nothing stored.
+    pub header_len: u32,
+    /// The TCP header. Its ports and checksum are those after NAT; the agent writes both anew.
+    pub header: [u8; MAX_TCP_HEADER],
+}
+
+/// One socket that called connect() behind a closed gate. Key: the socket's cookie.
+///
+/// Made by the connect hooks, filled by the gate, removed when the socket connects or closes. The
+/// table only serves replay and explanation: whether a packet is held never depends on it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketRecord {
+    /// The id of the pod's cgroup.
+    pub pod: u64,
+    /// The id of the container's cgroup; 0 when the process sat directly in the pod's.
+    pub container: u64,
+    /// The network namespace in which connect() was called (`bpf_get_netns_cookie`).
+    pub netns_cookie: u64,
+    /// When connect() was called, `CLOCK_MONOTONIC` nanoseconds.
+    pub connect_ns: u64,
+    /// When the stored SYN was dropped, `CLOCK_MONOTONIC` nanoseconds; 0: never held.
+    pub dropped_ns: u64,
+    /// Thread group id of the caller, in the initial pid namespace.
+    pub pid: u32,
+    /// Uid of the caller, in the initial user namespace.
+    pub uid: u32,
+    /// Command name of the calling thread, NUL padded.
+    pub comm: [u8; 16],
+    /// The address the application gave to connect().
+    pub asked: Address,
+    /// How many of its SYNs were dropped.
+    pub drops: u32,
+    /// The SYN that was dropped last.
+    pub syn: StoredSyn,
+}
+
+plain_bytes!(Address = 20, StoredSyn = 104, SocketRecord = 192);

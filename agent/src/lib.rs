@@ -1,0 +1,2 @@
+//! holdfast
+pub mod core;
