@@ -1,1 +1,45 @@
-fn main() {}
+//! `holdfast`: parses the command line, runs the agent, turns errors into exit codes.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use holdfast::{
+    app,
+    cli::{Cli, Command},
+    exit, telemetry,
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version come this way, too.
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            let _: Result<(), _> = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            exit::code(&error)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let Command::Run(args) = cli.command;
+    telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(app::run(args))
+}
+
+/// One line, in plain words, also when the log is JSON: it is for the person who starts the agent.
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a process that cannot log any more"
+)]
+fn report(error: &anyhow::Error) {
+    eprintln!("holdfast: {error:#}");
+}

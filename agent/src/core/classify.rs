@@ -35,7 +35,11 @@ pub enum Verdict {
 /// anew when more is known. Passed are the proxy itself, and whoever runs before a proxy can
 /// exist: a hold there would wait for a proxy that waits for its end.
 #[must_use]
-pub(super) fn verdict(identity: &ContainerIdentity, pod: Option<&PodView>, profile: &Profile) -> Verdict {
+pub(super) fn verdict(
+    identity: &ContainerIdentity,
+    pod: Option<&PodView>,
+    profile: &Profile,
+) -> Verdict {
     let name = identity.name.as_str();
     if identity.kind == ContainerKind::Sandbox
         || name == profile.proxy_container

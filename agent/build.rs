@@ -1,0 +1,99 @@
+//! Builds the eBPF programs and puts the object where `include_bytes!` finds it.
+//!
+//! aya-build would do the same through `rustup run nightly`; Debian's compiler, the second of the
+//! two supported ways, is not rustup's. Detecting both is shared with `cargo xtask setup`.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+#[path = "../xtask/src/ebpf_toolchain.rs"]
+#[expect(dead_code, reason = "xtask uses the rest")]
+mod ebpf_toolchain;
+
+/// Writes an empty object instead: for linters and documentation on machines without the toolchain.
+const SKIP: &str = "AYA_BUILD_SKIP";
+
+#[expect(
+    clippy::print_stderr,
+    reason = "cargo shows it when the build script fails"
+)]
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the way to talk to cargo")]
+fn run() -> Result<(), String> {
+    let agent = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let workspace = agent.parent().ok_or("agent/ has no parent directory")?;
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    let embedded = out_dir.join(ebpf_toolchain::BIN);
+
+    println!("cargo::rerun-if-env-changed={SKIP}");
+    for input in [
+        "Cargo.lock",
+        "Cargo.toml",
+        "agent-ebpf/Cargo.toml",
+        "agent-ebpf/src",
+        "agent/build.rs",
+        "xtask/src/ebpf_toolchain.rs",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(input).display()
+        );
+    }
+
+    if env::var_os(SKIP).is_some_and(|value| value == "1") {
+        println!(
+            "cargo::warning={SKIP}=1: this agent has no eBPF programs and cannot hold anything"
+        );
+        return fs::write(&embedded, []).map_err(|error| cannot("write", &embedded, &error));
+    }
+    if variable("CARGO_CFG_TARGET_ENDIAN")? != "little" {
+        return Err("holdfast supports little-endian machines only".into());
+    }
+
+    let toolchain = ebpf_toolchain::detect(workspace).map_err(|incomplete| {
+        format!("{incomplete}`cargo xtask setup` installs what is missing")
+    })?;
+    // A target directory of its own: the outer cargo holds the lock of the other one until this
+    // script has ended.
+    let target_dir = out_dir.join("ebpf-target");
+    let mut cargo = toolchain.build(workspace, &target_dir, &variable("CARGO_CFG_TARGET_ARCH")?);
+    let output = cargo
+        .arg("--quiet")
+        .output()
+        .map_err(|error| cannot("run", &toolchain.cargo, &error))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!(
+            "{messages}\nthe eBPF programs were not built ({}) by {toolchain}\n\
+             if the code is right: `cargo xtask setup` checks and mends the toolchain",
+            output.status
+        ));
+    }
+    for line in messages.lines() {
+        println!("cargo::warning={line}");
+    }
+
+    let object = ebpf_toolchain::object(&target_dir);
+    fs::copy(&object, &embedded).map_err(|error| cannot("copy", &object, &error))?;
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}"))
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> String {
+    format!("cannot {verb} {}: {error}", path.display())
+}

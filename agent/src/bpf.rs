@@ -1,0 +1,84 @@
+//! The kernel side's handle: loading the programs, working the gates, reading what the kernel
+//! tells. The only module that knows aya.
+
+mod event;
+mod gate;
+mod kernel_log;
+mod loader;
+mod socket;
+
+pub use self::{
+    event::EventReader,
+    gate::Gates,
+    kernel_log::KernelLog,
+    loader::{LoadOptions, Loaded, load},
+    socket::SocketTable,
+};
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The object as a whole was refused.
+    #[error("failed to load the eBPF object: {0}")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The object lacks a part that the agent was built for.
+    #[error("the eBPF object has no {kind} named {name}")]
+    Missing {
+        /// "program" or "map".
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A program was refused.
+    #[error("failed to {operation} program {program}: {}", chain(source))]
+    Program {
+        /// "load" or "attach".
+        operation: &'static str,
+        /// The program's name.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("failed to {operation} map {map}: {}", chain(source))]
+    Map {
+        /// What was done.
+        operation: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// The cgroup of a pod could not be opened.
+    #[error("failed to open cgroup {path}: {source}")]
+    Cgroup {
+        /// Its directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The ring buffer could not be waited for.
+    #[error("failed to wait for the kernel's events: {0}")]
+    Ring(#[source] std::io::Error),
+    /// The kernel's debug lines could not be read.
+    #[error("failed to read the kernel's debug lines: {0}")]
+    Log(#[source] Box<aya_log::Error>),
+}
+
+/// aya's errors name the call and keep the reason in their source; an operator needs both.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let source_text = source.to_string();
+        if !text.contains(&source_text) {
+            text.push_str(": ");
+            text.push_str(&source_text);
+        }
+        next = source.source();
+    }
+    text
+}

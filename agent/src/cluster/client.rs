@@ -1,0 +1,99 @@
+//! Reaching the API server.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Between two tries to reach the API server at start.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why the cluster cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The kubeconfig is not one.
+    #[error("kubeconfig {path} cannot be used: {source}; name another with --kubeconfig")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// No kubeconfig was given and the agent does not run in a pod.
+    #[error("not running in a cluster ({0}); name a kubeconfig with --kubeconfig")]
+    NotInCluster(#[source] Box<kube::config::InClusterError>),
+    /// The settings make no client.
+    #[error("failed to make a client for the API server: {0}")]
+    Client(#[source] Box<kube::Error>),
+    /// Nobody answers.
+    #[error(
+        "the API server at {url} cannot be reached: {reason}; check that it runs, that this node \
+         may reach it, and the credentials; --api-wait sets how long to try"
+    )]
+    Unreachable {
+        /// Its address.
+        url: String,
+        /// The last error.
+        reason: String,
+    },
+}
+
+/// Makes a client and waits until the API server answers, for `wait` at most.
+///
+/// # Errors
+///
+/// [`ClusterError`] if the settings are wrong or no answer came in time.
+pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client, ClusterError> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let failed = |source| ClusterError::Kubeconfig {
+                path: path.to_owned(),
+                source: Box::new(source),
+            };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .map_err(failed)?
+        }
+        None => {
+            Config::incluster().map_err(|source| ClusterError::NotInCluster(Box::new(source)))?
+        }
+    };
+    let url = config.cluster_url.to_string();
+    let client =
+        Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
+    let deadline = Instant::now() + wait;
+    let mut reason = String::from("no answer in time");
+    loop {
+        match timeout_at(deadline, client.apiserver_version()).await {
+            Ok(Ok(version)) => {
+                tracing::debug!(%url, version = version.git_version, "API server answers");
+                return Ok(client);
+            }
+            Ok(Err(error)) => reason = innermost(&error),
+            Err(_) => return Err(ClusterError::Unreachable { url, reason }),
+        }
+        if Instant::now() + RETRY_INTERVAL >= deadline {
+            return Err(ClusterError::Unreachable { url, reason });
+        }
+        tracing::debug!(%url, reason, "API server does not answer yet");
+        sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// The root of an error: the layers above only say that a request failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

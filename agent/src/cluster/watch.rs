@@ -1,0 +1,98 @@
+//! A snapshot, then deltas: kube's watcher, which lists in pages, follows bookmarks, lists again
+//! after 410 and backs off on errors.
+
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event as WatchEvent, watcher},
+    },
+};
+
+use super::convert;
+use crate::core::Event;
+
+/// Objects a page: a list of a large cluster's namespaces does not come in one answer.
+const PAGE_SIZE: u32 = 500;
+
+/// Seconds after which the server ends a watch and it is taken up again from where it was; well
+/// below the time after which a connection that died silently would be noticed otherwise.
+const WATCH_TIMEOUT_SECONDS: u32 = 120;
+
+/// The pods of the node `node`.
+pub fn watch_pods(client: Client, node: &str) -> impl Stream<Item = Event> + Send + use<> {
+    let config = config().fields(&format!("spec.nodeName={node}"));
+    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    collect(
+        "pods",
+        events,
+        |pod: &Pod| convert::pod(pod),
+        Event::PodsListed,
+        Event::PodApplied,
+        |pod| Event::PodDeleted(pod.uid),
+    )
+}
+
+/// All namespaces, of which only the metadata is asked for.
+pub fn watch_namespaces(client: Client) -> impl Stream<Item = Event> + Send + use<> {
+    let events =
+        watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()).default_backoff();
+    collect(
+        "namespaces",
+        events,
+        |namespace| Some(convert::namespace(namespace)),
+        Event::NamespacesListed,
+        Event::NamespaceApplied,
+        |namespace| Event::NamespaceDeleted(namespace.name),
+    )
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default()
+        .page_size(PAGE_SIZE)
+        .timeout(WATCH_TIMEOUT_SECONDS)
+}
+
+/// Turns the watcher's initial sequence into one list, and objects into views.
+fn collect<K, V>(
+    resource: &'static str,
+    events: impl Stream<Item = watcher::Result<WatchEvent<K>>> + Send,
+    view: impl Fn(&K) -> Option<V> + Send,
+    listed: impl Fn(Vec<V>) -> Event + Send,
+    applied: impl Fn(V) -> Event + Send,
+    deleted: impl Fn(V) -> Event + Send,
+) -> impl Stream<Item = Event> + Send
+where
+    K: Send,
+    V: Send,
+{
+    let mut initial = Vec::new();
+    events
+        .inspect_err(move |error| {
+            tracing::warn!(resource, %error, "watch interrupted; trying again");
+        })
+        .filter_map(move |event| {
+            let event = match event {
+                Ok(WatchEvent::Init) => {
+                    initial.clear();
+                    None
+                }
+                Ok(WatchEvent::InitApply(object)) => {
+                    initial.extend(view(&object));
+                    None
+                }
+                Ok(WatchEvent::InitDone) => Some(listed(std::mem::take(&mut initial))),
+                Ok(WatchEvent::Apply(object)) => view(&object).map(&applied),
+                Ok(WatchEvent::Delete(object)) => view(&object).map(&deleted),
+                Err(_) => None,
+            };
+            std::future::ready(event)
+        })
+        .chain(stream::pending())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! How the agent ends: sysexits(3), as other node agents do.
+
+use std::process::ExitCode;
+
+use crate::{
+    bpf::BpfError,
+    cluster::ClusterError,
+    node::{MountError, WatchError},
+    preflight::PreflightError,
+};
+
+/// Wrong usage or configuration (`EX_USAGE`).
+pub const USAGE: u8 = 64;
+/// Something the agent needs is not there (`EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+/// Not enough privilege (`EX_NOPERM`).
+pub const NO_PERMISSION: u8 = 77;
+
+/// The exit code for an error: by the first of its causes that has one of its own, else 1.
+#[must_use]
+pub fn code(error: &anyhow::Error) -> ExitCode {
+    error
+        .chain()
+        .find_map(of_cause)
+        .map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(error) = cause.downcast_ref::<PreflightError>() {
+        return Some(match error {
+            PreflightError::Capability { .. } | PreflightError::Capabilities(_) => NO_PERMISSION,
+            PreflightError::Kernel { .. } | PreflightError::Btf { .. } => UNAVAILABLE,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<ClusterError>() {
+        return Some(match error {
+            ClusterError::Kubeconfig { .. }
+            | ClusterError::NotInCluster(_)
+            | ClusterError::Client(_) => USAGE,
+            ClusterError::Unreachable { .. } => UNAVAILABLE,
+        });
+    }
+    let unavailable =
+        cause.is::<MountError>() || cause.is::<WatchError>() || cause.is::<BpfError>();
+    unavailable.then_some(UNAVAILABLE)
+}

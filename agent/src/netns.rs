@@ -1,0 +1,117 @@
+//! Network namespaces: a handle to one, and a way to do something inside it.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+use crate::core::NetnsCookie;
+
+/// A network namespace, kept alive by this handle.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    inode: u64,
+}
+
+/// Does things inside network namespaces, on one thread of its own: a thread that has entered a
+/// pod's namespace must never go on as a worker of the agent. A socket made there stays there,
+/// wherever it is used afterwards.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    jobs: mpsc::Sender<Job>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+// === impl Netns ===
+
+impl Netns {
+    /// Opens the namespace behind `path`, such as `/proc/<pid>/ns/net`.
+    ///
+    /// # Errors
+    ///
+    /// If the process is gone or may not be inspected (that takes `CAP_SYS_PTRACE`).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        Ok(Self { file, inode })
+    }
+
+    /// Its inode number, by which namespaces of one machine are told apart.
+    #[must_use]
+    pub const fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
+// === impl Entrance ===
+
+impl Entrance {
+    /// Starts the thread. It ends with the last clone of this handle.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
+    pub fn start() -> io::Result<Self> {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn(move || {
+                while let Ok(job) = inbox.recv() {
+                    job();
+                }
+            })?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs `work` inside `netns`. It must not block: others wait for their turn.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace cannot be entered (that takes `CAP_SYS_ADMIN`), or what `work` returns.
+    pub async fn run<T, F>(&self, netns: &Arc<Netns>, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> io::Result<T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let netns = Arc::clone(netns);
+        let job: Job = Box::new(move || {
+            // No way back is needed: every job enters the namespace it is for.
+            let result = setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            // Whoever asked may have gone; then there is nobody to tell.
+            let _: Result<(), _> = answer.send(result.and_then(|()| work()));
+        });
+        let gone = || io::Error::other("the thread that enters network namespaces has ended");
+        self.jobs.send(job).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+/// The cookie of the namespace in which `socket` was made; `None` before Linux 5.14.
+#[must_use]
+pub fn cookie_of(socket: &socket2::Socket) -> Option<NetnsCookie> {
+    /// include/uapi/asm-generic/socket.h
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `len` are live and `len` tells the size of `cookie`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    (ret == 0).then_some(NetnsCookie(cookie))
+}

@@ -1,0 +1,13 @@
+//! This node: kubelet's cgroups, the runtimes' OCI bundles, the processes of a pod.
+
+mod bundle;
+mod mount;
+mod sandbox;
+mod watch;
+
+pub use self::{
+    bundle::{Bundle, Bundles},
+    mount::{MountError, find_cgroup2, require_cgroup2},
+    sandbox::oldest_process,
+    watch::{CgroupEvent, CgroupWatch, WatchError},
+};

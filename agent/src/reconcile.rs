@@ -1,0 +1,338 @@
+//! The one task that owns all state. Sources send it facts; it asks the core what follows and has
+//! the edges do it.
+
+mod log;
+mod replay;
+
+use std::{collections::HashMap, future::pending, path::PathBuf, sync::Arc, time::Duration};
+
+use agent_ebpf::GateCounts;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::replay::Replayer;
+use crate::{
+    bpf::{BpfError, Gates, SocketTable},
+    clock,
+    core::{Action, CgroupId, Event, KernelEvent, Machine, Monotonic, PodUid},
+    netns::{Entrance, Netns},
+    node::{Bundles, CgroupEvent, oldest_process},
+    readiness::{ProbeEvent, ProbeTarget, Prober},
+};
+
+/// What the sources send.
+#[derive(Debug)]
+pub enum Input {
+    /// The API has something to say.
+    Cluster(Event),
+    /// Kubelet's cgroups have changed.
+    Cgroup(CgroupEvent),
+    /// The kernel reports held sockets.
+    Kernel(Vec<KernelEvent>),
+}
+
+/// The parts that the task works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The decisions.
+    pub machine: Machine,
+    /// The gates.
+    pub gates: Gates,
+    /// The held sockets.
+    pub sockets: SocketTable,
+    /// The probes.
+    pub prober: Prober,
+    /// What the probes find out.
+    pub probed: mpsc::Receiver<ProbeEvent>,
+    /// The way into the pods' network namespaces.
+    pub entrance: Entrance,
+    /// The OCI bundles.
+    pub bundles: Bundles,
+    /// `/proc`.
+    pub proc_root: PathBuf,
+}
+
+/// The task's state, besides the machine's.
+struct Reconciler {
+    machine: Machine,
+    gates: Gates,
+    prober: Prober,
+    replayer: Replayer,
+    bundles: Bundles,
+    proc_root: PathBuf,
+    paths: HashMap<PodUid, PathBuf>,
+    netns: HashMap<PodUid, Arc<Netns>>,
+    listed: Listed,
+}
+
+/// Which sources have given their snapshot; the agent is armed when all have.
+#[derive(Default)]
+struct Listed {
+    pods: bool,
+    namespaces: bool,
+    cgroups: bool,
+    reported: bool,
+}
+
+/// Runs until cancelled or until a source is gone for good. Whatever the reason, it ends with all
+/// programs detached, so with all gates open.
+///
+/// # Errors
+///
+/// If a source ended; the agent cannot do its work without it.
+pub async fn run(
+    parts: Parts,
+    mut inputs: mpsc::Receiver<Input>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let Parts {
+        machine,
+        gates,
+        sockets,
+        prober,
+        mut probed,
+        entrance,
+        bundles,
+        proc_root,
+    } = parts;
+    let mut reconciler = Reconciler {
+        machine,
+        gates,
+        prober,
+        replayer: Replayer::new(entrance, sockets, proc_root.clone()),
+        bundles,
+        proc_root,
+        paths: HashMap::new(),
+        netns: HashMap::new(),
+        listed: Listed::default(),
+    };
+    loop {
+        let wakeup = reconciler.machine.next_wakeup();
+        tokio::select! {
+            // Readiness first: whoever waits, waits for this.
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            Some(event) = probed.recv() => reconciler.probed(event),
+            input = inputs.recv() => match input {
+                Some(input) => reconciler.input(input),
+                None => anyhow::bail!("all sources of facts have ended"),
+            },
+            () = sleep_to(wakeup) => reconciler.apply(Event::Tick),
+        }
+    }
+}
+
+/// Sleeps to an instant of the kernel's clock.
+async fn sleep_to(at: Option<Monotonic>) {
+    /// tokio's timer rounds to milliseconds; one more makes sure that the instant has passed.
+    const ROUNDING: Duration = Duration::from_millis(1);
+    match at {
+        Some(at) => sleep_until(Instant::now() + at.since(clock::now()) + ROUNDING).await,
+        None => pending().await,
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Cluster(event) => {
+                self.listed.pods |= matches!(event, Event::PodsListed(_));
+                self.listed.namespaces |= matches!(event, Event::NamespacesListed(_));
+                self.apply(event);
+                self.report_armed();
+            }
+            Input::Kernel(events) => {
+                for event in events {
+                    self.apply(Event::Kernel(event));
+                }
+            }
+            Input::Cgroup(event) => self.cgroup(event),
+        }
+    }
+
+    fn cgroup(&mut self, event: CgroupEvent) {
+        match event {
+            CgroupEvent::Pod {
+                uid,
+                cgroup,
+                path,
+                at_start,
+            } => {
+                self.paths.insert(uid.clone(), path);
+                self.apply(Event::PodCgroupFound {
+                    uid,
+                    cgroup,
+                    at_start,
+                });
+            }
+            CgroupEvent::PodGone(uid) => {
+                self.apply(Event::PodCgroupGone(uid.clone()));
+                self.paths.remove(&uid);
+                self.netns.remove(&uid);
+            }
+            CgroupEvent::Container { uid, id, cgroup } => {
+                let identity = match self.bundles.find(&id) {
+                    Ok(bundle) => bundle.map(|bundle| bundle.identity),
+                    Err(error) => {
+                        tracing::warn!(
+                            pod_uid = %uid, container_id = %id, %error,
+                            "OCI bundle cannot be read; waiting for the API to name the container"
+                        );
+                        None
+                    }
+                };
+                self.apply(Event::ContainerFound {
+                    uid,
+                    cgroup,
+                    id,
+                    identity,
+                });
+            }
+            CgroupEvent::ContainerGone { uid, id } => {
+                self.apply(Event::ContainerGone { uid, id });
+            }
+            CgroupEvent::Listed => {
+                self.listed.cgroups = true;
+                self.report_armed();
+            }
+        }
+    }
+
+    fn probed(&mut self, event: ProbeEvent) {
+        match event {
+            ProbeEvent::Netns(uid, netns) => {
+                self.netns.insert(uid, netns);
+            }
+            ProbeEvent::HostNetwork(uid) => self.apply(Event::HostNetworkSeen(uid)),
+            ProbeEvent::NotReady(uid) => self.apply(Event::ProxyNotReady(uid)),
+            ProbeEvent::Ready(uid) => self.apply(Event::ProxyReady(uid)),
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        for action in self.machine.apply(event, clock::now()) {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::CloseGate(close) => {
+                // The machine closes gates of pods with a cgroup only.
+                let Some(path) = self.paths.get(&close.uid) else {
+                    return;
+                };
+                self.replayer.stop(close.cgroup);
+                if let Err(error) = self.gates.close(&close, path) {
+                    self.failed(close.uid, &error);
+                }
+            }
+            Action::OpenGate { uid, cgroup } => match self.gates.open(cgroup) {
+                Ok(()) => self.replay(&uid, cgroup, None),
+                Err(error) => {
+                    self.gates.detach(cgroup, &[]);
+                    self.failed(uid, &error);
+                }
+            },
+            Action::DetachGate {
+                uid,
+                cgroup,
+                containers,
+            } => {
+                if let Some(counts) = self.gates.counts(cgroup) {
+                    let GateCounts {
+                        records: _,
+                        held,
+                        dropped_syns,
+                    } = counts;
+                    tracing::debug!(pod_uid = %uid, held, dropped_syns, "gate detaches");
+                }
+                self.replayer.stop(cgroup);
+                self.gates.detach(cgroup, &containers);
+                self.netns.remove(&uid);
+            }
+            Action::SetVerdict { container, verdict } => {
+                if let Err(error) = self.gates.set_verdict(container, verdict) {
+                    tracing::warn!(
+                        container_cgroup = %container, %error,
+                        "container's verdict cannot be set; it is held until the deadline"
+                    );
+                }
+            }
+            Action::ReplayContainer {
+                uid,
+                cgroup,
+                container,
+            } => {
+                self.replay(&uid, cgroup, Some(container));
+            }
+            Action::StartProbe {
+                uid,
+                endpoint,
+                ports,
+                pace,
+            } => {
+                let Some(path) = self.paths.get(&uid).cloned() else {
+                    return;
+                };
+                let proc_root = self.proc_root.clone();
+                let find_process = Arc::new(move || oldest_process(&path, &proc_root));
+                self.prober.start(ProbeTarget {
+                    uid,
+                    endpoint,
+                    ports,
+                    pace,
+                    find_process,
+                });
+            }
+            Action::SetPace { uid, pace } => self.prober.set_pace(&uid, pace),
+            Action::StopProbe(uid) => self.prober.stop(&uid),
+            Action::Log(line) => log::line(line),
+        }
+    }
+
+    /// A gate whose programs are off already.
+    fn failed(&mut self, uid: PodUid, error: &BpfError) {
+        self.apply(Event::GateFailed {
+            uid,
+            error: error.to_string(),
+        });
+    }
+
+    fn replay(&mut self, uid: &PodUid, cgroup: CgroupId, container: Option<CgroupId>) {
+        let netns = self
+            .netns
+            .get(uid)
+            .cloned()
+            .or_else(|| self.find_netns(uid));
+        match netns {
+            Some(netns) => self.replayer.start(uid.clone(), cgroup, container, netns),
+            // Without a process there is no socket that could wait.
+            None => tracing::debug!(pod_uid = %uid, "no network namespace to replay into"),
+        }
+    }
+
+    fn find_netns(&self, uid: &PodUid) -> Option<Arc<Netns>> {
+        let pid = oldest_process(self.paths.get(uid)?, &self.proc_root)?;
+        let path = self.proc_root.join(pid.to_string()).join("ns/net");
+        Netns::open(&path).ok().map(Arc::new)
+    }
+
+    fn report_armed(&mut self) {
+        let Listed {
+            pods,
+            namespaces,
+            cgroups,
+            reported,
+        } = &mut self.listed;
+        if *pods && *namespaces && *cgroups && !*reported {
+            *reported = true;
+            tracing::info!(mono_ns = clock::now().0, "agent armed");
+        }
+    }
+}

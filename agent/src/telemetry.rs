@@ -1,0 +1,54 @@
+//! The log's format and level.
+
+use clap::ValueEnum;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Libraries that are chatty at info.
+const QUIET: [&str; 4] = ["hyper=warn", "kube=warn", "kube_client=warn", "tower=warn"];
+
+/// Sends the log to standard error.
+///
+/// # Errors
+///
+/// If the filter cannot be read, or a log has been set up before.
+pub fn init(
+    format: LogFormat,
+    level: &str,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let quiet = QUIET.join(",");
+    let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Plain => {
+            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry
+                .with(
+                    fmt::layer()
+                        .with_ansi(ansi)
+                        .with_target(false)
+                        .with_writer(std::io::stderr),
+                )
+                .try_init()?;
+        }
+        LogFormat::Json => {
+            registry
+                .with(
+                    fmt::layer()
+                        .json()
+                        .flatten_event(true)
+                        .with_writer(std::io::stderr),
+                )
+                .try_init()?;
+        }
+    }
+    Ok(())
+}
