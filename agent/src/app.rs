@@ -1,5 +1,7 @@
 //! The one place that wires the agent together.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _};
 use tokio::{
@@ -38,15 +40,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => node::find_cgroup2(&args.proc_root)?,
     };
     node::require_cgroup2(&cgroup_root)?;
-    let host = args.proc_root.join("1/ns/net");
-    let host_netns = Netns::open(&host)
-        .with_context(|| {
-            format!(
-                "failed to open the node's network namespace {}",
-                host.display()
-            )
-        })?
-        .inode();
+    let host_netns = host_netns(&args.proc_root)?;
     let stop = stop_on_signal()?;
 
     let client = tokio::select! {
@@ -113,6 +107,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         ended = cgroups => ended.context("the cgroup watch panicked")?,
         ended = kernel => ended.context("the reader of kernel events panicked")?,
     }
+}
+
+/// The inode number of the node's own network namespace, by which a pod with the host's network is
+/// known even before the API tells. Where a security module keeps the agent from looking at
+/// process 1 its own namespace serves: in a pod of its own that is another one, and the API's word
+/// on `hostNetwork` is then the only one.
+fn host_netns(proc_root: &Path) -> anyhow::Result<u64> {
+    let netns = match Netns::open(&proc_root.join("1/ns/net")) {
+        Ok(netns) => netns,
+        Err(error) => {
+            tracing::debug!(%error, "process 1 cannot be looked at; taking the agent's own namespace");
+            let own = proc_root.join("self/ns/net");
+            Netns::open(&own).with_context(|| format!("failed to open {}", own.display()))?
+        }
+    };
+    Ok(netns.inode())
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.

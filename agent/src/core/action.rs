@@ -225,6 +225,8 @@ pub enum Line {
         uid: PodUid,
         /// Its name, if known.
         name: Option<PodName>,
+        /// When it was decided; the gate opens within microseconds of it.
+        at: Monotonic,
         /// Why.
         reason: OpenReason,
         /// How many connects wait.

@@ -54,13 +54,13 @@ async fn get(
         .header(header::HOST, address.to_string())
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
-    tokio::select! {
-        // The connection only makes progress while it is polled.
+    let mut response = std::pin::pin!(sender.send_request(request));
+    let response = tokio::select! {
         biased;
-        response = sender.send_request(request) => Ok(response?.status()),
-        closed = connection => {
-            closed?;
-            Err("connection closed before an answer".into())
-        }
-    }
+        response = &mut response => response?,
+        // The connection only makes progress while it is polled; it may end in the very moment in
+        // which it delivers the answer.
+        _ = connection => response.await?,
+    };
+    Ok(response.status())
 }

@@ -187,7 +187,10 @@ impl Probe {
             self.events.send(ProbeEvent::HostNetwork(uid)).await?;
             return Ok(true);
         }
-        if self.answers(&netns).await && self.listens(pid) {
+        let answers = self.answers(&netns).await;
+        let listens = answers && self.listens(pid);
+        tracing::trace!(pod_uid = %uid, pid, answers, listens, "probed");
+        if listens {
             self.events.send(ProbeEvent::Ready(uid)).await?;
             return Ok(true);
         }
