@@ -52,9 +52,11 @@ pub(super) fn line(line: Line) {
         Line::GateOpened {
             uid,
             name,
+            at,
             reason,
             held,
         } => {
+            let mono_ns = at.0;
             let Pod {
                 uid,
                 namespace,

@@ -240,11 +240,13 @@ impl Pod {
         });
         actions.push(Action::StopProbe(self.uid.clone()));
         let (uid, name) = (self.uid.clone(), self.name());
+        let held = self.held.len();
         actions.push(Action::Log(Line::GateOpened {
             uid,
             name,
+            at: now,
             reason,
-            held: self.held.len(),
+            held,
         }));
         self.gate = GatePhase::Opening { since: now };
     }
