@@ -176,21 +176,21 @@ impl Reconciler {
                 self.netns.remove(&uid);
             }
             CgroupEvent::Container { uid, id, cgroup } => {
-                let identity = match self.bundles.find(&id) {
-                    Ok(bundle) => bundle.map(|bundle| bundle.identity),
-                    Err(error) => {
-                        tracing::warn!(
-                            pod_uid = %uid, container_id = %id, %error,
-                            "OCI bundle cannot be read; waiting for the API to name the container"
-                        );
-                        None
-                    }
-                };
+                let bundle = self.bundles.find(&id).unwrap_or_else(|error| {
+                    tracing::warn!(
+                        pod_uid = %uid, container_id = %id, %error,
+                        "OCI bundle cannot be read; waiting for the API to name the container"
+                    );
+                    None
+                });
+                let (identity, pod) =
+                    bundle.map_or((None, None), |bundle| (Some(bundle.identity), bundle.pod));
                 self.apply(Event::ContainerFound {
                     uid,
                     cgroup,
                     id,
                     identity,
+                    pod,
                 });
             }
             CgroupEvent::ContainerGone { uid, id } => {

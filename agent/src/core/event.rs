@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    CgroupId, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodUid, PodView,
+    CgroupId, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodName, PodUid, PodView,
     SocketCookie,
 };
 
@@ -44,6 +44,8 @@ pub enum Event {
         id: ContainerId,
         /// What its OCI bundle says, if there is one.
         identity: Option<ContainerIdentity>,
+        /// The pod's name, if the bundle tells it.
+        pod: Option<PodName>,
     },
     /// Cgroups: a container's directory is gone.
     ContainerGone {

@@ -115,8 +115,11 @@ impl Machine {
                 cgroup,
                 id,
                 identity,
+                pod: name,
             } => {
-                self.pod(&uid).container_found(id, cgroup, identity);
+                let pod = self.pod(&uid);
+                pod.bundle_name = name.or(pod.bundle_name.take());
+                pod.container_found(id, cgroup, identity);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::ContainerGone { uid, id } => {

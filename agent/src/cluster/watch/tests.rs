@@ -1,7 +1,5 @@
 //! Against streams recorded from a real API server (Kubernetes 1.33).
 
-use futures::executor::block_on_stream;
-
 use super::*;
 use crate::core::{ContainerRole, PodView};
 
@@ -25,15 +23,20 @@ fn recorded(text: &str) -> Vec<Event> {
         |pod| Event::PodDeleted(pod.uid),
     );
     let count = text.lines().filter(|line| !line.is_empty()).count();
-    block_on_stream(Box::pin(events)).take(count).collect()
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(events.take(count).collect())
 }
 
 fn applied(events: &[Event]) -> Vec<&PodView> {
-    let view = |event| match event {
-        Event::PodApplied(view) => Some(view),
-        _ => None,
-    };
-    events.iter().filter_map(view).collect()
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::PodApplied(view) => Some(view),
+            _ => None,
+        })
+        .collect()
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::core::{
 pub(super) struct Pod {
     pub(super) uid: PodUid,
     pub(super) view: Option<PodView>,
+    /// What a bundle calls it, before the API does.
+    pub(super) bundle_name: Option<PodName>,
     /// The API had it and has it no more.
     pub(super) deleted: bool,
     pub(super) cgroup: Option<CgroupId>,
@@ -34,6 +36,7 @@ impl Pod {
         Self {
             uid,
             view: None,
+            bundle_name: None,
             deleted: false,
             cgroup: None,
             containers: HashMap::new(),
@@ -46,7 +49,10 @@ impl Pod {
     }
 
     pub(super) fn name(&self) -> Option<PodName> {
-        self.view.as_ref().map(|view| view.name.clone())
+        self.view
+            .as_ref()
+            .map(|view| view.name.clone())
+            .or_else(|| self.bundle_name.clone())
     }
 
     pub(super) fn found(&mut self, cgroup: CgroupId, at_start: bool) {

@@ -79,6 +79,7 @@ fn container(cgroup: CgroupId, name: Option<&str>) -> Event {
             kind: ContainerKind::Container,
             name: name.to_owned(),
         }),
+        pod: None,
     }
 }
 

@@ -1,11 +1,10 @@
 //! A real application, a real Envoy that comes late, and the agent between them.
 
-mod common;
-
 use std::{thread, time::Duration};
 
-use common::{SOON, enabled_node, start_agent, wait_for};
 use testbed::{PodSpec, apps, backend_v4, backend_v4_mapped, backend_v6, bpf};
+
+use crate::common::{SOON, enabled_node, start_agent, wait_for};
 
 /// Long enough that nothing but a hold explains a connect that waits.
 const LATE: Duration = Duration::from_millis(1_500);

@@ -1,0 +1,14 @@
+//! The agent on a whole node: real cgroups, namespaces, nat rules, Envoy and API server.
+//!
+//! Needs root, and what `cargo xtask setup` installs; `cargo xtask test` does both. Without them
+//! the tests fail, they do not skip.
+
+mod cli;
+mod clients;
+mod cluster;
+mod common;
+mod deadline;
+mod exempt;
+mod hold;
+mod labels;
+mod rules;
