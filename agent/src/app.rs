@@ -51,13 +51,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         kernel_log: args.kernel_log,
         max_sockets: args.max_sockets,
         max_sockets_per_pod: args.max_sockets_per_pod,
+        bpffs: args.bpffs,
     };
     let Loaded {
         gates,
         sockets,
         events,
         kernel_log,
-    } = bpf::load(options)?;
+        pins: _pins,
+    } = bpf::load(&options)?;
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let parts = Parts {

@@ -5,6 +5,7 @@ mod event;
 mod gate;
 mod kernel_log;
 mod loader;
+mod pin;
 mod socket;
 
 pub use self::{
@@ -12,6 +13,7 @@ pub use self::{
     gate::Gates,
     kernel_log::KernelLog,
     loader::{LoadOptions, Loaded, load},
+    pin::Pins,
     socket::SocketTable,
 };
 
@@ -55,6 +57,15 @@ pub enum BpfError {
     #[error("failed to open cgroup {path}: {source}")]
     Cgroup {
         /// Its directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The maps could not be pinned.
+    #[error("failed to pin maps at {path}: {source}; --bpffs names a mounted BPF file system")]
+    Pin {
+        /// The directory or file.
         path: std::path::PathBuf,
         /// Why.
         #[source]

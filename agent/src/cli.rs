@@ -70,6 +70,11 @@ pub struct RunArgs {
     )]
     pub btf: PathBuf,
 
+    /// A mounted BPF file system: the maps are pinned there while the agent runs, for
+    /// `bpftool map dump pinned <DIR>/holdfast/v1/SOCKETS` and the like. Default: not pinned.
+    #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+
     /// How many held sockets can be replayed and named at a time; further ones are held all the
     /// same and go on with their own retransmission.
     #[arg(long, env = "HOLDFAST_MAX_SOCKETS", value_name = "COUNT", default_value_t = 65_536,

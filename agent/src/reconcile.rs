@@ -234,10 +234,8 @@ impl Reconciler {
             }
             Action::OpenGate { uid, cgroup } => match self.gates.open(cgroup) {
                 Ok(()) => self.replay(&uid, cgroup, None),
-                Err(error) => {
-                    self.gates.detach(cgroup, &[]);
-                    self.failed(uid, &error);
-                }
+                // The machine answers with the detaching, which opens as well.
+                Err(error) => self.failed(uid, &error),
             },
             Action::DetachGate {
                 uid,
@@ -264,6 +262,7 @@ impl Reconciler {
                     );
                 }
             }
+            Action::ForgetVerdict { container } => self.gates.forget_verdict(container),
             Action::ReplayContainer {
                 uid,
                 cgroup,
@@ -296,7 +295,6 @@ impl Reconciler {
         }
     }
 
-    /// A gate whose programs are off already.
     fn failed(&mut self, uid: PodUid, error: &BpfError) {
         self.apply(Event::GateFailed {
             uid,

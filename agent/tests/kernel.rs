@@ -57,7 +57,7 @@ impl Pod {
         let runtime = Runtime::new().unwrap();
         let loaded = {
             let _context = runtime.enter();
-            bpf::load(options).unwrap_or_else(|error| panic!("{error} (these tests need root)"))
+            bpf::load(&options).unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
         let root = find_cgroup2(Path::new("/proc")).unwrap();
         let name = format!(
@@ -409,4 +409,38 @@ fn debug_lines_cost_the_verifier_nothing_it_cannot_bear() {
         kernel_log: true,
         ..LoadOptions::default()
     }));
+}
+
+#[test]
+fn pinned_maps_go_with_the_agent() {
+    let bpffs = std::env::temp_dir().join(format!("holdfast-bpffs-{}", std::process::id()));
+    fs::create_dir_all(&bpffs).unwrap();
+    let options = || LoadOptions {
+        bpffs: Some(bpffs.clone()),
+        ..LoadOptions::default()
+    };
+    let runtime = Runtime::new().unwrap();
+    let _context = runtime.enter();
+    let error = bpf::load(&options()).unwrap_err().to_string();
+    assert!(error.contains("not a BPF file system"), "{error}");
+
+    let nothing: Option<&str> = None;
+    nix::mount::mount(
+        Some("bpf"),
+        &bpffs,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        nothing,
+    )
+    .unwrap();
+    let pinned = bpffs.join("holdfast/v1");
+    let loaded = bpf::load(&options()).unwrap();
+    assert_eq!(fs::read_dir(&pinned).unwrap().count(), 4);
+    // As after a kill: the pins are still there, and are replaced.
+    let again = bpf::load(&options()).unwrap();
+    drop(loaded);
+    drop(again);
+    assert!(!bpffs.join("holdfast").exists());
+    nix::mount::umount(&bpffs).unwrap();
+    fs::remove_dir(&bpffs).unwrap();
 }

@@ -265,7 +265,7 @@ impl Gates {
     pub fn detach(&mut self, cgroup: CgroupId, containers: &[CgroupId]) {
         drop(self.attached.remove(&cgroup));
         for container in containers {
-            let _: Result<(), MapError> = self.containers.remove(&container.0);
+            self.forget_verdict(*container);
         }
         let _: Result<(), MapError> = self.gates.remove(&cgroup.0);
         let _: Result<(), MapError> = self.counts.remove(&cgroup.0);
@@ -285,6 +285,11 @@ impl Gates {
         self.containers
             .insert(container.0, verdict as u32, 0)
             .map_err(|source| write_failed(Self::CONTAINERS_MAP, source))
+    }
+
+    /// Removes what was set for a container. Most have no entry: they are held.
+    pub fn forget_verdict(&mut self, container: CgroupId) {
+        let _: Result<(), MapError> = self.containers.remove(&container.0);
     }
 
     /// What the kernel counted for a gate that is attached.

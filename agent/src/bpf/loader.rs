@@ -1,11 +1,13 @@
 //! Loading the embedded object.
 
+use std::path::PathBuf;
+
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData},
 };
 
-use super::{BpfError, EventReader, Gates, KernelLog, SocketTable, gate::Programs};
+use super::{BpfError, EventReader, Gates, KernelLog, Pins, SocketTable, gate::Programs};
 
 /// The eBPF object, built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/holdfast-ebpf"));
@@ -15,7 +17,7 @@ const KERNEL_LOG_OFF: u8 = 0;
 const KERNEL_LOG_DEBUG: u8 = 4;
 
 /// What the operator may choose about the programs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Let the programs write debug lines. Off, their code is removed by the verifier.
     pub kernel_log: bool,
@@ -23,6 +25,8 @@ pub struct LoadOptions {
     pub max_sockets: u32,
     /// How many of these one pod may take.
     pub max_sockets_per_pod: u32,
+    /// A BPF file system to pin the maps on while the agent runs.
+    pub bpffs: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
@@ -31,6 +35,7 @@ impl Default for LoadOptions {
             kernel_log: false,
             max_sockets: 65_536,
             max_sockets_per_pod: 16_384,
+            bpffs: None,
         }
     }
 }
@@ -46,6 +51,8 @@ pub struct Loaded {
     pub events: EventReader,
     /// Reads the kernel's debug lines, if they were asked for.
     pub kernel_log: Option<KernelLog>,
+    /// The pinned maps, if a BPF file system was named.
+    pub pins: Option<Pins>,
 }
 
 /// Loads all programs and maps; nothing is attached yet.
@@ -53,7 +60,7 @@ pub struct Loaded {
 /// # Errors
 ///
 /// [`BpfError`] if the kernel refuses a map or a program: too old, or a missing capability.
-pub fn load(options: LoadOptions) -> Result<Loaded, BpfError> {
+pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
     let level = if options.kernel_log {
         KERNEL_LOG_DEBUG
     } else {
@@ -65,6 +72,11 @@ pub fn load(options: LoadOptions) -> Result<Loaded, BpfError> {
         .load(OBJECT)
         .map_err(|source| BpfError::Object(Box::new(source)))?;
 
+    let pins = options
+        .bpffs
+        .as_deref()
+        .map(|bpffs| Pins::new(&ebpf, bpffs))
+        .transpose()?;
     let kernel_log = options
         .kernel_log
         .then(|| KernelLog::new(&mut ebpf))
@@ -95,6 +107,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, BpfError> {
         sockets,
         events,
         kernel_log,
+        pins,
     })
 }
 

@@ -14,6 +14,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Between two tries to reach the API server at start.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A connection on which nothing was read for so long is dead. Bookmarks come about once a minute,
+/// and the server ends each watch after two.
+const READ_TIMEOUT: Duration = Duration::from_secs(150);
+
 /// Why the cluster cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -51,7 +55,7 @@ pub enum ClusterError {
 ///
 /// [`ClusterError`] if the settings are wrong or no answer came in time.
 pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client, ClusterError> {
-    let config = match kubeconfig {
+    let mut config = match kubeconfig {
         Some(path) => {
             let failed = |source| ClusterError::Kubeconfig {
                 path: path.to_owned(),
@@ -67,6 +71,7 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
             Config::incluster().map_err(|source| ClusterError::NotInCluster(Box::new(source)))?
         }
     };
+    config.read_timeout = Some(READ_TIMEOUT);
     let url = config.cluster_url.to_string();
     let client =
         Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;

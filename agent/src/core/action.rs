@@ -32,6 +32,11 @@ pub enum Action {
         /// The verdict.
         verdict: Verdict,
     },
+    /// A container is gone: forget its verdict.
+    ForgetVerdict {
+        /// The container's cgroup.
+        container: CgroupId,
+    },
     /// Replay what a container that may pass after all has been kept from.
     ReplayContainer {
         /// The pod.

@@ -124,7 +124,7 @@ impl Machine {
             }
             Event::ContainerGone { uid, id } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.containers.remove(&id);
+                    pod.container_gone(&id, &mut actions);
                 }
             }
             Event::HostNetworkSeen(uid) => {
@@ -136,7 +136,7 @@ impl Machine {
             Event::Kernel(event) => self.kernel(event, now, &mut actions),
             Event::GateFailed { uid, error } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.failed(error, &mut actions);
+                    pod.failed(error, now, &mut actions);
                 }
             }
             Event::Tick => self.evaluate_all(now, &mut actions),

@@ -91,13 +91,26 @@ impl Pod {
         self.probed = None;
     }
 
-    /// The gate could not be worked: its programs are off.
-    pub(super) fn failed(&mut self, error: String, actions: &mut Vec<Action>) {
+    pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
+        if let Some(Container {
+            cgroup,
+            identity: _,
+            told: Some(_),
+        }) = self.containers.remove(id)
+        {
+            actions.push(Action::ForgetVerdict { container: cgroup });
+        }
+    }
+
+    /// The gate could not be worked: its programs come off, for good.
+    pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
         actions.push(Action::StopProbe(self.uid.clone()));
         let (uid, name) = (self.uid.clone(), self.name());
         actions.push(Action::Log(Line::GateFailed { uid, name, error }));
+        if self.gate.is_attached() {
+            self.detach(now, actions);
+        }
         self.gate = GatePhase::Open;
-        self.forget_verdicts();
     }
 
     pub(super) fn next_wakeup(&self) -> Option<Monotonic> {

@@ -475,7 +475,7 @@ mod properties {
                             attached = true;
                         }
                         Action::OpenGate { .. } | Action::SetPace { .. } => prop_assert!(attached),
-                        Action::DetachGate { .. } | Action::Log(Line::GateFailed { .. }) => {
+                        Action::DetachGate { .. } => {
                             attached = false;
                         }
                         _ => {}
