@@ -16,10 +16,7 @@ mod ebpf_toolchain;
 /// Writes an empty object instead: for linters and documentation on machines without the toolchain.
 const SKIP: &str = "AYA_BUILD_SKIP";
 
-#[expect(
-    clippy::print_stderr,
-    reason = "cargo shows it when the build script fails"
-)]
+#[expect(clippy::print_stderr, reason = "cargo shows it when the build script fails")]
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,10 +43,7 @@ fn run() -> Result<(), String> {
         "agent/build.rs",
         "xtask/src/ebpf_toolchain.rs",
     ] {
-        println!(
-            "cargo::rerun-if-changed={}",
-            workspace.join(input).display()
-        );
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
 
     if env::var_os(SKIP).is_some_and(|value| value == "1") {
@@ -69,10 +63,8 @@ fn run() -> Result<(), String> {
     // script has ended.
     let target_dir = out_dir.join("ebpf-target");
     let mut cargo = toolchain.build(workspace, &target_dir, &variable("CARGO_CFG_TARGET_ARCH")?);
-    let output = cargo
-        .arg("--quiet")
-        .output()
-        .map_err(|error| cannot("run", &toolchain.cargo, &error))?;
+    let output =
+        cargo.arg("--quiet").output().map_err(|error| cannot("run", &toolchain.cargo, &error))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!(

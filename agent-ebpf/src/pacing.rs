@@ -56,11 +56,7 @@ pub const fn answer(drops: u32, backoffs: u32, remaining_ns: u64) -> Answer {
     if remaining_ns <= left as u64 * FLAT_INTERVAL_NS || drops < FLAT_FIRST {
         return Answer::Flat;
     }
-    let doublings = if backoffs > MAX_DOUBLINGS {
-        MAX_DOUBLINGS
-    } else {
-        backoffs
-    };
+    let doublings = if backoffs > MAX_DOUBLINGS { MAX_DOUBLINGS } else { backoffs };
     if FIRST_BACKOFF_NS << doublings <= remaining_ns || left == 0 {
         Answer::BackOff
     } else {
@@ -105,10 +101,7 @@ mod tests {
     fn the_default_deadline_is_kept_to_half_a_second_with_flat_answers_alone() {
         for drops in 1..=119 {
             let elapsed = SECOND + u64::from(drops - 1) * FLAT_INTERVAL_NS;
-            assert_eq!(
-                answer(drops, 0, (60 * SECOND).saturating_sub(elapsed)),
-                Answer::Flat
-            );
+            assert_eq!(answer(drops, 0, (60 * SECOND).saturating_sub(elapsed)), Answer::Flat);
         }
         assert!(lateness(60 * SECOND).is_some_and(|late| late <= FLAT_INTERVAL_NS));
     }
@@ -116,10 +109,7 @@ mod tests {
     #[test]
     fn no_deadline_up_to_an_hour_runs_out_of_tries() {
         for seconds in 1..=3600 {
-            assert!(
-                lateness(seconds * SECOND).is_some(),
-                "a deadline of {seconds} s"
-            );
+            assert!(lateness(seconds * SECOND).is_some(), "a deadline of {seconds} s");
         }
     }
 
@@ -127,10 +117,7 @@ mod tests {
     fn deadlines_up_to_two_minutes_are_kept_within_a_second() {
         for seconds in 1..=120 {
             let late = lateness(seconds * SECOND).expect("tries suffice");
-            assert!(
-                late <= SECOND,
-                "a deadline of {seconds} s is kept {late} ns late"
-            );
+            assert!(late <= SECOND, "a deadline of {seconds} s is kept {late} ns late");
         }
     }
 }

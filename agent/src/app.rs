@@ -53,28 +53,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         max_sockets_per_pod: args.max_sockets_per_pod,
         bpffs: args.bpffs,
     };
-    let Loaded {
-        gates,
-        sockets,
-        events,
-        kernel_log,
-        pins: _pins,
-    } = bpf::load(&options)?;
+    let Loaded { gates, sockets, events, kernel_log, pins: _pins } = bpf::load(&options)?;
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let parts = Parts {
-        machine: Machine::new(MachineOptions {
-            timeout: args.timeout,
-            profile: &ISTIO,
-        }),
+        machine: Machine::new(MachineOptions { timeout: args.timeout, profile: &ISTIO }),
         gates,
         sockets,
-        prober: Prober::new(
-            entrance.clone(),
-            args.proc_root.clone(),
-            host_netns,
-            probe_events,
-        ),
+        prober: Prober::new(entrance.clone(), args.proc_root.clone(), host_netns, probe_events),
         probed,
         entrance,
         bundles: Bundles::new(args.runtime_root),
@@ -97,10 +83,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         cluster::watch_pods(client.clone(), &args.node_name).map(Input::Cluster),
         inputs.clone(),
     ));
-    tokio::spawn(forward(
-        cluster::watch_namespaces(client).map(Input::Cluster),
-        inputs.clone(),
-    ));
+    tokio::spawn(forward(cluster::watch_namespaces(client).map(Input::Cluster), inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs.clone()));
     let kernel = tokio::spawn(kernel(events, inputs));
     let reconciling = reconcile::run(parts, inbox, stop);
@@ -172,10 +155,7 @@ async fn kernel(mut events: EventReader, inputs: mpsc::Sender<Input>) -> anyhow:
         let batch = events.next().await?;
         let lost = events.newly_lost();
         if lost > 0 {
-            tracing::warn!(
-                lost,
-                "kernel events lost: some holds have no line in this log"
-            );
+            tracing::warn!(lost, "kernel events lost: some holds have no line in this log");
         }
         if inputs.send(Input::Kernel(batch)).await.is_err() {
             return Ok(());

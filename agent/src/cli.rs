@@ -48,12 +48,7 @@ pub struct RunArgs {
     pub cgroup_root: Option<PathBuf>,
 
     /// The host's /proc.
-    #[arg(
-        long,
-        env = "HOLDFAST_PROC_ROOT",
-        value_name = "DIR",
-        default_value = "/proc"
-    )]
+    #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
     pub proc_root: PathBuf,
 
     /// State directory of a container runtime, below which its OCI bundles lie; may be repeated.
@@ -107,11 +102,7 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> =
 
 fn hold_timeout(text: &str) -> Result<Duration, String> {
     let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if TIMEOUTS.contains(&timeout) {
-        Ok(timeout)
-    } else {
-        Err("not between 1s and 1h".to_owned())
-    }
+    if TIMEOUTS.contains(&timeout) { Ok(timeout) } else { Err("not between 1s and 1h".to_owned()) }
 }
 
 fn node_name(text: &str) -> Result<String, String> {

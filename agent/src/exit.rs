@@ -19,10 +19,7 @@ pub const NO_PERMISSION: u8 = 77;
 /// The exit code for an error: by the first of its causes that has one of its own, else 1.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> ExitCode {
-    error
-        .chain()
-        .find_map(of_cause)
-        .map_or(ExitCode::FAILURE, ExitCode::from)
+    error.chain().find_map(of_cause).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {

@@ -36,10 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// One line, in plain words, also when the log is JSON: it is for the person who starts the agent.
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a process that cannot log any more"
-)]
+#[expect(clippy::print_stderr, reason = "the last word of a process that cannot log any more")]
 fn report(error: &anyhow::Error) {
     eprintln!("holdfast: {error:#}");
 }

@@ -62,13 +62,11 @@ impl Entrance {
     /// If no thread can be started.
     pub fn start() -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn(move || {
-                while let Ok(job) = inbox.recv() {
-                    job();
-                }
-            })?;
+        thread::Builder::new().name("netns".to_owned()).spawn(move || {
+            while let Ok(job) = inbox.recv() {
+                job();
+            }
+        })?;
         Ok(Self { jobs })
     }
 

@@ -15,19 +15,10 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 const CAPABILITIES: [(Capability, &str); 6] = [
     (Capability::CAP_BPF, "to load eBPF programs"),
     (Capability::CAP_NET_ADMIN, "to attach them to cgroups"),
-    (
-        Capability::CAP_PERFMON,
-        "to load programs that keep per-socket state on kernels before 5.16",
-    ),
+    (Capability::CAP_PERFMON, "to load programs that keep per-socket state on kernels before 5.16"),
     (Capability::CAP_NET_RAW, "to replay held SYNs"),
-    (
-        Capability::CAP_SYS_ADMIN,
-        "to enter pods' network namespaces",
-    ),
-    (
-        Capability::CAP_SYS_PTRACE,
-        "to find pods' network namespaces",
-    ),
+    (Capability::CAP_SYS_ADMIN, "to enter pods' network namespaces"),
+    (Capability::CAP_SYS_PTRACE, "to find pods' network namespaces"),
 ];
 
 /// Why the agent cannot work here.
@@ -96,18 +87,14 @@ pub fn capabilities() -> Result<(), PreflightError> {
 ///
 /// If it is too old or has no BTF at `btf`.
 pub fn kernel(btf: &Path) -> Result<(), PreflightError> {
-    let release = uname()
-        .map(|name| name.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let release =
+        uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
     if version(&release).is_none_or(|version| version < OLDEST_KERNEL) {
         return Err(PreflightError::Kernel { release });
     }
     std::fs::metadata(btf)
         .map(drop)
-        .map_err(|source| PreflightError::Btf {
-            path: btf.to_owned(),
-            source,
-        })
+        .map_err(|source| PreflightError::Btf { path: btf.to_owned(), source })
 }
 
 /// Major and minor number of a release such as "6.12.94+deb13-cloud-amd64".

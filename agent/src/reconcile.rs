@@ -4,7 +4,13 @@
 mod log;
 mod replay;
 
-use std::{collections::HashMap, future::pending, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::pending,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_ebpf::GateCounts;
 use tokio::{
@@ -88,16 +94,7 @@ pub async fn run(
     mut inputs: mpsc::Receiver<Input>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Parts {
-        machine,
-        gates,
-        sockets,
-        prober,
-        mut probed,
-        entrance,
-        bundles,
-        proc_root,
-    } = parts;
+    let Parts { machine, gates, sockets, prober, mut probed, entrance, bundles, proc_root } = parts;
     let mut reconciler = Reconciler {
         machine,
         gates,
@@ -157,18 +154,9 @@ impl Reconciler {
 
     fn cgroup(&mut self, event: CgroupEvent) {
         match event {
-            CgroupEvent::Pod {
-                uid,
-                cgroup,
-                path,
-                at_start,
-            } => {
+            CgroupEvent::Pod { uid, cgroup, path, at_start } => {
                 self.paths.insert(uid.clone(), path);
-                self.apply(Event::PodCgroupFound {
-                    uid,
-                    cgroup,
-                    at_start,
-                });
+                self.apply(Event::PodCgroupFound { uid, cgroup, at_start });
             }
             CgroupEvent::PodGone(uid) => {
                 self.apply(Event::PodCgroupGone(uid.clone()));
@@ -185,13 +173,7 @@ impl Reconciler {
                 });
                 let (identity, pod) =
                     bundle.map_or((None, None), |bundle| (Some(bundle.identity), bundle.pod));
-                self.apply(Event::ContainerFound {
-                    uid,
-                    cgroup,
-                    id,
-                    identity,
-                    pod,
-                });
+                self.apply(Event::ContainerFound { uid, cgroup, id, identity, pod });
             }
             CgroupEvent::ContainerGone { uid, id } => {
                 self.apply(Event::ContainerGone { uid, id });
@@ -215,39 +197,34 @@ impl Reconciler {
     }
 
     fn apply(&mut self, event: Event) {
-        for action in self.machine.apply(event, clock::now()) {
-            self.perform(action);
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.apply(event, clock::now()) {
+                // What follows from a failure waits until the other actions are done: it undoes
+                // them, too.
+                events.extend(self.perform(action));
+            }
         }
     }
 
-    fn perform(&mut self, action: Action) {
+    /// Has one action done; returns what the machine must know of it.
+    fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::CloseGate(close) => {
                 // The machine closes gates of pods with a cgroup only.
-                let Some(path) = self.paths.get(&close.uid) else {
-                    return;
-                };
+                let path = self.paths.get(&close.uid)?;
                 self.replayer.stop(close.cgroup);
-                if let Err(error) = self.gates.close(&close, path) {
-                    self.failed(close.uid, &error);
-                }
+                let result = self.gates.close(&close, path);
+                return result.err().map(|error| failed(close.uid, &error));
             }
             Action::OpenGate { uid, cgroup } => match self.gates.open(cgroup) {
                 Ok(()) => self.replay(&uid, cgroup, None),
                 // The machine answers with the detaching, which opens as well.
-                Err(error) => self.failed(uid, &error),
+                Err(error) => return Some(failed(uid, &error)),
             },
-            Action::DetachGate {
-                uid,
-                cgroup,
-                containers,
-            } => {
+            Action::DetachGate { uid, cgroup, containers } => {
                 if let Some(counts) = self.gates.counts(cgroup) {
-                    let GateCounts {
-                        records: _,
-                        held,
-                        dropped_syns,
-                    } = counts;
+                    let GateCounts { records: _, held, dropped_syns } = counts;
                     tracing::debug!(pod_uid = %uid, held, dropped_syns, "gate detaches");
                 }
                 self.replayer.stop(cgroup);
@@ -263,51 +240,24 @@ impl Reconciler {
                 }
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),
-            Action::ReplayContainer {
-                uid,
-                cgroup,
-                container,
-            } => {
+            Action::ReplayContainer { uid, cgroup, container } => {
                 self.replay(&uid, cgroup, Some(container));
             }
-            Action::StartProbe {
-                uid,
-                endpoint,
-                ports,
-                pace,
-            } => {
-                let Some(path) = self.paths.get(&uid).cloned() else {
-                    return;
-                };
+            Action::StartProbe { uid, endpoint, ports, pace } => {
+                let path = self.paths.get(&uid)?.clone();
                 let proc_root = self.proc_root.clone();
                 let find_process = Arc::new(move || oldest_process(&path, &proc_root));
-                self.prober.start(ProbeTarget {
-                    uid,
-                    endpoint,
-                    ports,
-                    pace,
-                    find_process,
-                });
+                self.prober.start(ProbeTarget { uid, endpoint, ports, pace, find_process });
             }
             Action::SetPace { uid, pace } => self.prober.set_pace(&uid, pace),
             Action::StopProbe(uid) => self.prober.stop(&uid),
             Action::Log(line) => log::line(line),
         }
-    }
-
-    fn failed(&mut self, uid: PodUid, error: &BpfError) {
-        self.apply(Event::GateFailed {
-            uid,
-            error: error.to_string(),
-        });
+        None
     }
 
     fn replay(&mut self, uid: &PodUid, cgroup: CgroupId, container: Option<CgroupId>) {
-        let netns = self
-            .netns
-            .get(uid)
-            .cloned()
-            .or_else(|| self.find_netns(uid));
+        let netns = self.netns.get(uid).cloned().or_else(|| self.find_netns(uid));
         match netns {
             Some(netns) => self.replayer.start(uid.clone(), cgroup, container, netns),
             // Without a process there is no socket that could wait.
@@ -322,15 +272,14 @@ impl Reconciler {
     }
 
     fn report_armed(&mut self) {
-        let Listed {
-            pods,
-            namespaces,
-            cgroups,
-            reported,
-        } = &mut self.listed;
+        let Listed { pods, namespaces, cgroups, reported } = &mut self.listed;
         if *pods && *namespaces && *cgroups && !*reported {
             *reported = true;
             tracing::info!(mono_ns = clock::now().0, "agent armed");
         }
     }
+}
+
+fn failed(uid: PodUid, error: &BpfError) -> Event {
+    Event::GateFailed { uid, error: error.to_string() }
 }

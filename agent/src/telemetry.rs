@@ -31,22 +31,12 @@ pub fn init(
         LogFormat::Plain => {
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
             registry
-                .with(
-                    fmt::layer()
-                        .with_ansi(ansi)
-                        .with_target(false)
-                        .with_writer(std::io::stderr),
-                )
+                .with(fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr))
                 .try_init()?;
         }
         LogFormat::Json => {
             registry
-                .with(
-                    fmt::layer()
-                        .json()
-                        .flatten_event(true)
-                        .with_writer(std::io::stderr),
-                )
+                .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
                 .try_init()?;
         }
     }

@@ -101,9 +101,7 @@ impl Pod {
             deadline: clock::now() + timeout,
             ports: vec![8080, PROXY_PORT],
         };
-        self.gates
-            .close(&close, &self.pod)
-            .unwrap_or_else(|error| panic!("{error}"));
+        self.gates.close(&close, &self.pod).unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn open(&mut self) {
@@ -113,8 +111,7 @@ impl Pod {
     fn replay(&mut self) {
         let _context = self.runtime.enter();
         let uid = PodUid::new("kernel-test");
-        self.replayer
-            .start(uid, Self::id(&self.pod), None, Arc::clone(&self.netns));
+        self.replayer.start(uid, Self::id(&self.pod), None, Arc::clone(&self.netns));
     }
 
     fn detach(&mut self) {
@@ -206,11 +203,7 @@ fn proxy(ip: impl Into<IpAddr>) -> SocketAddr {
 
 fn addresses() -> [SocketAddr; 3] {
     let v4 = Ipv4Addr::LOCALHOST;
-    [
-        proxy(v4),
-        proxy(Ipv6Addr::LOCALHOST),
-        proxy(v4.to_ipv6_mapped()),
-    ]
+    [proxy(v4), proxy(Ipv6Addr::LOCALHOST), proxy(v4.to_ipv6_mapped())]
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -226,10 +219,7 @@ fn held_connects_are_released_by_replay() {
         }
         let _listener = TcpListener::bind(address).unwrap();
         thread::sleep(Duration::from_millis(300));
-        assert!(
-            connecting.is_waiting(),
-            "{address}: only the replay or a timer may release it"
-        );
+        assert!(connecting.is_waiting(), "{address}: only the replay or a timer may release it");
         let released = Instant::now();
         pod.open();
         pod.replay();
@@ -241,11 +231,7 @@ fn held_connects_are_released_by_replay() {
         let held =
             matches!(kinds[0], KernelEventKind::Held { destination, .. } if destination == address);
         assert!(held, "{address}: {kinds:?}");
-        assert_eq!(
-            kinds[1],
-            KernelEventKind::Connected,
-            "{address} after {waited:?}"
-        );
+        assert_eq!(kinds[1], KernelEventKind::Connected, "{address} after {waited:?}");
         pod.detach();
     }
 }
@@ -302,18 +288,12 @@ fn the_deadline_opens_for_a_proxy_that_came_in_the_meantime() {
 fn only_the_named_loopback_ports_are_held() {
     let mut pod = Pod::new(LoadOptions::default());
     pod.close(MINUTE);
-    for ip in [
-        IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::LOCALHOST),
-    ] {
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let (result, _) = pod.connect(SocketAddr::new(ip, 15021)).result();
         assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
     // The other of the two named ports.
-    assert!(
-        pod.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))
-            .is_waiting()
-    );
+    assert!(pod.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))).is_waiting());
     assert_eq!(pod.counts().held, 1);
 }
 
@@ -335,21 +315,12 @@ fn the_report_names_who_waits_and_how_it_ended() {
     pod.close(MINUTE);
     let container = Pod::id(&pod.container);
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
-    let KernelEventKind::Held {
-        container: of,
-        pid,
-        uid,
-        comm,
-        destination,
-        connect_at,
-    } = pod.events(1).remove(0)
+    let KernelEventKind::Held { container: of, pid, uid, comm, destination, connect_at } =
+        pod.events(1).remove(0)
     else {
         panic!("not held")
     };
-    assert_eq!(
-        (of, pid, uid),
-        (Some(container), Some(std::process::id()), 0)
-    );
+    assert_eq!((of, pid, uid), (Some(container), Some(std::process::id()), 0));
     assert!(!comm.is_empty());
     assert_eq!(destination, proxy(Ipv4Addr::LOCALHOST));
     assert!(clock::now().since(connect_at) < MINUTE);
@@ -365,11 +336,8 @@ fn the_report_names_who_waits_and_how_it_ended() {
 
 #[test]
 fn a_full_table_holds_all_the_same() {
-    let mut pod = Pod::new(LoadOptions {
-        max_sockets: 2,
-        max_sockets_per_pod: 2,
-        ..LoadOptions::default()
-    });
+    let mut pod =
+        Pod::new(LoadOptions { max_sockets: 2, max_sockets_per_pod: 2, ..LoadOptions::default() });
     pod.close(MINUTE);
     let address = proxy(Ipv4Addr::LOCALHOST);
     let connecting: Vec<_> = (0..6).map(|_| pod.connect(address)).collect();
@@ -393,10 +361,7 @@ fn a_detached_gate_leaves_nothing() {
     pod.detach();
     assert!(pod.sockets.held_by(Pod::id(&pod.pod)).is_empty());
     assert!(pod.gates.counts(Pod::id(&pod.pod)).is_none());
-    assert_eq!(
-        connecting.result().0.unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(connecting.result().0.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let started = Instant::now();
     let (result, _) = pod.connect(proxy(Ipv4Addr::LOCALHOST)).result();
     assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -405,34 +370,22 @@ fn a_detached_gate_leaves_nothing() {
 
 #[test]
 fn debug_lines_cost_the_verifier_nothing_it_cannot_bear() {
-    drop(Pod::new(LoadOptions {
-        kernel_log: true,
-        ..LoadOptions::default()
-    }));
+    drop(Pod::new(LoadOptions { kernel_log: true, ..LoadOptions::default() }));
 }
 
 #[test]
 fn pinned_maps_go_with_the_agent() {
     let bpffs = std::env::temp_dir().join(format!("holdfast-bpffs-{}", std::process::id()));
     fs::create_dir_all(&bpffs).unwrap();
-    let options = || LoadOptions {
-        bpffs: Some(bpffs.clone()),
-        ..LoadOptions::default()
-    };
+    let options = || LoadOptions { bpffs: Some(bpffs.clone()), ..LoadOptions::default() };
     let runtime = Runtime::new().unwrap();
     let _context = runtime.enter();
     let error = bpf::load(&options()).unwrap_err().to_string();
     assert!(error.contains("not a BPF file system"), "{error}");
 
     let nothing: Option<&str> = None;
-    nix::mount::mount(
-        Some("bpf"),
-        &bpffs,
-        Some("bpf"),
-        nix::mount::MsFlags::empty(),
-        nothing,
-    )
-    .unwrap();
+    nix::mount::mount(Some("bpf"), &bpffs, Some("bpf"), nix::mount::MsFlags::empty(), nothing)
+        .unwrap();
     let pinned = bpffs.join("holdfast/v1");
     let loaded = bpf::load(&options()).unwrap();
     assert_eq!(fs::read_dir(&pinned).unwrap().count(), 4);

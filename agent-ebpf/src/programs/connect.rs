@@ -34,14 +34,7 @@ pub(crate) fn register_v4(ctx: &SockAddrContext) {
     // SAFETY: a context field, read at its own offset.
     let ip4 = unsafe { (*addr).user_ip4 }.to_ne_bytes();
     ip[..4].copy_from_slice(&ip4);
-    register(
-        ctx,
-        Address {
-            ip,
-            port: host_port(addr),
-            version: 4,
-        },
-    );
+    register(ctx, Address { ip, port: host_port(addr), version: 4 });
 }
 
 pub(crate) fn register_v6(ctx: &SockAddrContext) {
@@ -53,14 +46,7 @@ pub(crate) fn register_v6(ctx: &SockAddrContext) {
         let value = unsafe { core::ptr::addr_of!((*addr).user_ip6[word]).read_volatile() };
         ip[word * 4..word * 4 + 4].copy_from_slice(&value.to_ne_bytes());
     }
-    register(
-        ctx,
-        Address {
-            ip,
-            port: host_port(addr),
-            version: 6,
-        },
-    );
+    register(ctx, Address { ip, port: host_port(addr), version: 6 });
 }
 
 #[inline(always)]
@@ -98,16 +84,8 @@ fn register(ctx: &SockAddrContext, asked: Address) {
         asked,
         drops: 0,
         syn: StoredSyn {
-            source: Address {
-                ip: [0; 16],
-                port: 0,
-                version: 0,
-            },
-            destination: Address {
-                ip: [0; 16],
-                port: 0,
-                version: 0,
-            },
+            source: Address { ip: [0; 16], port: 0, version: 0 },
+            destination: Address { ip: [0; 16], port: 0, version: 0 },
             header_len: 0,
             header: [0; 60],
         },

@@ -77,13 +77,7 @@ fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     let Some(hold) = (unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else {
         return Some(Answer::Flat);
     };
-    let Hold {
-        pod,
-        drops,
-        backoffs,
-        own_syncnt: _,
-        recorded,
-    } = hold;
+    let Hold { pod, drops, backoffs, own_syncnt: _, recorded } = hold;
     *drops += 1;
     if *drops == 1 {
         *pod = found.pod;
@@ -108,11 +102,7 @@ fn hold(ctx: &SkBuffContext) -> Option<Answer> {
         // SAFETY: the pointer is live for this run.
         report::held(record.map(|record| unsafe { &*record }), fallback);
     }
-    let answer = pacing::answer(
-        *drops,
-        *backoffs,
-        found.gate.deadline_ns.saturating_sub(now),
-    );
+    let answer = pacing::answer(*drops, *backoffs, found.gate.deadline_ns.saturating_sub(now));
     if answer == Answer::BackOff {
         *backoffs += 1;
     }
@@ -201,16 +191,8 @@ unsafe fn store(
 unsafe fn source(sk: *mut bpf_sock, version: u16) -> Address {
     // SAFETY: by contract; fields are read at their own offsets, addresses word by word.
     unsafe {
-        let ip = if version == 4 {
-            v4((*sk).src_ip4)
-        } else {
-            v6(&raw const (*sk).src_ip6)
-        };
-        Address {
-            ip,
-            port: (*sk).src_port as u16,
-            version,
-        }
+        let ip = if version == 4 { v4((*sk).src_ip4) } else { v6(&raw const (*sk).src_ip6) };
+        Address { ip, port: (*sk).src_port as u16, version }
     }
 }
 
@@ -221,16 +203,8 @@ unsafe fn source(sk: *mut bpf_sock, version: u16) -> Address {
 unsafe fn destination(sk: *mut bpf_sock, version: u16) -> Address {
     // SAFETY: by contract; fields are read at their own offsets, addresses word by word.
     unsafe {
-        let ip = if version == 4 {
-            v4((*sk).dst_ip4)
-        } else {
-            v6(&raw const (*sk).dst_ip6)
-        };
-        Address {
-            ip,
-            port: u16::from_be((*sk).dst_port),
-            version,
-        }
+        let ip = if version == 4 { v4((*sk).dst_ip4) } else { v6(&raw const (*sk).dst_ip6) };
+        Address { ip, port: u16::from_be((*sk).dst_port), version }
     }
 }
 

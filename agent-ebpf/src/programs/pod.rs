@@ -31,11 +31,7 @@ fn walk(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
         // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
         if let Some(gate) = unsafe { GATES.get(pod) } {
             let container = ancestor(level + 1);
-            return Some(Found {
-                pod,
-                container,
-                gate,
-            });
+            return Some(Found { pod, container, gate });
         }
     }
     None

@@ -22,8 +22,6 @@ pub(crate) fn forget(ctx: &SockContext) {
     if drops > 0 {
         // A held socket that had connected has no record any more: this one gave up waiting.
         // SAFETY: the helper has no precondition.
-        report::end(EventKind::Closed, cookie, pod, unsafe {
-            bpf_ktime_get_ns()
-        });
+        report::end(EventKind::Closed, cookie, pod, unsafe { bpf_ktime_get_ns() });
     }
 }

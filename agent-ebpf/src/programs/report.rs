@@ -50,11 +50,7 @@ pub(crate) fn end(kind: EventKind, cookie: u64, pod: u64, at_ns: u64) {
         pid: 0,
         uid: 0,
         comm: [0; 16],
-        asked: Address {
-            ip: [0; 16],
-            port: 0,
-            version: 0,
-        },
+        asked: Address { ip: [0; 16], port: 0, version: 0 },
     });
 }
 

@@ -52,13 +52,7 @@ fn hold<'a>(ctx: &SockOpsContext) -> Option<&'a mut Hold> {
 fn connecting(ctx: &SockOpsContext) {
     // A socket that connects a second time (after connect(AF_UNSPEC)) starts a new hold.
     if let Some(hold) = hold(ctx) {
-        *hold = Hold {
-            pod: 0,
-            drops: 0,
-            backoffs: 0,
-            own_syncnt: 0,
-            recorded: 0,
-        };
+        *hold = Hold { pod: 0, drops: 0, backoffs: 0, own_syncnt: 0, recorded: 0 };
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without its callbacks the socket is still held, for the 6 s of the default budget.
@@ -73,11 +67,7 @@ fn retransmitting(ctx: &SockOpsContext) {
     }
     // SAFETY: the helper has no precondition; the map is not preallocated, so a removed element
     // stays valid for this run.
-    let closed = unsafe {
-        GATES
-            .get(hold.pod)
-            .is_some_and(|gate| gate.holds(bpf_ktime_get_ns()))
-    };
+    let closed = unsafe { GATES.get(hold.pod).is_some_and(|gate| gate.holds(bpf_ktime_get_ns())) };
     if closed && hold.own_syncnt == 0 {
         let own = syncnt(ctx);
         if set_syncnt(ctx, MAX_SYN_RETRIES) {
@@ -86,12 +76,7 @@ fn retransmitting(ctx: &SockOpsContext) {
     } else if !closed && hold.own_syncnt != 0 {
         // The tries of the hold are counted by the socket; it gets its own number of them anew.
         let retransmits = ctx.arg(0);
-        if set_syncnt(
-            ctx,
-            retransmits
-                .saturating_add(hold.own_syncnt)
-                .min(MAX_SYN_RETRIES),
-        ) {
+        if set_syncnt(ctx, retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES)) {
             hold.own_syncnt = 0;
         }
     }
@@ -142,31 +127,15 @@ fn syncnt(ctx: &SockOpsContext) -> u32 {
     let mut value = 0_u32;
     // SAFETY: the context is the one the program was given; `value` is as long as said.
     let ret = unsafe {
-        bpf_getsockopt(
-            ctx.as_ptr(),
-            IPPROTO_TCP,
-            TCP_SYNCNT,
-            (&raw mut value).cast(),
-            4,
-        )
+        bpf_getsockopt(ctx.as_ptr(), IPPROTO_TCP, TCP_SYNCNT, (&raw mut value).cast(), 4)
     };
-    if ret == 0 && value != 0 {
-        value
-    } else {
-        DEFAULT_SYN_RETRIES
-    }
+    if ret == 0 && value != 0 { value } else { DEFAULT_SYN_RETRIES }
 }
 
 #[inline(always)]
 fn set_syncnt(ctx: &SockOpsContext, mut value: u32) -> bool {
     // SAFETY: the context is the one the program was given; `value` is as long as said.
     unsafe {
-        bpf_setsockopt(
-            ctx.as_ptr(),
-            IPPROTO_TCP,
-            TCP_SYNCNT,
-            (&raw mut value).cast(),
-            4,
-        ) == 0
+        bpf_setsockopt(ctx.as_ptr(), IPPROTO_TCP, TCP_SYNCNT, (&raw mut value).cast(), 4) == 0
     }
 }

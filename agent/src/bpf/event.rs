@@ -18,9 +18,7 @@ pub struct EventReader {
 
 impl std::fmt::Debug for EventReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventReader")
-            .field("lost", &self.lost_before)
-            .finish_non_exhaustive()
+        f.debug_struct("EventReader").field("lost", &self.lost_before).finish_non_exhaustive()
     }
 }
 
@@ -38,11 +36,7 @@ impl EventReader {
         // SAFETY: the ring owns its descriptor, and nothing here replaces or closes it.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| BpfError::Ring(error.into()))?;
-        Ok(Self {
-            ring,
-            lost,
-            lost_before: 0,
-        })
+        Ok(Self { ring, lost, lost_before: 0 })
     }
 
     /// Waits for events and returns all there are, in the kernel's order.
@@ -76,18 +70,7 @@ impl EventReader {
 /// One ring record; anything of another size or kind is not of this ABI and is passed over.
 fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let event: Event = bytemuck::try_pod_read_unaligned(bytes).ok()?;
-    let Event {
-        at_ns,
-        cookie,
-        pod,
-        container,
-        connect_ns,
-        kind,
-        pid,
-        uid,
-        comm,
-        asked,
-    } = event;
+    let Event { at_ns, cookie, pod, container, connect_ns, kind, pid, uid, comm, asked } = event;
     let kind = match EventKind::from_raw(kind)? {
         EventKind::Held => KernelEventKind::Held {
             container: (container != 0).then_some(CgroupId(container)),
@@ -102,25 +85,14 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
         EventKind::Failed => KernelEventKind::Failed,
     };
     let (at, cookie, pod) = (Monotonic(at_ns), SocketCookie(cookie), CgroupId(pod));
-    Some(KernelEvent {
-        at,
-        cookie,
-        pod,
-        kind,
-    })
+    Some(KernelEvent { at, cookie, pod, kind })
 }
 
 /// A command name is whatever a process calls itself: only printable text goes on.
 fn text(comm: &[u8; 16]) -> String {
-    let end = comm
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(comm.len());
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     let printable = |c: char| if c.is_control() { '?' } else { c };
-    String::from_utf8_lossy(&comm[..end])
-        .chars()
-        .map(printable)
-        .collect()
+    String::from_utf8_lossy(&comm[..end]).chars().map(printable).collect()
 }
 
 fn socket_addr(address: &Address) -> SocketAddr {
@@ -153,17 +125,10 @@ mod tests {
             pid: 9,
             uid: 10,
             comm,
-            asked: Address {
-                ip,
-                port: 443,
-                version: 4,
-            },
+            asked: Address { ip, port: 443, version: 4 },
         };
         let decoded = decode(bytemuck::bytes_of(&event)).unwrap();
-        assert_eq!(
-            (decoded.at, decoded.cookie),
-            (Monotonic(5), SocketCookie(6))
-        );
+        assert_eq!((decoded.at, decoded.cookie), (Monotonic(5), SocketCookie(6)));
         assert_eq!(
             decoded.kind,
             KernelEventKind::Held {

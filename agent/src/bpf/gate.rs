@@ -56,9 +56,7 @@ pub struct Gates {
 
 impl std::fmt::Debug for Gates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gates")
-            .field("attached", &self.attached.keys())
-            .finish_non_exhaustive()
+        f.debug_struct("Gates").field("attached", &self.attached.keys()).finish_non_exhaustive()
     }
 }
 
@@ -68,30 +66,14 @@ impl Programs {
     pub(super) fn load(ebpf: Ebpf) -> Result<Self, BpfError> {
         let mut programs = Self(ebpf);
         let failed = |program| {
-            move |source| BpfError::Program {
-                operation: "load",
-                program,
-                source: Box::new(source),
-            }
+            move |source| BpfError::Program { operation: "load", program, source: Box::new(source) }
         };
         for name in [CONNECT4, CONNECT6] {
-            programs
-                .get::<CgroupSockAddr>(name)?
-                .load()
-                .map_err(failed(name))?;
+            programs.get::<CgroupSockAddr>(name)?.load().map_err(failed(name))?;
         }
-        programs
-            .get::<CgroupSkb>(GATE)?
-            .load()
-            .map_err(failed(GATE))?;
-        programs
-            .get::<SockOps>(RETRANSMIT)?
-            .load()
-            .map_err(failed(RETRANSMIT))?;
-        programs
-            .get::<CgroupSock>(RELEASE)?
-            .load()
-            .map_err(failed(RELEASE))?;
+        programs.get::<CgroupSkb>(GATE)?.load().map_err(failed(GATE))?;
+        programs.get::<SockOps>(RETRANSMIT)?.load().map_err(failed(RETRANSMIT))?;
+        programs.get::<CgroupSock>(RELEASE)?.load().map_err(failed(RELEASE))?;
         Ok(programs)
     }
 
@@ -99,19 +81,12 @@ impl Programs {
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
     {
-        let missing = BpfError::Missing {
-            kind: "program",
-            name,
-        };
-        self.0
-            .program_mut(name)
-            .ok_or(missing)?
-            .try_into()
-            .map_err(|source| BpfError::Program {
-                operation: "find",
-                program: name,
-                source: Box::new(source),
-            })
+        let missing = BpfError::Missing { kind: "program", name };
+        self.0.program_mut(name).ok_or(missing)?.try_into().map_err(|source| BpfError::Program {
+            operation: "find",
+            program: name,
+            source: Box::new(source),
+        })
     }
 
     /// Attaches all programs to one cgroup; the gate comes last, so that a SYN it drops finds the
@@ -156,11 +131,7 @@ impl Programs {
 }
 
 fn attach_failed(program: &'static str) -> impl FnOnce(ProgramError) -> BpfError {
-    move |source| BpfError::Program {
-        operation: "attach",
-        program,
-        source: Box::new(source),
-    }
+    move |source| BpfError::Program { operation: "attach", program, source: Box::new(source) }
 }
 
 // === impl Gates ===
@@ -179,15 +150,7 @@ impl Gates {
         socket_quota: u32,
     ) -> Self {
         let attached = StdHashMap::new();
-        Self {
-            programs,
-            gates,
-            counts,
-            containers,
-            sockets,
-            socket_quota,
-            attached,
-        }
+        Self { programs, gates, counts, containers, sockets, socket_quota, attached }
     }
 
     /// Closes a pod's gate: writes its state with its deadline, then attaches the programs to the
@@ -205,12 +168,7 @@ impl Gates {
     }
 
     fn try_close(&mut self, close: &CloseGate, path: &Path) -> Result<(), BpfError> {
-        let CloseGate {
-            uid: _,
-            cgroup,
-            deadline,
-            ports,
-        } = close;
+        let CloseGate { uid: _, cgroup, deadline, ports } = close;
         let mut named = [0; MAX_PORTS];
         for (slot, port) in named.iter_mut().zip(ports) {
             *slot = *port;
@@ -228,14 +186,10 @@ impl Gates {
                 .insert(cgroup.0, zero, 0)
                 .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
         }
-        self.gates
-            .insert(cgroup.0, gate, 0)
-            .map_err(|source| write_failed(Self::MAP, source))?;
+        self.gates.insert(cgroup.0, gate, 0).map_err(|source| write_failed(Self::MAP, source))?;
         if !already {
-            let file = File::open(path).map_err(|source| BpfError::Cgroup {
-                path: path.to_owned(),
-                source,
-            })?;
+            let file = File::open(path)
+                .map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })?;
             let links = self.programs.attach(&file)?;
             self.attached.insert(*cgroup, links);
         }
@@ -255,9 +209,7 @@ impl Gates {
             socket_quota: self.socket_quota,
             ports: [0; MAX_PORTS],
         };
-        self.gates
-            .insert(cgroup.0, gate, 0)
-            .map_err(|source| write_failed(Self::MAP, source))
+        self.gates.insert(cgroup.0, gate, 0).map_err(|source| write_failed(Self::MAP, source))
     }
 
     /// Takes the programs off a pod's cgroup and removes all that the maps hold of it. There is
@@ -300,9 +252,5 @@ impl Gates {
 }
 
 fn write_failed(map: &'static str, source: MapError) -> BpfError {
-    BpfError::Map {
-        operation: "write to",
-        map,
-        source: Box::new(source),
-    }
+    BpfError::Map { operation: "write to", map, source: Box::new(source) }
 }

@@ -31,12 +31,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self {
-            kernel_log: false,
-            max_sockets: 65_536,
-            max_sockets_per_pod: 16_384,
-            bpffs: None,
-        }
+        Self { kernel_log: false, max_sockets: 65_536, max_sockets_per_pod: 16_384, bpffs: None }
     }
 }
 
@@ -61,59 +56,31 @@ pub struct Loaded {
 ///
 /// [`BpfError`] if the kernel refuses a map or a program: too old, or a missing capability.
 pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
-    let level = if options.kernel_log {
-        KERNEL_LOG_DEBUG
-    } else {
-        KERNEL_LOG_OFF
-    };
+    let level = if options.kernel_log { KERNEL_LOG_DEBUG } else { KERNEL_LOG_OFF };
     let mut ebpf = EbpfLoader::new()
         .override_global(aya_log::LEVEL, &level, true)
         .map_max_entries(SocketTable::MAP, options.max_sockets)
         .load(OBJECT)
         .map_err(|source| BpfError::Object(Box::new(source)))?;
 
-    let pins = options
-        .bpffs
-        .as_deref()
-        .map(|bpffs| Pins::new(&ebpf, bpffs))
-        .transpose()?;
-    let kernel_log = options
-        .kernel_log
-        .then(|| KernelLog::new(&mut ebpf))
-        .transpose()?;
+    let pins = options.bpffs.as_deref().map(|bpffs| Pins::new(&ebpf, bpffs)).transpose()?;
+    let kernel_log = options.kernel_log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
     let sockets = SocketTable::new(take(&mut ebpf, SocketTable::MAP)?)?;
     let events = EventReader::new(
         convert(take(&mut ebpf, EventReader::MAP)?, EventReader::MAP)?,
-        convert(
-            take(&mut ebpf, EventReader::LOST_MAP)?,
-            EventReader::LOST_MAP,
-        )?,
+        convert(take(&mut ebpf, EventReader::LOST_MAP)?, EventReader::LOST_MAP)?,
     )?;
     let gates_map = hash(&mut ebpf, Gates::MAP)?;
     let counts = hash(&mut ebpf, Gates::COUNTS_MAP)?;
     let containers = hash(&mut ebpf, Gates::CONTAINERS_MAP)?;
     let programs = Programs::load(ebpf)?;
     let quota = options.max_sockets_per_pod;
-    let gates = Gates::new(
-        programs,
-        gates_map,
-        counts,
-        containers,
-        sockets.clone(),
-        quota,
-    );
-    Ok(Loaded {
-        gates,
-        sockets,
-        events,
-        kernel_log,
-        pins,
-    })
+    let gates = Gates::new(programs, gates_map, counts, containers, sockets.clone(), quota);
+    Ok(Loaded { gates, sockets, events, kernel_log, pins })
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
-    ebpf.take_map(name)
-        .ok_or(BpfError::Missing { kind: "map", name })
+    ebpf.take_map(name).ok_or(BpfError::Missing { kind: "map", name })
 }
 
 fn hash<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, u64, V>, BpfError> {

@@ -13,12 +13,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{BpfError, Gates, SocketTable};
 
-const MAPS: [&str; 4] = [
-    Gates::MAP,
-    Gates::COUNTS_MAP,
-    Gates::CONTAINERS_MAP,
-    SocketTable::MAP,
-];
+const MAPS: [&str; 4] = [Gates::MAP, Gates::COUNTS_MAP, Gates::CONTAINERS_MAP, SocketTable::MAP];
 
 /// Removes the pins when the agent ends.
 #[derive(Debug)]
@@ -30,10 +25,7 @@ impl Pins {
     /// Pins the maps below `bpffs`, in a directory for this version of the ABI. What a killed
     /// agent left there is replaced.
     pub(super) fn new(ebpf: &Ebpf, bpffs: &Path) -> Result<Self, BpfError> {
-        let failed = |path: &Path, source| BpfError::Pin {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |path: &Path, source| BpfError::Pin { path: path.to_owned(), source };
         let stat = statfs(bpffs).map_err(|errno| failed(bpffs, errno.into()))?;
         if stat.filesystem_type() != BPF_FS_MAGIC {
             let message = "not a BPF file system; mount one with mount -t bpf";
@@ -44,12 +36,9 @@ impl Pins {
         pins.remove();
         fs::create_dir_all(&pins.directory).map_err(|error| failed(&pins.directory, error))?;
         for name in MAPS {
-            let map = ebpf
-                .map(name)
-                .ok_or(BpfError::Missing { kind: "map", name })?;
+            let map = ebpf.map(name).ok_or(BpfError::Missing { kind: "map", name })?;
             let path = pins.directory.join(name);
-            map.pin(&path)
-                .map_err(|error| failed(&path, io::Error::other(error)))?;
+            map.pin(&path).map_err(|error| failed(&path, io::Error::other(error)))?;
         }
         Ok(pins)
     }

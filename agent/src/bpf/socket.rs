@@ -26,9 +26,7 @@ impl SocketTable {
     pub(super) const MAP: &'static str = "SOCKETS";
 
     pub(super) fn new(map: Map) -> Result<Self, BpfError> {
-        Ok(Self {
-            map: Arc::new(Mutex::new(convert(map, Self::MAP)?)),
-        })
+        Ok(Self { map: Arc::new(Mutex::new(convert(map, Self::MAP)?)) })
     }
 
     /// The records of one pod whose SYN has been dropped. A record that the kernel removes while

@@ -63,9 +63,7 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
             };
             let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
             let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .map_err(failed)?
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?
         }
         None => {
             Config::incluster().map_err(|source| ClusterError::NotInCluster(Box::new(source)))?

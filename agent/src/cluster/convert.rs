@@ -15,9 +15,7 @@ const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// `None` for an object without a uid, which no API server sends.
 pub(super) fn pod(pod: &Pod) -> Option<PodView> {
     let annotations = pod.annotations();
-    let mirrored = annotations
-        .get(CONFIG_MIRROR)
-        .and(annotations.get(CONFIG_HASH));
+    let mirrored = annotations.get(CONFIG_MIRROR).and(annotations.get(CONFIG_HASH));
     let uid = mirrored.or(pod.metadata.uid.as_ref())?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
@@ -31,24 +29,18 @@ pub(super) fn pod(pod: &Pod) -> Option<PodView> {
 
     let init = spec.init_containers.iter().flatten().map(|container| {
         let native = container.restart_policy.as_deref() == Some("Always");
-        let role = if native {
-            ContainerRole::Sidecar
-        } else {
-            ContainerRole::Init
-        };
+        let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
         container_view(container, role, init_statuses)
     });
     let apps = spec
         .containers
         .iter()
         .map(|container| container_view(container, ContainerRole::App, app_statuses));
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
-        view(
-            &container.name,
-            ContainerRole::Ephemeral,
-            ephemeral_statuses,
-        )
-    });
+    let ephemeral = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|container| view(&container.name, ContainerRole::Ephemeral, ephemeral_statuses));
     Some(PodView {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
@@ -63,10 +55,7 @@ pub(super) fn pod(pod: &Pod) -> Option<PodView> {
 }
 
 pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
-    NamespaceView {
-        name: namespace.name_any(),
-        labels: namespace.labels().clone(),
-    }
+    NamespaceView { name: namespace.name_any(), labels: namespace.labels().clone() }
 }
 
 fn container_view(
@@ -89,11 +78,7 @@ fn view(name: &str, role: ContainerRole, statuses: &[ContainerStatus]) -> Contai
             .map(|(_, id)| ContainerId::new(id)),
         ready: status.is_some_and(|status| {
             // A native sidecar without a readiness probe is ready as soon as it has started.
-            status.ready
-                && status
-                    .state
-                    .as_ref()
-                    .is_some_and(|state| state.running.is_some())
+            status.ready && status.state.as_ref().is_some_and(|state| state.running.is_some())
         }),
     }
 }

@@ -51,9 +51,7 @@ pub fn watch_namespaces(client: Client) -> impl Stream<Item = Event> + Send + us
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default()
-        .page_size(PAGE_SIZE)
-        .timeout(WATCH_TIMEOUT_SECONDS)
+    watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_TIMEOUT_SECONDS)
 }
 
 /// Turns the watcher's initial sequence into one list, and objects into views.

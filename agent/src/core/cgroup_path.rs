@@ -56,18 +56,13 @@ fn pod_uid(name: &str) -> Option<PodUid> {
     // A uid, or the hash of a static pod's manifest; neither is anything but hexadecimal.
     let plausible = uid.len() >= 32
         && uid.len() <= 36
-        && uid
-            .bytes()
-            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     plausible.then(|| PodUid::new(&uid))
 }
 
 fn container_id(name: &str) -> Option<ContainerId> {
     let unit = name.strip_suffix(".scope").unwrap_or(name);
-    let id = RUNTIME_PREFIXES
-        .iter()
-        .find_map(|prefix| unit.strip_prefix(prefix))
-        .unwrap_or(unit);
+    let id = RUNTIME_PREFIXES.iter().find_map(|prefix| unit.strip_prefix(prefix)).unwrap_or(unit);
     let plausible = id.len() == CONTAINER_ID_LEN && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     plausible.then(|| ContainerId::new(id))
 }
@@ -96,10 +91,7 @@ mod tests {
     #[test]
     fn a_static_pods_manifest_hash_is_a_uid() {
         let hash = "b2ca0a2e7c6a4d8f9e1c3b5a7d9f0e12";
-        assert_eq!(
-            kind_of(&format!("pod{hash}")),
-            CgroupKind::Pod(PodUid::new(hash))
-        );
+        assert_eq!(kind_of(&format!("pod{hash}")), CgroupKind::Pod(PodUid::new(hash)));
     }
 
     #[test]
@@ -111,11 +103,7 @@ mod tests {
             format!("crio-{ID}"),
             format!("docker-{ID}.scope"),
         ] {
-            assert_eq!(
-                kind_of(&name),
-                CgroupKind::Container(ContainerId::new(ID)),
-                "{name}"
-            );
+            assert_eq!(kind_of(&name), CgroupKind::Container(ContainerId::new(ID)), "{name}");
         }
     }
 

@@ -48,11 +48,7 @@ pub(super) fn verdict(
         return Verdict::Pass;
     }
     let Some(pod) = pod else { return Verdict::Hold };
-    let position = |name: &str| {
-        pod.containers
-            .iter()
-            .position(|container| container.name == name)
-    };
+    let position = |name: &str| pod.containers.iter().position(|container| container.name == name);
     let Some(own) = position(name) else {
         return Verdict::Hold;
     };
@@ -62,11 +58,7 @@ pub(super) fn verdict(
             let behind_native_proxy = position(profile.proxy_container).is_some_and(|proxy| {
                 proxy < own && pod.containers[proxy].role == ContainerRole::Sidecar
             });
-            if behind_native_proxy {
-                Verdict::Hold
-            } else {
-                Verdict::Pass
-            }
+            if behind_native_proxy { Verdict::Hold } else { Verdict::Pass }
         }
     }
 }
@@ -98,10 +90,7 @@ mod tests {
     }
 
     fn container(name: &str) -> ContainerIdentity {
-        ContainerIdentity {
-            kind: ContainerKind::Container,
-            name: name.to_owned(),
-        }
+        ContainerIdentity { kind: ContainerKind::Container, name: name.to_owned() }
     }
 
     #[test]
@@ -137,11 +126,7 @@ mod tests {
             (&native, "shipper", Hold),
             (&native, "app", Hold),
         ] {
-            assert_eq!(
-                verdict(&container(name), Some(pod), &ISTIO),
-                expected,
-                "{name}"
-            );
+            assert_eq!(verdict(&container(name), Some(pod), &ISTIO), expected, "{name}");
         }
     }
 
@@ -155,10 +140,7 @@ mod tests {
         ] {
             assert_eq!(verdict(&container(name), None, &ISTIO), expected, "{name}");
         }
-        let pause = ContainerIdentity {
-            kind: ContainerKind::Sandbox,
-            name: String::new(),
-        };
+        let pause = ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() };
         assert_eq!(verdict(&pause, None, &ISTIO), Verdict::Pass);
     }
 }

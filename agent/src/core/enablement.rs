@@ -44,10 +44,7 @@ mod tests {
     use super::*;
 
     fn labels(value: Option<&str>) -> BTreeMap<String, String> {
-        value
-            .map(|value| (HOLD_LABEL.to_owned(), value.to_owned()))
-            .into_iter()
-            .collect()
+        value.map(|value| (HOLD_LABEL.to_owned(), value.to_owned())).into_iter().collect()
     }
 
     #[test]

@@ -66,12 +66,7 @@ impl Machine {
     /// A node without pods.
     #[must_use]
     pub fn new(options: MachineOptions) -> Self {
-        Self {
-            options,
-            namespaces: None,
-            pods: HashMap::new(),
-            by_cgroup: HashMap::new(),
-        }
+        Self { options, namespaces: None, pods: HashMap::new(), by_cgroup: HashMap::new() }
     }
 
     /// Takes in one event that became known at `now`; returns what is to be done, in order.
@@ -87,10 +82,7 @@ impl Machine {
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::NamespacesListed(views) => {
-                let listed = views
-                    .into_iter()
-                    .map(|view| (view.name.clone(), view))
-                    .collect();
+                let listed = views.into_iter().map(|view| (view.name.clone(), view)).collect();
                 self.namespaces = Some(listed);
                 self.evaluate_all(now, &mut actions);
             }
@@ -100,23 +92,13 @@ impl Machine {
                     namespaces.remove(&name);
                 }
             }
-            Event::PodCgroupFound {
-                uid,
-                cgroup,
-                at_start,
-            } => {
+            Event::PodCgroupFound { uid, cgroup, at_start } => {
                 self.by_cgroup.insert(cgroup, uid.clone());
                 self.pod(&uid).found(cgroup, at_start);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::PodCgroupGone(uid) => self.pod_cgroup_gone(&uid, now, &mut actions),
-            Event::ContainerFound {
-                uid,
-                cgroup,
-                id,
-                identity,
-                pod: name,
-            } => {
+            Event::ContainerFound { uid, cgroup, id, identity, pod: name } => {
                 let pod = self.pod(&uid);
                 pod.bundle_name = name.or(pod.bundle_name.take());
                 pod.container_found(id, cgroup, identity);
@@ -153,16 +135,11 @@ impl Machine {
     /// The pods whose programs are attached.
     #[must_use]
     pub fn attached(&self) -> usize {
-        self.pods
-            .values()
-            .filter(|pod| pod.gate.is_attached())
-            .count()
+        self.pods.values().filter(|pod| pod.gate.is_attached()).count()
     }
 
     fn pod(&mut self, uid: &PodUid) -> &mut Pod {
-        self.pods
-            .entry(uid.clone())
-            .or_insert_with(|| Pod::new(uid.clone()))
+        self.pods.entry(uid.clone()).or_insert_with(|| Pod::new(uid.clone()))
     }
 
     fn pods_listed(&mut self, views: Vec<PodView>, now: Monotonic, actions: &mut Vec<Action>) {
@@ -214,11 +191,7 @@ impl Machine {
         let concerned: Vec<PodUid> = self
             .pods
             .values()
-            .filter(|pod| {
-                pod.view
-                    .as_ref()
-                    .is_some_and(|view| *view.name.namespace == *name)
-            })
+            .filter(|pod| pod.view.as_ref().is_some_and(|view| *view.name.namespace == *name))
             .map(|pod| pod.uid.clone())
             .collect();
         for uid in concerned {

@@ -53,9 +53,7 @@ impl PodView {
     /// The container with this name.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
-        self.containers
-            .iter()
-            .find(|container| container.name == name)
+        self.containers.iter().find(|container| container.name == name)
     }
 }
 

@@ -36,9 +36,6 @@ pub const ISTIO: Profile = Profile {
     proxy_container: "istio-proxy",
     setup_containers: &["istio-init", "istio-validation"],
     outbound_ports: &[15001],
-    ready: ReadyEndpoint {
-        port: 15021,
-        path: "/healthz/ready",
-    },
+    ready: ReadyEndpoint { port: 15021, path: "/healthz/ready" },
     control_plane: &["istio-system"],
 };

@@ -59,18 +59,11 @@ pub enum SynError {
 ///
 /// [`SynError`] if nothing usable is stored.
 pub fn replay_packet(record: &SocketRecord, now: Monotonic) -> Result<ReplayPacket, SynError> {
-    let StoredSyn {
-        source,
-        destination,
-        header_len,
-        header,
-    } = &record.syn;
+    let StoredSyn { source, destination, header_len, header } = &record.syn;
     if *header_len == 0 {
         return Err(SynError::Nothing);
     }
-    let stored = header
-        .get(..*header_len as usize)
-        .ok_or(SynError::NotASyn)?;
+    let stored = header.get(..*header_len as usize).ok_or(SynError::NotASyn)?;
     let (mut tcp, rest) = TcpHeader::from_slice(stored).map_err(|_| SynError::NotASyn)?;
     if !rest.is_empty() || !tcp.syn || tcp.ack || tcp.rst || tcp.fin {
         return Err(SynError::NotASyn);
@@ -95,9 +88,7 @@ pub fn replay_packet(record: &SocketRecord, now: Monotonic) -> Result<ReplayPack
             )
             .map_err(|_| SynError::NotASyn)?;
             header.header_checksum = header.calc_header_checksum();
-            tcp.checksum = tcp
-                .calc_checksum_ipv4(&header, &[])
-                .map_err(|_| SynError::NotASyn)?;
+            tcp.checksum = tcp.calc_checksum_ipv4(&header, &[]).map_err(|_| SynError::NotASyn)?;
             bytes.extend_from_slice(&header.to_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(target)) => {
@@ -110,18 +101,13 @@ pub fn replay_packet(record: &SocketRecord, now: Monotonic) -> Result<ReplayPack
                 source: source.octets(),
                 destination: target.octets(),
             };
-            tcp.checksum = tcp
-                .calc_checksum_ipv6(&header, &[])
-                .map_err(|_| SynError::NotASyn)?;
+            tcp.checksum = tcp.calc_checksum_ipv6(&header, &[]).map_err(|_| SynError::NotASyn)?;
             bytes.extend_from_slice(&header.to_bytes());
         }
         _ => return Err(SynError::Addresses),
     }
     bytes.extend_from_slice(&tcp.to_bytes());
-    Ok(ReplayPacket {
-        destination: SocketAddr::new(target, destination.port),
-        bytes,
-    })
+    Ok(ReplayPacket { destination: SocketAddr::new(target, destination.port), bytes })
 }
 
 fn ip(address: &Address) -> Option<IpAddr> {

@@ -28,20 +28,11 @@ const LAYOUTS: [(&str, &str); 2] = [
 
 /// The annotation names of the runtimes: containerd's CRI plugin (`pkg/cri/annotations`), CRI-O's
 /// `pkg/annotations`.
-const NAME: [&str; 2] = [
-    "io.kubernetes.cri.container-name",
-    "io.kubernetes.container.name",
-];
-const KIND: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
+const NAME: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes.container.name"];
+const KIND: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 const UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
 const POD: [&str; 2] = ["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"];
-const NAMESPACE: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-namespace",
-    "io.kubernetes.pod.namespace",
-];
+const NAMESPACE: [&str; 2] = ["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"];
 
 /// What a bundle says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,24 +95,14 @@ fn read(path: &Path) -> io::Result<Option<Bundle>> {
 fn parse(annotations: &HashMap<String, String>) -> Option<Bundle> {
     let get = |keys: [&str; 2]| keys.iter().find_map(|key| annotations.get(*key));
     let identity = match get(KIND)?.as_str() {
-        "sandbox" => ContainerIdentity {
-            kind: ContainerKind::Sandbox,
-            name: String::new(),
-        },
-        "container" => ContainerIdentity {
-            kind: ContainerKind::Container,
-            name: get(NAME)?.clone(),
-        },
+        "sandbox" => ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() },
+        "container" => {
+            ContainerIdentity { kind: ContainerKind::Container, name: get(NAME)?.clone() }
+        }
         _ => return None,
     };
-    let pod = get(NAMESPACE)
-        .zip(get(POD))
-        .map(|(namespace, name)| PodName::new(namespace, name));
-    Some(Bundle {
-        identity,
-        pod_uid: get(UID).map(|uid| PodUid::new(uid)),
-        pod,
-    })
+    let pod = get(NAMESPACE).zip(get(POD)).map(|(namespace, name)| PodName::new(namespace, name));
+    Some(Bundle { identity, pod_uid: get(UID).map(|uid| PodUid::new(uid)), pod })
 }
 
 #[cfg(test)]
@@ -187,9 +168,6 @@ mod tests {
         assert_eq!(find(r#"{"annotations":{"x":"y"}}"#, 0).unwrap(), None);
         assert!(find("{\"annotations\":", 0).is_err());
         assert!(find("", 0).is_err());
-        assert_eq!(
-            Bundles::new(vec![]).find(&ContainerId::new(ID)).unwrap(),
-            None
-        );
+        assert_eq!(Bundles::new(vec![]).find(&ContainerId::new(ID)).unwrap(), None);
     }
 }

@@ -49,10 +49,7 @@ pub fn find_cgroup2(proc_root: &Path) -> Result<PathBuf, MountError> {
     let path = proc_root.join("self");
     let mounts = Process::new_with_root(path.clone())
         .and_then(|process| process.mountinfo())
-        .map_err(|source| MountError::Table {
-            path,
-            source: Box::new(source),
-        })?;
+        .map_err(|source| MountError::Table { path, source: Box::new(source) })?;
     mounts
         .into_iter()
         .find(|mount| mount.fs_type == "cgroup2")
@@ -66,10 +63,8 @@ pub fn find_cgroup2(proc_root: &Path) -> Result<PathBuf, MountError> {
 ///
 /// [`MountError`] if it does not.
 pub fn require_cgroup2(path: &Path) -> Result<(), MountError> {
-    let stat = statfs(path).map_err(|errno| MountError::Inspect {
-        path: path.to_owned(),
-        source: errno.into(),
-    })?;
+    let stat = statfs(path)
+        .map_err(|errno| MountError::Inspect { path: path.to_owned(), source: errno.into() })?;
     if stat.filesystem_type() == CGROUP2_SUPER_MAGIC {
         Ok(())
     } else {

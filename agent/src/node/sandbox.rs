@@ -11,10 +11,7 @@ use procfs::process::Process;
 #[must_use]
 pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
     let mut oldest: Option<(u64, u32)> = None;
-    let directories = fs::read_dir(pod)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path());
+    let directories = fs::read_dir(pod).ok()?.filter_map(Result::ok).map(|entry| entry.path());
     for directory in std::iter::once(pod.to_owned()).chain(directories) {
         let Ok(procs) = fs::read_to_string(directory.join("cgroup.procs")) else {
             continue;

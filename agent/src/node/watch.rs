@@ -93,13 +93,7 @@ pub struct CgroupWatch {
 
 impl std::fmt::Debug for CgroupWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            root,
-            events: _,
-            directories: _,
-            known,
-            pending,
-        } = self;
+        let Self { root, events: _, directories: _, known, pending } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
             .field("known", &known.len())
@@ -128,10 +122,7 @@ impl CgroupWatch {
             known: HashMap::new(),
             pending: VecDeque::new(),
         };
-        watch.watch(root).map_err(|source| WatchError::Root {
-            path: root.to_owned(),
-            source,
-        })?;
+        watch.watch(root).map_err(|source| WatchError::Root { path: root.to_owned(), source })?;
         watch.scan(root, true);
         watch.pending.push_back(CgroupEvent::Listed);
         Ok(watch)
@@ -204,10 +195,8 @@ impl CgroupWatch {
                 let Some(cgroup) = cgroup_id(path) else {
                     return;
                 };
-                self.known
-                    .insert(path.to_owned(), Known::Container(uid.clone(), id.clone()));
-                self.pending
-                    .push_back(CgroupEvent::Container { uid, id, cgroup });
+                self.known.insert(path.to_owned(), Known::Container(uid.clone(), id.clone()));
+                self.pending.push_back(CgroupEvent::Container { uid, id, cgroup });
             }
             (CgroupKind::Pod(uid), None) => {
                 // Gone again already: its removal needs no report.
@@ -253,8 +242,7 @@ impl CgroupWatch {
                 self.pending.push_back(CgroupEvent::PodGone(uid));
             }
             Some(Known::Container(uid, id)) => {
-                self.pending
-                    .push_back(CgroupEvent::ContainerGone { uid, id });
+                self.pending.push_back(CgroupEvent::ContainerGone { uid, id });
             }
             Some(Known::Branch) | None => {}
         }
@@ -263,12 +251,8 @@ impl CgroupWatch {
     /// inotify lost events: whatever is not there any more is gone, whatever is there is found.
     fn resync(&mut self) {
         tracing::warn!("inotify queue overflowed; listing cgroups again");
-        let missing: Vec<PathBuf> = self
-            .known
-            .keys()
-            .filter(|path| !path.exists())
-            .cloned()
-            .collect();
+        let missing: Vec<PathBuf> =
+            self.known.keys().filter(|path| !path.exists()).cloned().collect();
         for path in missing {
             self.gone(&path);
         }
@@ -286,7 +270,5 @@ impl CgroupWatch {
 
 /// A cgroup's id is its directory's inode number (`cgroup_id` in include/linux/cgroup.h).
 fn cgroup_id(path: &Path) -> Option<CgroupId> {
-    fs::metadata(path)
-        .ok()
-        .map(|metadata| CgroupId(metadata.ino()))
+    fs::metadata(path).ok().map(|metadata| CgroupId(metadata.ino()))
 }

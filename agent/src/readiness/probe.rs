@@ -93,13 +93,7 @@ impl Prober {
         host_netns: u64,
         events: mpsc::Sender<ProbeEvent>,
     ) -> Self {
-        Self {
-            entrance,
-            proc_root,
-            host_netns,
-            events,
-            running: HashMap::new(),
-        }
+        Self { entrance, proc_root, host_netns, events, running: HashMap::new() }
     }
 
     /// Starts to probe, in place of an earlier probe of the same pod.
@@ -201,9 +195,7 @@ impl Probe {
     async fn not_ready(&mut self) -> Result<(), Ended> {
         if !self.told_not_ready {
             self.told_not_ready = true;
-            self.events
-                .send(ProbeEvent::NotReady(self.target.uid.clone()))
-                .await?;
+            self.events.send(ProbeEvent::NotReady(self.target.uid.clone())).await?;
         }
         Ok(())
     }
@@ -236,10 +228,7 @@ impl Probe {
 
     async fn answers(&self, netns: &Arc<Netns>) -> bool {
         let endpoint = self.target.endpoint;
-        for ip in [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ] {
+        for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             let address = SocketAddr::new(ip, endpoint.port);
             match http::is_ready(&self.entrance, netns, address, endpoint).await {
                 Ok(true) => return true,

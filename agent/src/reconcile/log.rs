@@ -18,16 +18,10 @@ struct Pod {
 impl Pod {
     fn new(uid: PodUid, name: Option<PodName>) -> Self {
         match name {
-            Some(PodName { namespace, name }) => Self {
-                uid,
-                namespace: namespace.to_string(),
-                name: name.to_string(),
-            },
-            None => Self {
-                uid,
-                namespace: String::new(),
-                name: String::new(),
-            },
+            Some(PodName { namespace, name }) => {
+                Self { uid, namespace: namespace.to_string(), name: name.to_string() }
+            }
+            None => Self { uid, namespace: String::new(), name: String::new() },
         }
     }
 }
@@ -36,51 +30,25 @@ impl Pod {
 pub(super) fn line(line: Line) {
     let mono_ns = clock::now().0;
     match line {
-        Line::GateClosed {
-            uid,
-            name,
-            deadline,
-        } => {
-            let Pod {
-                uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+        Line::GateClosed { uid, name, deadline } => {
+            let Pod { uid, namespace, name } = Pod::new(uid, name);
             let deadline_ms = deadline.as_millis() as u64;
             tracing::info!(namespace, pod = name, pod_uid = %uid, deadline_ms, mono_ns, "gate closed");
         }
-        Line::GateOpened {
-            uid,
-            name,
-            at,
-            reason,
-            held,
-        } => {
+        Line::GateOpened { uid, name, at, reason, held } => {
             let mono_ns = at.0;
-            let Pod {
-                uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+            let Pod { uid, namespace, name } = Pod::new(uid, name);
             let reason = reason.as_str();
             tracing::info!(
                 namespace, pod = name, pod_uid = %uid, reason, held, mono_ns, "gate opened"
             );
         }
         Line::GateDetached { uid, name } => {
-            let Pod {
-                uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+            let Pod { uid, namespace, name } = Pod::new(uid, name);
             tracing::info!(namespace, pod = name, pod_uid = %uid, mono_ns, "gate detached");
         }
         Line::Held { uid, name, connect } => {
-            let Pod {
-                uid: pod_uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+            let Pod { uid: pod_uid, namespace, name } = Pod::new(uid, name);
             let HeldConnect {
                 cookie,
                 container,
@@ -96,18 +64,8 @@ pub(super) fn line(line: Line) {
                 cookie = cookie.0, mono_ns, "connect held"
             );
         }
-        Line::Released {
-            uid,
-            name,
-            connect,
-            waited,
-            outcome,
-        } => {
-            let Pod {
-                uid: pod_uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+        Line::Released { uid, name, connect, waited, outcome } => {
+            let Pod { uid: pod_uid, namespace, name } = Pod::new(uid, name);
             let HeldConnect {
                 cookie,
                 container,
@@ -127,11 +85,7 @@ pub(super) fn line(line: Line) {
             );
         }
         Line::GateFailed { uid, name, error } => {
-            let Pod {
-                uid,
-                namespace,
-                name,
-            } = Pod::new(uid, name);
+            let Pod { uid, namespace, name } = Pod::new(uid, name);
             tracing::error!(
                 namespace, pod = name, pod_uid = %uid, error, mono_ns,
                 "gate failed; the pod's connects are not held"

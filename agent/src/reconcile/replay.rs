@@ -21,11 +21,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// When the table is read, counted from the opening. A program run that had begun before the gate
 /// opened may drop a SYN just after: the later rounds find it, well before its own retransmission.
-const ROUNDS: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_millis(3),
-    Duration::from_millis(17),
-];
+const ROUNDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(3), Duration::from_millis(17)];
 
 /// Sends held SYNs again.
 #[derive(Debug)]
@@ -64,14 +60,7 @@ impl Replayer {
     /// Replays what `sockets` holds.
     #[must_use]
     pub fn new(entrance: Entrance, sockets: SocketTable, proc_root: PathBuf) -> Self {
-        Self {
-            replay: Replay {
-                entrance,
-                sockets,
-                proc_root,
-            },
-            running: HashMap::new(),
-        }
+        Self { replay: Replay { entrance, sockets, proc_root }, running: HashMap::new() }
     }
 
     /// Ends what is being replayed of a pod: its gate is closed again, or gone. A SYN that a closed
@@ -97,11 +86,7 @@ impl Replayer {
             if let Err(error) = replay.run(cgroup, container, &netns, &mut tally).await {
                 tally.failed = Some(error);
             }
-            let Tally {
-                sent,
-                unusable,
-                failed,
-            } = tally;
+            let Tally { sent, unusable, failed } = tally;
             match failed {
                 Some(error) => tracing::warn!(
                     pod_uid = %uid, sent, unusable, %error,
@@ -190,9 +175,7 @@ impl RawSockets {
         let socket = if destination.is_ipv4() {
             &self.v4
         } else {
-            self.v6
-                .as_ref()
-                .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?
+            self.v6.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?
         };
         // A raw socket takes the "port" for a protocol number (rawv6_sendmsg in net/ipv6/raw.c).
         let mut address = *destination;

@@ -52,9 +52,5 @@ pub(crate) fn wait_for(agent: &Agent, pod: &Pod, message: &str) -> Value {
 
 /// The log lines of this pod with this message.
 pub(crate) fn lines(agent: &Agent, pod: &Pod, message: &str) -> Vec<Value> {
-    agent
-        .logs()
-        .into_iter()
-        .filter(|line| is(line, pod, message))
-        .collect()
+    agent.logs().into_iter().filter(|line| is(line, pod, message)).collect()
 }

@@ -13,13 +13,8 @@ const LATE: Duration = Duration::from_millis(1_500);
 fn a_blocking_connect_waits_for_the_proxy_and_its_data_arrives() {
     let node = enabled_node();
     let agent = start_agent(&node);
-    for (index, to) in [backend_v4(), backend_v6(), backend_v4_mapped()]
-        .into_iter()
-        .enumerate()
-    {
-        let pod = node
-            .create_pod(PodSpec::new("shop", format!("cart-{index}")))
-            .unwrap();
+    for (index, to) in [backend_v4(), backend_v6(), backend_v4_mapped()].into_iter().enumerate() {
+        let pod = node.create_pod(PodSpec::new("shop", format!("cart-{index}"))).unwrap();
         let client = apps::connect(to).unwrap().get("/bytes/1048576");
         let app = pod.start_container("app", client).unwrap();
         let held = wait_for(&agent, &pod, "connect held");

@@ -9,21 +9,9 @@ use crate::core::{
 impl Pod {
     /// Takes in what the kernel reports of one of the pod's sockets.
     pub(super) fn kernel(&mut self, event: KernelEvent, actions: &mut Vec<Action>) {
-        let KernelEvent {
-            at,
-            cookie,
-            pod: _,
-            kind,
-        } = event;
+        let KernelEvent { at, cookie, pod: _, kind } = event;
         match kind {
-            KernelEventKind::Held {
-                container,
-                pid,
-                uid,
-                comm,
-                destination,
-                connect_at,
-            } => {
+            KernelEventKind::Held { container, pid, uid, comm, destination, connect_at } => {
                 let connect = HeldConnect {
                     cookie,
                     container: self.container_name(container),
@@ -35,18 +23,11 @@ impl Pod {
                     connect_at,
                 };
                 let (uid, name) = (self.uid.clone(), self.name());
-                let line = Line::Held {
-                    uid,
-                    name,
-                    connect: connect.clone(),
-                };
+                let line = Line::Held { uid, name, connect: connect.clone() };
                 actions.push(Action::Log(line));
                 if self.held.is_empty() && self.is_closed() {
                     let uid = self.uid.clone();
-                    actions.push(Action::SetPace {
-                        uid,
-                        pace: Pace::Held(at),
-                    });
+                    actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
                 }
                 self.held.insert(cookie, connect);
             }
@@ -77,18 +58,9 @@ impl Pod {
         }
         let (uid, name) = (self.uid.clone(), self.name());
         let waited = at.since(connect.connect_at);
-        actions.push(Action::Log(Line::Released {
-            uid,
-            name,
-            connect,
-            waited,
-            outcome,
-        }));
+        actions.push(Action::Log(Line::Released { uid, name, connect, waited, outcome }));
         if self.held.is_empty() && self.is_closed() {
-            actions.push(Action::SetPace {
-                uid: self.uid.clone(),
-                pace: Pace::Idle,
-            });
+            actions.push(Action::SetPace { uid: self.uid.clone(), pace: Pace::Idle });
         }
     }
 
@@ -106,14 +78,9 @@ impl Pod {
 
     fn container_name(&self, cgroup: Option<CgroupId>) -> Option<String> {
         let cgroup = cgroup?;
-        let (id, container) = self
-            .containers
-            .iter()
-            .find(|(_, container)| container.cgroup == cgroup)?;
-        let name = container
-            .identity
-            .as_ref()
-            .map(|identity| identity.name.clone());
+        let (id, container) =
+            self.containers.iter().find(|(_, container)| container.cgroup == cgroup)?;
+        let name = container.identity.as_ref().map(|identity| identity.name.clone());
         Some(name.unwrap_or_else(|| id.to_string()))
     }
 }

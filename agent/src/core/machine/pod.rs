@@ -49,10 +49,7 @@ impl Pod {
     }
 
     pub(super) fn name(&self) -> Option<PodName> {
-        self.view
-            .as_ref()
-            .map(|view| view.name.clone())
-            .or_else(|| self.bundle_name.clone())
+        self.view.as_ref().map(|view| view.name.clone()).or_else(|| self.bundle_name.clone())
     }
 
     pub(super) fn found(&mut self, cgroup: CgroupId, at_start: bool) {
@@ -68,11 +65,8 @@ impl Pod {
         cgroup: CgroupId,
         identity: Option<ContainerIdentity>,
     ) {
-        let container = self.containers.entry(id).or_insert(Container {
-            cgroup,
-            identity: None,
-            told: None,
-        });
+        let container =
+            self.containers.entry(id).or_insert(Container { cgroup, identity: None, told: None });
         container.identity = identity.or(container.identity.take());
     }
 
@@ -92,12 +86,7 @@ impl Pod {
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
-        if let Some(Container {
-            cgroup,
-            identity: _,
-            told: Some(_),
-        }) = self.containers.remove(id)
-        {
+        if let Some(Container { cgroup, identity: _, told: Some(_) }) = self.containers.remove(id) {
             actions.push(Action::ForgetVerdict { container: cgroup });
         }
     }
@@ -238,11 +227,7 @@ impl Pod {
         }));
         self.gate = GatePhase::Closed { deadline };
         let (uid, name) = (self.uid.clone(), self.name());
-        actions.push(Action::Log(Line::GateClosed {
-            uid,
-            name,
-            deadline: options.timeout,
-        }));
+        actions.push(Action::Log(Line::GateClosed { uid, name, deadline: options.timeout }));
         self.tell_verdicts(cgroup, options, actions);
     }
 
@@ -253,35 +238,18 @@ impl Pod {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        actions.push(Action::OpenGate {
-            uid: self.uid.clone(),
-            cgroup,
-        });
+        actions.push(Action::OpenGate { uid: self.uid.clone(), cgroup });
         actions.push(Action::StopProbe(self.uid.clone()));
         let (uid, name) = (self.uid.clone(), self.name());
         let held = self.held.len();
-        actions.push(Action::Log(Line::GateOpened {
-            uid,
-            name,
-            at: now,
-            reason,
-            held,
-        }));
+        actions.push(Action::Log(Line::GateOpened { uid, name, at: now, reason, held }));
         self.gate = GatePhase::Opening { since: now };
     }
 
     fn detach(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         let Some(cgroup) = self.cgroup else { return };
-        let containers = self
-            .containers
-            .values()
-            .map(|container| container.cgroup)
-            .collect();
-        actions.push(Action::DetachGate {
-            uid: self.uid.clone(),
-            cgroup,
-            containers,
-        });
+        let containers = self.containers.values().map(|container| container.cgroup).collect();
+        actions.push(Action::DetachGate { uid: self.uid.clone(), cgroup, containers });
         self.forget_verdicts();
         let (uid, name) = (self.uid.clone(), self.name());
         for (_, connect) in self.held.drain() {
@@ -325,14 +293,8 @@ impl Pod {
             }
             container.told = Some(verdict);
             let cgroup = container.cgroup;
-            actions.push(Action::SetVerdict {
-                container: cgroup,
-                verdict,
-            });
-            let kept = self
-                .held
-                .values()
-                .any(|held| held.container_cgroup == Some(cgroup));
+            actions.push(Action::SetVerdict { container: cgroup, verdict });
+            let kept = self.held.values().any(|held| held.container_cgroup == Some(cgroup));
             if verdict == Verdict::Pass && kept {
                 let uid = self.uid.clone();
                 actions.push(Action::ReplayContainer {
@@ -347,12 +309,6 @@ impl Pod {
 
 /// The second source of a container's identity: the API, once its status names the id.
 fn named_by_api(view: Option<&PodView>, id: &ContainerId) -> Option<ContainerIdentity> {
-    let container = view?
-        .containers
-        .iter()
-        .find(|container| container.id.as_ref() == Some(id))?;
-    Some(ContainerIdentity {
-        kind: ContainerKind::Container,
-        name: container.name.clone(),
-    })
+    let container = view?.containers.iter().find(|container| container.id.as_ref() == Some(id))?;
+    Some(ContainerIdentity { kind: ContainerKind::Container, name: container.name.clone() })
 }

@@ -22,25 +22,16 @@ fn at(ms: u64) -> Monotonic {
 }
 
 fn labels(hold: Option<&str>) -> BTreeMap<String, String> {
-    hold.map(|value| (HOLD_LABEL.to_owned(), value.to_owned()))
-        .into_iter()
-        .collect()
+    hold.map(|value| (HOLD_LABEL.to_owned(), value.to_owned())).into_iter().collect()
 }
 
 fn namespace(hold: Option<&str>) -> NamespaceView {
-    NamespaceView {
-        name: "shop".to_owned(),
-        labels: labels(hold),
-    }
+    NamespaceView { name: "shop".to_owned(), labels: labels(hold) }
 }
 
 fn view() -> PodView {
-    let container = |name: &str, role| ContainerView {
-        name: name.to_owned(),
-        role,
-        id: None,
-        ready: false,
-    };
+    let container =
+        |name: &str, role| ContainerView { name: name.to_owned(), role, id: None, ready: false };
     PodView {
         uid: uid(),
         name: PodName::new("shop", "cart"),
@@ -63,11 +54,7 @@ fn ready_view() -> PodView {
 }
 
 fn found(at_start: bool) -> Event {
-    Event::PodCgroupFound {
-        uid: uid(),
-        cgroup: CGROUP,
-        at_start,
-    }
+    Event::PodCgroupFound { uid: uid(), cgroup: CGROUP, at_start }
 }
 
 fn container(cgroup: CgroupId, name: Option<&str>) -> Event {
@@ -84,12 +71,7 @@ fn container(cgroup: CgroupId, name: Option<&str>) -> Event {
 }
 
 fn kernel(ms: u64, cookie: u64, kind: KernelEventKind) -> Event {
-    Event::Kernel(KernelEvent {
-        at: at(ms),
-        cookie: SocketCookie(cookie),
-        pod: CGROUP,
-        kind,
-    })
+    Event::Kernel(KernelEvent { at: at(ms), cookie: SocketCookie(cookie), pod: CGROUP, kind })
 }
 
 fn held(ms: u64, cookie: u64) -> Event {
@@ -112,14 +94,8 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let options = MachineOptions {
-            timeout: Duration::from_secs(60),
-            profile: &ISTIO,
-        };
-        Self {
-            machine: Machine::new(options),
-            actions: Vec::new(),
-        }
+        let options = MachineOptions { timeout: Duration::from_secs(60), profile: &ISTIO };
+        Self { machine: Machine::new(options), actions: Vec::new() }
     }
 
     /// A node of which the API has said all it knows.
@@ -172,26 +148,13 @@ fn an_enabled_pod_is_held_from_its_cgroup_on_until_its_proxy_is_ready() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     let actions = run.apply(10, found(false));
     assert_eq!(closes(&actions), Some(at(60_010)));
-    assert!(
-        actions
-            .iter()
-            .any(|action| matches!(action, Action::StartProbe { .. }))
-    );
+    assert!(actions.iter().any(|action| matches!(action, Action::StartProbe { .. })));
 
     let actions = run.apply(500, held(500, 1));
-    assert!(actions.contains(&Action::SetPace {
-        uid: uid(),
-        pace: Pace::Held(at(500))
-    }));
+    assert!(actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Held(at(500)) }));
 
     let actions = run.apply(2_000, Event::ProxyReady(uid()));
-    assert_eq!(
-        actions[0],
-        Action::OpenGate {
-            uid: uid(),
-            cgroup: CGROUP
-        }
-    );
+    assert_eq!(actions[0], Action::OpenGate { uid: uid(), cgroup: CGROUP });
     assert_eq!(opened(&actions), Some(OpenReason::ProbeReady));
     assert!(actions.contains(&Action::StopProbe(uid())));
 
@@ -239,12 +202,7 @@ fn whatever_must_never_be_held_is_not() {
         let mut run = Run::listed(Some("enabled"), vec![view.clone()]);
         run.apply(10, found(false));
         run.apply(20, container(APP, Some("app")));
-        assert!(
-            !run.actions
-                .iter()
-                .any(|a| matches!(a, Action::CloseGate(_))),
-            "{view:?}"
-        );
+        assert!(!run.actions.iter().any(|a| matches!(a, Action::CloseGate(_))), "{view:?}");
 
         let mut run = Run::listed(Some("enabled"), vec![]);
         run.apply(10, found(false));
@@ -269,11 +227,7 @@ fn a_pod_that_ran_before_is_asked_first() {
         let mut run = Run::listed(Some("enabled"), vec![view()]);
         let actions = run.apply(10, found(true));
         assert!(closes(&actions).is_none());
-        let event = if ready {
-            Event::ProxyReady(uid())
-        } else {
-            Event::ProxyNotReady(uid())
-        };
+        let event = if ready { Event::ProxyReady(uid()) } else { Event::ProxyNotReady(uid()) };
         run.apply(20, event);
         assert_eq!(run.is_closed(), held);
     }
@@ -292,10 +246,7 @@ fn labels_take_effect_while_a_pod_starts() {
     run.apply(30, Event::ProxyNotReady(uid()));
     assert!(run.is_closed());
     let actions = run.apply(40, Event::NamespaceApplied(namespace(None)));
-    assert_eq!(
-        opened(&actions),
-        Some(OpenReason::Exempt(Exemption::NotEnabled))
-    );
+    assert_eq!(opened(&actions), Some(OpenReason::Exempt(Exemption::NotEnabled)));
     run.apply(100, Event::Tick);
     assert_eq!(run.gate(), Some(gate::GatePhase::Absent));
     run.apply(110, Event::NamespaceApplied(namespace(Some("enabled"))));
@@ -341,14 +292,8 @@ fn the_ends_of_a_hold_are_told_apart() {
     run.apply(200, kernel(200, 1, KernelEventKind::Closed));
     run.apply(300, kernel(300, 2, KernelEventKind::Failed));
     run.apply(300, kernel(300, 2, KernelEventKind::Failed));
-    assert_eq!(
-        outcomes(&run.actions),
-        [Outcome::ClosedByApplication, Outcome::TimedOut]
-    );
-    assert!(run.actions.contains(&Action::SetPace {
-        uid: uid(),
-        pace: Pace::Idle
-    }));
+    assert_eq!(outcomes(&run.actions), [Outcome::ClosedByApplication, Outcome::TimedOut]);
+    assert!(run.actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Idle }));
 }
 
 #[test]
@@ -356,16 +301,10 @@ fn containers_are_held_until_they_are_known_to_pass() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
     let actions = run.apply(10, container(PROXY, Some("istio-proxy")));
-    let passes = |container| Action::SetVerdict {
-        container,
-        verdict: Verdict::Pass,
-    };
+    let passes = |container| Action::SetVerdict { container, verdict: Verdict::Pass };
     assert_eq!(actions, [passes(PROXY)]);
     assert!(run.apply(11, container(APP, Some("app"))).is_empty());
-    assert!(
-        run.apply(12, container(PROXY, Some("istio-proxy")))
-            .is_empty()
-    );
+    assert!(run.apply(12, container(PROXY, Some("istio-proxy"))).is_empty());
 
     // No bundle: held, until the API names it; what it sent in the meantime is replayed.
     let mut run = Run::listed(Some("enabled"), vec![view()]);
@@ -375,11 +314,7 @@ fn containers_are_held_until_they_are_known_to_pass() {
     let mut named = view();
     named.containers[0].id = Some(ContainerId::new(&format!("id{APP}")));
     let actions = run.apply(30, Event::PodApplied(named));
-    let replay = Action::ReplayContainer {
-        uid: uid(),
-        cgroup: CGROUP,
-        container: APP,
-    };
+    let replay = Action::ReplayContainer { uid: uid(), cgroup: CGROUP, container: APP };
     assert_eq!(actions, [passes(APP), replay]);
 }
 
@@ -387,13 +322,7 @@ fn containers_are_held_until_they_are_known_to_pass() {
 fn a_gate_that_fails_stays_open() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
-    run.apply(
-        1,
-        Event::GateFailed {
-            uid: uid(),
-            error: "no memory".to_owned(),
-        },
-    );
+    run.apply(1, Event::GateFailed { uid: uid(), error: "no memory".to_owned() });
     assert_eq!(run.gate(), Some(gate::GatePhase::Open));
     assert!(run.apply(2, Event::Tick).is_empty());
 }
@@ -414,10 +343,7 @@ fn nothing_is_left_of_a_pod_that_is_gone() {
         }
         assert!(run.machine.pods.is_empty() && run.machine.by_cgroup.is_empty());
         let detached = |action: &Action| matches!(action, Action::DetachGate { .. });
-        assert_eq!(
-            run.actions.iter().filter(|action| detached(action)).count(),
-            1
-        );
+        assert_eq!(run.actions.iter().filter(|action| detached(action)).count(), 1);
     }
 }
 
@@ -436,8 +362,7 @@ mod properties {
                 view
             });
         prop_oneof![
-            hold.clone()
-                .prop_map(|hold| Event::NamespacesListed(vec![namespace(hold)])),
+            hold.clone().prop_map(|hold| Event::NamespacesListed(vec![namespace(hold)])),
             hold.prop_map(|hold| Event::NamespaceApplied(namespace(hold))),
             proptest::collection::vec(view.clone(), 0..2).prop_map(Event::PodsListed),
             view.prop_map(Event::PodApplied),
@@ -448,10 +373,7 @@ mod properties {
             Just(container(PROXY, Some("istio-proxy"))),
             Just(Event::ProxyReady(uid())),
             Just(Event::ProxyNotReady(uid())),
-            Just(Event::GateFailed {
-                uid: uid(),
-                error: String::new()
-            }),
+            Just(Event::GateFailed { uid: uid(), error: String::new() }),
             (1_u64..4).prop_map(|cookie| held(0, cookie)),
             (1_u64..4).prop_map(|cookie| kernel(0, cookie, KernelEventKind::Connected)),
             Just(Event::Tick),

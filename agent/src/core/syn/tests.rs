@@ -26,17 +26,9 @@ fn address(ip: &str, port: u16) -> Address {
         IpAddr::V4(ip) => {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&ip.octets());
-            Address {
-                ip: bytes,
-                port,
-                version: 4,
-            }
+            Address { ip: bytes, port, version: 4 }
         }
-        IpAddr::V6(ip) => Address {
-            ip: ip.octets(),
-            port,
-            version: 6,
-        },
+        IpAddr::V6(ip) => Address { ip: ip.octets(), port, version: 6 },
     }
 }
 
@@ -65,18 +57,12 @@ fn record(source: Address, destination: Address, header: &[u8]) -> SocketRecord 
 
 fn tcp_of(packet: &ReplayPacket) -> TcpHeader {
     let sliced = SlicedPacket::from_ip(&packet.bytes).unwrap();
-    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else {
-        panic!("no TCP header")
-    };
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP header") };
     assert!(tcp.payload().is_empty());
     let header = tcp.to_header();
     let expected = match sliced.net.unwrap() {
-        NetSlice::Ipv4(ip) => header
-            .calc_checksum_ipv4(&ip.header().to_header(), &[])
-            .unwrap(),
-        NetSlice::Ipv6(ip) => header
-            .calc_checksum_ipv6(&ip.header().to_header(), &[])
-            .unwrap(),
+        NetSlice::Ipv4(ip) => header.calc_checksum_ipv4(&ip.header().to_header(), &[]).unwrap(),
+        NetSlice::Ipv6(ip) => header.calc_checksum_ipv6(&ip.header().to_header(), &[]).unwrap(),
         NetSlice::Arp(_) => panic!("not IP"),
     };
     assert_eq!(header.checksum, expected);
@@ -90,10 +76,7 @@ fn a_replay_repeats_the_syn_before_nat_with_a_current_timestamp() {
         let (source, destination) = (address(source, 51_234), address(destination, 443));
         let record = record(source, destination, &syn.to_bytes());
         let packet = replay_packet(&record, Monotonic(2_510 * MS + 999_999)).unwrap();
-        assert_eq!(
-            packet.destination,
-            SocketAddr::new(ip(&destination).unwrap(), 443)
-        );
+        assert_eq!(packet.destination, SocketAddr::new(ip(&destination).unwrap(), 443));
         let mut expected = linux_syn(3_500);
         expected.source_port = 51_234;
         expected.destination_port = 443;
@@ -106,11 +89,7 @@ fn a_replay_repeats_the_syn_before_nat_with_a_current_timestamp() {
 #[test]
 fn the_timestamp_wraps_like_the_clock_it_comes_from() {
     let syn = linux_syn(u32::MAX);
-    let record = record(
-        address("10.7.0.2", 1),
-        address("10.8.0.2", 2),
-        &syn.to_bytes(),
-    );
+    let record = record(address("10.7.0.2", 1), address("10.8.0.2", 2), &syn.to_bytes());
     let sent = tcp_of(&replay_packet(&record, Monotonic(12 * MS)).unwrap());
     assert_eq!(sent.options.as_slice(), linux_syn(1).options.as_slice());
 }
@@ -119,13 +98,8 @@ fn the_timestamp_wraps_like_the_clock_it_comes_from() {
 fn a_syn_without_timestamps_is_repeated_as_it_is() {
     let mut syn = TcpHeader::new(40_000, 15_001, 7, 64_240);
     syn.syn = true;
-    syn.set_options(&[TcpOptionElement::MaximumSegmentSize(1460)])
-        .unwrap();
-    let record = record(
-        address("10.7.0.2", 1),
-        address("10.8.0.2", 2),
-        &syn.to_bytes(),
-    );
+    syn.set_options(&[TcpOptionElement::MaximumSegmentSize(1460)]).unwrap();
+    let record = record(address("10.7.0.2", 1), address("10.8.0.2", 2), &syn.to_bytes());
     let sent = tcp_of(&replay_packet(&record, Monotonic(MS * 60_000)).unwrap());
     assert_eq!(sent.options, syn.options);
 }
@@ -134,10 +108,7 @@ fn a_syn_without_timestamps_is_repeated_as_it_is() {
 fn nothing_but_a_syn_is_ever_built() {
     let (source, destination) = (address("10.7.0.2", 1), address("10.8.0.2", 2));
     let now = Monotonic(MS);
-    assert_eq!(
-        replay_packet(&record(source, destination, &[]), now),
-        Err(SynError::Nothing)
-    );
+    assert_eq!(replay_packet(&record(source, destination, &[]), now), Err(SynError::Nothing));
     let mut ack = linux_syn(1);
     ack.ack = true;
     let mut rst = linux_syn(1);
