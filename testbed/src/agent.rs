@@ -1,0 +1,145 @@
+//! The agent under test, run as on a real node, with its log at hand.
+
+use std::{path::PathBuf, process::ExitStatus, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::{
+    node::Node,
+    process::{Command, Network, Process},
+};
+
+/// How to start the agent.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The `holdfast` binary.
+    pub binary: PathBuf,
+    /// Further arguments after those that the node itself gives.
+    pub args: Vec<String>,
+    /// Further environment variables.
+    pub env: Vec<(String, String)>,
+    /// `--log-level`; the agent's own default without it.
+    pub log_level: Option<String>,
+}
+
+impl AgentOptions {
+    /// Runs `binary` with nothing but what the node gives it.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self { binary: binary.into(), args: Vec::new(), env: Vec::new(), log_level: None }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets the agent's `--log-level`.
+    #[must_use]
+    pub fn log_level(mut self, level: impl Into<String>) -> Self {
+        self.log_level = Some(level.into());
+        self
+    }
+}
+
+/// A running agent. Dropping it kills it.
+#[must_use = "dropping an agent kills it"]
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+}
+
+impl Agent {
+    pub(crate) fn start(node: &Node, options: &AgentOptions) -> Result<Self> {
+        let AgentOptions { binary, args, env, log_level } = options;
+        let mut command = Command::new(binary)
+            .args(["run", "--log-format", "json", "--node-name", node.name()])
+            .arg("--kubeconfig")
+            .arg(node.kubeconfig())
+            .arg("--cgroup-root")
+            .arg(node.cgroup_root())
+            .arg("--runtime-root")
+            .arg(node.runtime_root());
+        if let Some(level) = log_level {
+            command = command.args(["--log-level", level]);
+        }
+        command = command.args(args);
+        for (key, value) in env {
+            command = command.env(key, value);
+        }
+        let process = Process::spawn(
+            &command,
+            Some(&node.agent_cgroup()?),
+            &Network::Inherit,
+            Box::new(|_| {}),
+        )?;
+        Ok(Self { process })
+    }
+
+    /// The first log line, from the agent's start on, that `wanted` accepts; waits for it.
+    pub fn wait_log(&self, timeout: Duration, wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
+        self.process.wait_log(timeout, wanted)
+    }
+
+    /// The first log line with this message.
+    pub fn wait_message(&self, timeout: Duration, message: &str) -> Result<Value> {
+        self.wait_log(timeout, |line| line["message"] == message)
+            .with_context(|| format!("wait for the agent's {message:?}"))
+    }
+
+    /// All log lines so far.
+    pub fn logs(&self) -> Vec<Value> {
+        self.process.log_records()
+    }
+
+    /// The log lines with this message.
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let mut lines = self.logs();
+        lines.retain(|line| line["message"] == message);
+        lines
+    }
+
+    /// What it wrote to standard error, whether or not that is a log line.
+    pub fn stderr(&self) -> Vec<String> {
+        self.process.stderr()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its process, for signals and the like.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&self, timeout: Duration) -> Result<ExitStatus> {
+        self.process.stop(timeout)
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Waits for an end that the agent itself has chosen.
+    pub fn wait_exit(&self, timeout: Duration) -> Result<ExitStatus> {
+        self.process.wait(timeout)
+    }
+
+    /// The exit status, once it has ended.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.exit_status()
+    }
+}

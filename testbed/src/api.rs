@@ -1,0 +1,313 @@
+//! A Kubernetes API server over HTTP, as much of it as an agent on a node talks to.
+//!
+//! Lists and watches of pods, namespaces and nodes with selectors, paging, bookmarks and expired
+//! histories; events are taken and kept. The clients are real, so the answers must be right; what
+//! no agent asks for answers 404 with a `Status`, as a real server does.
+
+mod reply;
+mod resource;
+mod routes;
+mod select;
+mod store;
+mod watch;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
+
+use self::store::{Key, Store};
+pub use self::{resource::Resource, store::Refusal};
+
+/// As many as a real server's kernel queue takes.
+const BACKLOG: i32 = 1024;
+
+/// The running API and the controls that tests have over it.
+#[derive(Debug)]
+pub struct Api {
+    shared: Shared,
+    address: SocketAddr,
+    /// Bound but never listening: keeps the port while the server is stopped, connections to it
+    /// are refused.
+    _reserved: Socket,
+    server: Mutex<Option<Server>>,
+}
+
+#[derive(Debug)]
+struct Server {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// The store, and the news that it has changed.
+#[derive(Clone, Debug)]
+struct Shared {
+    store: Arc<Mutex<Store>>,
+    news: Arc<Sender<u64>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribe(&self) -> Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.lock();
+        let result = change(&mut store);
+        self.news.send_replace(store.version());
+        result
+    }
+
+    fn count(&self, verb: &str, resource: &str) {
+        *self.lock().requests.entry((verb.to_owned(), resource.to_owned())).or_default() += 1;
+    }
+}
+
+impl Api {
+    /// Starts an API without any object, on a port of its own on 127.0.0.1.
+    pub fn start() -> Result<Self> {
+        let reserved = bind(0)?;
+        let address = reserved
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket())
+            .context("the API's socket has no address")?;
+        let api = Self {
+            shared: Shared { store: Arc::default(), news: Arc::new(Sender::new(0)) },
+            address,
+            _reserved: reserved,
+            server: Mutex::new(None),
+        };
+        api.resume()?;
+        Ok(api)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A kubeconfig (JSON, which is YAML) without credentials.
+    pub fn kubeconfig(&self) -> String {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "testbed", "cluster": {"server": self.url()}}],
+            "users": [{"name": "agent", "user": {}}],
+            "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": "agent"}}],
+            "current-context": "testbed",
+        })
+        .to_string()
+    }
+
+    /// Takes the server down: open watches are cut, connections are refused. The objects stay and
+    /// can be changed meanwhile.
+    pub fn stop(&self) {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Server { stop, thread }) = server {
+            // Fails only when the thread has ended already.
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+
+    /// Brings the server back on the same port after [`Self::stop`].
+    pub fn resume(&self) -> Result<()> {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if server.is_some() {
+            bail!("the API already runs");
+        }
+        let socket = bind(self.address.port())?;
+        socket.listen(BACKLOG).context("listen for API clients")?;
+        socket.set_nonblocking(true).context("set O_NONBLOCK")?;
+        let listener = TcpListener::from(socket);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the API's runtime")?;
+        let router = routes::router(self.shared.clone());
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("testbed-api".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = axum::serve(listener, router) => {}
+                        _ = stopped => {}
+                    }
+                });
+                // Dropping the runtime drops every connection's task, and the socket with it.
+            })
+            .context("start the API's thread")?;
+        *server = Some(Server { stop, thread });
+        Ok(())
+    }
+
+    /// Creates or replaces an object; `metadata.uid` and `creationTimestamp` are filled in.
+    pub fn put(&self, resource: Resource, mut object: Value) -> Value {
+        let metadata = &mut object["metadata"];
+        if metadata["uid"].is_null()
+            && let Ok(uid) = crate::container::random_uid()
+        {
+            metadata["uid"] = json!(uid);
+        }
+        if metadata["creationTimestamp"].is_null() {
+            metadata["creationTimestamp"] = json!(crate::pod::now());
+        }
+        self.shared.change(|store| store.put(resource, object))
+    }
+
+    /// Creates or replaces a namespace with these labels.
+    pub fn put_namespace(&self, name: &str, labels: &[(&str, &str)]) -> Value {
+        let mut all = serde_json::Map::new();
+        // The API server sets this one itself.
+        all.insert("kubernetes.io/metadata.name".into(), json!(name));
+        all.extend(labels.iter().map(|(k, v)| ((*k).to_owned(), json!(v))));
+        self.put(
+            Resource::Namespaces,
+            json!({
+                "metadata": {"name": name, "labels": all},
+                "spec": {"finalizers": ["kubernetes"]},
+                "status": {"phase": "Active"},
+            }),
+        )
+    }
+
+    /// Applies a JSON merge patch; `None` when there is no such object.
+    pub fn patch(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        patch: &Value,
+    ) -> Option<Value> {
+        let key = key(resource, namespace, name);
+        self.shared.change(|store| store.update(&key, |object| routes::merge(object, patch)))
+    }
+
+    /// Sets or, with `None`, removes a namespace's label.
+    pub fn label_namespace(&self, name: &str, label: &str, value: Option<&str>) -> Option<Value> {
+        let patch = json!({"metadata": {"labels": {label: value}}});
+        self.patch(Resource::Namespaces, None, name, &patch)
+    }
+
+    /// Replaces an object's `status` and nothing else, as kubelet does.
+    pub(crate) fn set_status(&self, namespace: &str, name: &str, status: Value) {
+        let key = key(Resource::Pods, Some(namespace), name);
+        self.shared.change(|store| store.update(&key, |object| object["status"] = status));
+    }
+
+    /// Deletes an object; gives its last state.
+    pub fn delete(&self, resource: Resource, namespace: Option<&str>, name: &str) -> Option<Value> {
+        let key = key(resource, namespace, name);
+        self.shared.change(|store| store.delete(&key))
+    }
+
+    /// One object.
+    pub fn get(&self, resource: Resource, namespace: Option<&str>, name: &str) -> Option<Value> {
+        self.shared.lock().get(&key(resource, namespace, name)).cloned()
+    }
+
+    /// Every object of a resource.
+    pub fn list(&self, resource: Resource) -> Vec<Value> {
+        self.shared
+            .lock()
+            .list(resource, None, &select::Selector::default(), None, None)
+            .map(|page| page.items)
+            .unwrap_or_default()
+    }
+
+    /// Every Event that clients have posted, of either API group.
+    pub fn events(&self) -> Vec<Value> {
+        let mut all = self.list(Resource::Events);
+        all.extend(self.list(Resource::CoreEvents));
+        all
+    }
+
+    /// One recorded watch event: its object is put or deleted.
+    pub fn replay(&self, event: &Value) -> Result<()> {
+        let object = &event["object"];
+        let metadata = &object["metadata"];
+        let Some(name) = metadata["name"].as_str() else {
+            bail!("a recorded event has no object: {event}");
+        };
+        match event["type"].as_str() {
+            Some("ADDED" | "MODIFIED") => {
+                self.put(Resource::Pods, object.clone());
+            }
+            Some("DELETED") => {
+                self.delete(Resource::Pods, metadata["namespace"].as_str(), name);
+            }
+            other => bail!("a recorded event has the type {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// Forgets all history: every open watch ends with an ERROR event of code 410, pages from
+    /// earlier versions are answered with 410, watches as [`Self::refuse_old_watches_with`] says.
+    pub fn expire_history(&self) {
+        self.shared.change(Store::expire);
+    }
+
+    /// How watches from versions that are too old are answered from now on.
+    pub fn refuse_old_watches_with(&self, refusal: Refusal) {
+        self.shared.lock().refusal = refusal;
+    }
+
+    /// How many requests came with this verb (`list`, `watch`, `get`, `create`, ...) for a
+    /// resource's plural name.
+    pub fn requests(&self, verb: &str, resource: &str) -> u64 {
+        self.shared
+            .lock()
+            .requests
+            .get(&(verb.to_owned(), resource.to_owned()))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The current resource version.
+    pub fn version(&self) -> u64 {
+        self.shared.lock().version()
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
+    let namespace = namespace.unwrap_or_default().to_owned();
+    (resource, namespace, name.to_owned())
+}
+
+/// With SO_REUSEADDR, so that the port's reservation and its server can both be bound to it.
+fn bind(port: u16) -> Result<Socket> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bound = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    bound().with_context(|| format!("bind the API to {address}"))
+}

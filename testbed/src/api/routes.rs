@@ -1,0 +1,326 @@
+//! Paths, methods and parameters of the Kubernetes API.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Query, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::Response,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Shared,
+    reply::{Failure, Shape, json_response},
+    resource::Resource,
+    select::Selector,
+    store::Key,
+    watch,
+};
+
+/// The parameters of lists and watches.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Parameters {
+    field_selector: Option<String>,
+    label_selector: Option<String>,
+    limit: Option<usize>,
+    #[serde(rename = "continue")]
+    token: Option<String>,
+    watch: Option<String>,
+    pub(super) resource_version: Option<String>,
+    pub(super) allow_watch_bookmarks: Option<String>,
+    pub(super) send_initial_events: Option<String>,
+    pub(super) timeout_seconds: Option<u64>,
+}
+
+/// Booleans come as `true` or `1`.
+pub(super) fn is_set(parameter: Option<&String>) -> bool {
+    parameter.is_some_and(|value| value == "true" || value == "1")
+}
+
+pub(super) fn router(shared: Shared) -> Router {
+    Router::new().fallback(serve).with_state(shared)
+}
+
+/// Where a request points to.
+struct Target<'a> {
+    resource: Resource,
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+    is_status: bool,
+}
+
+impl<'a> Target<'a> {
+    /// `/api/v1/...` and `/apis/<group>/v1/...`.
+    fn parse(path: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let (group, rest) = match parts.as_slice() {
+            ["api", "v1", rest @ ..] => ("", rest),
+            ["apis", group, "v1", rest @ ..] => (*group, rest),
+            _ => return None,
+        };
+        // `namespaces/<name>` alone is the namespace itself, with more behind it a scope.
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, rest @ ..]
+                if rest.first().is_some_and(|next| *next != "status") =>
+            {
+                (Some(*namespace), rest)
+            }
+            rest => (None, rest),
+        };
+        let (plural, name, is_status) = match rest {
+            [plural] => (plural, None, false),
+            [plural, name] => (plural, Some(*name), false),
+            [plural, name, "status"] => (plural, Some(*name), true),
+            _ => return None,
+        };
+        let resource = Resource::find(group, plural)?;
+        Some(Self { resource, namespace, name, is_status })
+    }
+
+    fn key(&self, name: &str) -> Key {
+        let namespace = self.namespace.unwrap_or_default();
+        (self.resource, namespace.to_owned(), name.to_owned())
+    }
+}
+
+async fn serve(
+    State(shared): State<Shared>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    Query(parameters): Query<Parameters>,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let Some(target) = Target::parse(uri.path()) else {
+        shared.count("get", uri.path());
+        return discovery(uri.path())
+            .map(|document| json_response(StatusCode::OK, &document))
+            .ok_or_else(Failure::unknown_path);
+    };
+    let verb = verb(&method, &target, &parameters);
+    shared.count(verb, target.resource.plural());
+    let accept =
+        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let shape = Shape::from_accept(accept);
+    match (verb, target.name) {
+        ("list", None) => list(&shared, &target, shape, &parameters),
+        ("watch", None) => watch(&shared, &target, shape, &parameters),
+        ("get", Some(name)) => {
+            let store = shared.lock();
+            let object = store
+                .get(&target.key(name))
+                .ok_or_else(|| Failure::not_found(target.resource, name))?;
+            Ok(json_response(StatusCode::OK, &shape.of(object.clone())))
+        }
+        ("create", None) => create(&shared, &target, &body),
+        ("patch", Some(name)) => patch(&shared, &target, name, &body),
+        ("delete", Some(name)) => {
+            let deleted = shared.change(|store| store.delete(&target.key(name)));
+            let object = deleted.ok_or_else(|| Failure::not_found(target.resource, name))?;
+            Ok(json_response(StatusCode::OK, &object))
+        }
+        _ => Err(Failure::not_allowed()),
+    }
+}
+
+/// As the API's authorisation names it, which is also what requests are counted by.
+fn verb(method: &Method, target: &Target<'_>, parameters: &Parameters) -> &'static str {
+    match *method {
+        Method::GET if target.name.is_some() => "get",
+        Method::GET if is_set(parameters.watch.as_ref()) => "watch",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
+    }
+}
+
+fn selector(parameters: &Parameters) -> Result<Selector, Failure> {
+    Selector::parse(parameters.field_selector.as_deref(), parameters.label_selector.as_deref())
+        .map_err(|bad| Failure::bad_request(bad.0))
+}
+
+fn list(
+    shared: &Shared,
+    target: &Target<'_>,
+    shape: Shape,
+    parameters: &Parameters,
+) -> Result<Response, Failure> {
+    let page = shared
+        .lock()
+        .list(
+            target.resource,
+            target.namespace,
+            &selector(parameters)?,
+            parameters.limit,
+            parameters.token.as_deref(),
+        )
+        .map_err(|_| Failure::expired())?;
+    Ok(json_response(StatusCode::OK, &shape.list(target.resource, page)))
+}
+
+fn watch(
+    shared: &Shared,
+    target: &Target<'_>,
+    shape: Shape,
+    parameters: &Parameters,
+) -> Result<Response, Failure> {
+    let scope = watch::Scope {
+        resource: target.resource,
+        namespace: target.namespace.map(str::to_owned),
+        selector: selector(parameters)?,
+        shape,
+    };
+    watch::start(shared, scope, parameters)
+}
+
+fn create(shared: &Shared, target: &Target<'_>, body: &[u8]) -> Result<Response, Failure> {
+    let mut object = parse(body)?;
+    let metadata = &mut object["metadata"];
+    if let Some(namespace) = target.namespace {
+        metadata["namespace"] = json!(namespace);
+    }
+    let Some(name) = metadata["name"].as_str().map(str::to_owned) else {
+        return Err(Failure::bad_request("metadata.name is required"));
+    };
+    let stored = shared.change(|store| {
+        if store.get(&target.key(&name)).is_some() {
+            return Err(Failure::already_exists(target.resource, &name));
+        }
+        Ok(store.put(target.resource, object))
+    })?;
+    Ok(json_response(StatusCode::CREATED, &stored))
+}
+
+fn patch(
+    shared: &Shared,
+    target: &Target<'_>,
+    name: &str,
+    body: &[u8],
+) -> Result<Response, Failure> {
+    let patch = parse(body)?;
+    // Strategic merge differs from merge only in lists, which no patch of an agent touches.
+    let patch = if target.is_status { json!({"status": patch["status"]}) } else { patch };
+    shared
+        .change(|store| store.update(&target.key(name), |object| merge(object, &patch)))
+        .map(|stored| json_response(StatusCode::OK, &stored))
+        .ok_or_else(|| Failure::not_found(target.resource, name))
+}
+
+fn parse(body: &[u8]) -> Result<Value, Failure> {
+    match serde_json::from_slice(body) {
+        Ok(object @ Value::Object(_)) => Ok(object),
+        Ok(_) => Err(Failure::bad_request("the body is not a JSON object")),
+        Err(error) => Err(Failure::bad_request(format!("the body is not JSON: {error}"))),
+    }
+}
+
+/// JSON merge patch (RFC 7386).
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        target.clone_from(patch);
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            if let Some(fields) = target.as_object_mut() {
+                fields.remove(key);
+            }
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+/// `/version` and what clients read to find out which resources there are.
+fn discovery(path: &str) -> Option<Value> {
+    let group = json!({
+        "name": "events.k8s.io",
+        "versions": [{"groupVersion": "events.k8s.io/v1", "version": "v1"}],
+        "preferredVersion": {"groupVersion": "events.k8s.io/v1", "version": "v1"},
+    });
+    Some(match path.trim_end_matches('/') {
+        "/version" => json!({
+            "major": "1",
+            "minor": "33",
+            "gitVersion": "v1.33.0",
+            "gitCommit": "testbed",
+            "gitTreeState": "clean",
+            "buildDate": "2025-04-23T13:00:00Z",
+            "goVersion": "none",
+            "compiler": "none",
+            "platform": "linux/amd64",
+        }),
+        "/api" => json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [],
+        }),
+        "/apis" => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}),
+        "/api/v1" => resources("", "v1"),
+        "/apis/events.k8s.io" => group,
+        "/apis/events.k8s.io/v1" => resources("events.k8s.io", "events.k8s.io/v1"),
+        _ => return None,
+    })
+}
+
+fn resources(group: &str, group_version: &str) -> Value {
+    let all: Vec<Value> = Resource::ALL
+        .into_iter()
+        .filter(|one| one.group() == group)
+        .map(|one| {
+            json!({
+                "name": one.plural(),
+                "singularName": one.kind().to_lowercase(),
+                "namespaced": one.is_namespaced(),
+                "kind": one.kind(),
+                "verbs": ["create", "delete", "get", "list", "patch", "watch"],
+            })
+        })
+        .collect();
+    json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": group_version,
+        "resources": all,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_resources() {
+        let namespaced = Target::parse("/api/v1/namespaces/shop/pods/a").unwrap();
+        assert_eq!(namespaced.resource, Resource::Pods);
+        assert_eq!((namespaced.namespace, namespaced.name), (Some("shop"), Some("a")));
+        let namespace = Target::parse("/api/v1/namespaces/shop").unwrap();
+        assert_eq!(namespace.resource, Resource::Namespaces);
+        assert_eq!((namespace.namespace, namespace.name), (None, Some("shop")));
+        let events = Target::parse("/apis/events.k8s.io/v1/namespaces/shop/events").unwrap();
+        assert_eq!(events.resource, Resource::Events);
+        assert!(Target::parse("/api/v1/bogus").is_none());
+        assert!(Target::parse("/version").is_none());
+    }
+
+    #[test]
+    fn a_merge_patch_removes_what_is_null_and_keeps_the_rest() {
+        let mut object = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"x": [1]}});
+        merge(
+            &mut object,
+            &json!({"metadata": {"labels": {"a": null, "c": "3"}}, "spec": {"x": [2]}}),
+        );
+        assert_eq!(
+            object,
+            json!({"metadata": {"labels": {"b": "2", "c": "3"}}, "spec": {"x": [2]}})
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! The objects, their versions and a bounded history of changes: etcd and the watch cache in one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use super::{resource::Resource, select::Selector};
+
+/// How many changes a watch may lag behind, as the watch cache of a small cluster keeps.
+const HISTORY: usize = 1000;
+/// A fresh cluster is never at version 1, and clients must not take a version for a count.
+const FIRST_VERSION: u64 = 1000;
+
+/// An object's identity within its resource: namespace (empty for cluster-wide ones) and name.
+pub(super) type Key = (Resource, String, String);
+
+/// One change: what was, what is.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) version: u64,
+    resource: Resource,
+    namespace: String,
+    before: Option<Value>,
+    after: Option<Value>,
+}
+
+/// What one watcher sees of a change.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Seen {
+    Added(Value),
+    Modified(Value),
+    Deleted(Value),
+}
+
+/// Why a watch or a page cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expired;
+
+/// How a watch from a version that is too old is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusal {
+    /// 200 and one ERROR event with code 410: what an API server with a watch cache does.
+    #[default]
+    Event,
+    /// The HTTP status 410, as the API's documentation has it. The watcher of kube 5.0 does not
+    /// list again after it, but tries the same version for ever.
+    Status,
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) items: Vec<Value>,
+    pub(super) version: u64,
+    pub(super) next: Option<String>,
+    pub(super) remaining: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    objects: BTreeMap<Key, Value>,
+    history: VecDeque<Change>,
+    version: u64,
+    /// Watches from a version before this one are too old.
+    oldest: u64,
+    /// Counts the times at which every open watch was told that it is too old.
+    pub(super) expiry: u64,
+    pub(super) refusal: Refusal,
+    pub(super) requests: BTreeMap<(String, String), u64>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+            version: FIRST_VERSION,
+            oldest: FIRST_VERSION,
+            expiry: 0,
+            refusal: Refusal::default(),
+            requests: BTreeMap::new(),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Value> {
+        self.objects.get(key)
+    }
+
+    /// Creates or replaces; gives the object as stored.
+    pub(super) fn put(&mut self, resource: Resource, mut object: Value) -> Value {
+        let text =
+            |of: &Value, field: &str| of["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let namespace =
+            if resource.is_namespaced() { text(&object, "namespace") } else { String::new() };
+        let key = (resource, namespace, text(&object, "name"));
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        object["apiVersion"] = json!(resource.api_version());
+        object["kind"] = json!(resource.kind());
+        let before = self.objects.insert(key.clone(), object.clone());
+        self.record(&key, before, Some(object.clone()));
+        object
+    }
+
+    /// Changes an object in place; `None` when there is none.
+    pub(super) fn update(&mut self, key: &Key, change: impl FnOnce(&mut Value)) -> Option<Value> {
+        let mut object = self.objects.get(key)?.clone();
+        change(&mut object);
+        Some(self.put(key.0, object))
+    }
+
+    pub(super) fn delete(&mut self, key: &Key) -> Option<Value> {
+        let before = self.objects.remove(key)?;
+        self.version += 1;
+        self.record(key, Some(before.clone()), None);
+        Some(before)
+    }
+
+    fn record(&mut self, key: &Key, before: Option<Value>, after: Option<Value>) {
+        self.history.push_back(Change {
+            version: self.version,
+            resource: key.0,
+            namespace: key.1.clone(),
+            before,
+            after,
+        });
+        if self.history.len() > HISTORY
+            && let Some(dropped) = self.history.pop_front()
+        {
+            self.oldest = dropped.version;
+        }
+    }
+
+    /// Forgets every change, as compaction does: earlier versions are gone, open watches with them.
+    pub(super) fn expire(&mut self) {
+        // A version of its own, so that not even a watch from the latest one is young enough.
+        self.version += 1;
+        self.oldest = self.version;
+        self.history.clear();
+        self.expiry += 1;
+    }
+
+    /// The selected objects from `after` on, at most `limit` of them.
+    pub(super) fn list(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        selector: &Selector,
+        limit: Option<usize>,
+        after: Option<&str>,
+    ) -> Result<Page, Expired> {
+        let start = match after {
+            None => None,
+            Some(token) => Some(self.parse_token(token)?),
+        };
+        let all: Vec<(&Key, &Value)> = self
+            .objects
+            .iter()
+            .filter(|((kind, of, name), object)| {
+                *kind == resource
+                    && namespace.is_none_or(|namespace| namespace == of)
+                    && start
+                        .as_ref()
+                        .is_none_or(|start| (of.as_str(), name.as_str()) > (&start.0, &start.1))
+                    && selector.matches(object)
+            })
+            .collect();
+        let taken = limit.filter(|limit| *limit > 0).unwrap_or(all.len());
+        let remaining = all.len().saturating_sub(taken);
+        let page = &all[..all.len() - remaining];
+        let next = page
+            .last()
+            .filter(|_| remaining > 0)
+            .map(|((_, namespace, name), _)| format!("{}.{namespace}.{name}", self.version));
+        Ok(Page {
+            items: page.iter().map(|(_, object)| (*object).clone()).collect(),
+            version: self.version,
+            next,
+            remaining,
+        })
+    }
+
+    /// A token names the list's version and the last object given. Changes between two pages show,
+    /// which a real API server prevents; no client here could tell.
+    fn parse_token(&self, token: &str) -> Result<(String, String), Expired> {
+        let mut parts = token.splitn(3, '.');
+        let version = parts.next().and_then(|text| text.parse::<u64>().ok());
+        match (version, parts.next(), parts.next()) {
+            (Some(version), Some(namespace), Some(name)) if version >= self.oldest => {
+                Ok((namespace.to_owned(), name.to_owned()))
+            }
+            _ => Err(Expired),
+        }
+    }
+
+    /// Whether a watch may start from `version`.
+    pub(super) fn can_watch_from(&self, version: u64) -> Result<(), Expired> {
+        if version >= self.oldest { Ok(()) } else { Err(Expired) }
+    }
+
+    /// What a watcher sees of all that happened after `version`.
+    pub(super) fn changes_since(
+        &self,
+        version: u64,
+        resource: Resource,
+        namespace: Option<&str>,
+        selector: &Selector,
+    ) -> Vec<Seen> {
+        self.history
+            .iter()
+            .filter(|change| change.version > version && change.resource == resource)
+            .filter(|change| namespace.is_none_or(|namespace| namespace == change.namespace))
+            .filter_map(|change| change.seen_through(selector))
+            .collect()
+    }
+}
+
+impl Change {
+    /// An object that begins or ceases to match a selector is added or deleted for that watcher.
+    fn seen_through(&self, selector: &Selector) -> Option<Seen> {
+        let matches = |object: &Option<Value>| {
+            object.as_ref().filter(|object| selector.matches(object)).cloned()
+        };
+        match (matches(&self.before), matches(&self.after)) {
+            (None, None) => None,
+            (None, Some(now)) => Some(Seen::Added(now)),
+            (Some(_), Some(now)) => Some(Seen::Modified(now)),
+            (Some(mut last), None) => {
+                // The deletion itself is the object's last version.
+                last["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                Some(Seen::Deleted(last))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, node: Option<&str>) -> Value {
+        json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"nodeName": node}})
+    }
+
+    #[test]
+    fn a_pod_bound_to_the_node_is_added_for_that_node_s_watcher() {
+        let mut store = Store::default();
+        let selector = Selector::parse(Some("spec.nodeName=node1"), None).unwrap();
+        let start = store.version();
+        store.put(Resource::Pods, pod("a", None));
+        assert!(store.changes_since(start, Resource::Pods, None, &selector).is_empty());
+        let bound = store.put(Resource::Pods, pod("a", Some("node1")));
+        assert_eq!(
+            store.changes_since(start, Resource::Pods, None, &selector),
+            [Seen::Added(bound)]
+        );
+    }
+
+    #[test]
+    fn history_is_bounded_and_the_bound_expires_old_watches() {
+        let mut store = Store::default();
+        let start = store.version();
+        for _ in 0..=HISTORY {
+            store.put(Resource::Pods, pod("a", None));
+        }
+        assert_eq!(store.can_watch_from(start), Err(Expired));
+        assert_eq!(store.can_watch_from(start + 1), Ok(()));
+        let newest = store.version();
+        store.expire();
+        assert_eq!(store.can_watch_from(newest), Err(Expired));
+        assert_eq!(store.can_watch_from(store.version()), Ok(()));
+    }
+
+    #[test]
+    fn pages_cover_everything_once() {
+        let mut store = Store::default();
+        for name in ["a", "b", "c", "d", "e"] {
+            store.put(Resource::Pods, pod(name, None));
+        }
+        let mut names = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = store
+                .list(Resource::Pods, None, &Selector::default(), Some(2), token.as_deref())
+                .unwrap();
+            names.extend(
+                page.items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()),
+            );
+            token = page.next;
+            if token.is_none() {
+                break;
+            }
+        }
+        assert_eq!(names, ["a", "b", "c", "d", "e"]);
+    }
+}

@@ -1,0 +1,64 @@
+//! The processes of the testbed: applications that dial out of pods, and the servers they dial.
+//! Results go to standard output, one JSON object a line; see `testbed::apps`.
+
+mod connect;
+mod epoll;
+mod http;
+mod node;
+mod raw_syn;
+mod report;
+mod serve;
+mod socket;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Applications and servers of the testbed.
+#[derive(Parser)]
+#[command(name = "testbed-app")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Dials a destination and reports how connect() went.
+    Connect(connect::Args),
+    /// As connect, but the socket is made before a fork and dialled after it, by the child.
+    ForkConnect(connect::Args),
+    /// As connect, from a fresh network namespace in which only loopback is up.
+    InNetns(connect::Args),
+    /// Sends a forged SYN over loopback from a raw socket.
+    RawSyn(raw_syn::Args),
+    /// Accepts and keeps connections on loopback.
+    Listen(serve::ListenArgs),
+    /// The backend: HTTP on every backend port, both families.
+    Outside,
+    /// Brings up a node with a proxied pod, prints where it is, and keeps it until killed.
+    Node,
+    /// Holds a pod's namespaces, as the pause container does.
+    Pause,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::Connect(args) => connect::run(&args),
+        Command::ForkConnect(args) => connect::run_in_child(&args),
+        Command::InNetns(args) => connect::run_in_own_netns(&args),
+        Command::RawSyn(args) => raw_syn::run(&args),
+        Command::Listen(args) => serve::listen(&args),
+        Command::Outside => serve::outside(),
+        Command::Node => node::run(),
+        Command::Pause => serve::pause(),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("testbed-app: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The servers: the backend outside the pods, a plain listener, and the process that only waits.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, extract::Path, http::StatusCode, routing::get};
+use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
+use testbed::{BACKEND_PORTS, pattern};
+
+use crate::report;
+
+/// Larger bodies would only measure memory.
+const MAX_BODY: usize = 64 << 20;
+/// For the backend: never the bottleneck of a test that dials a thousand times at once.
+const BACKEND_BACKLOG: i32 = 4096;
+
+/// Where and how to listen.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ListenArgs {
+    /// The port, on 127.0.0.1 and ::1.
+    #[arg(long)]
+    port: u16,
+    /// The accept queue's length.
+    #[arg(long, default_value_t = 128)]
+    backlog: i32,
+}
+
+/// Accepts and keeps every connection; each is reported with its peer.
+pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
+    let sockets = [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, args.port)),
+    ]
+    .into_iter()
+    .map(|address| bind(address, args.backlog))
+    .collect::<Result<Vec<_>>>()?;
+    report::event("listening", 0, json!({"port": args.port}));
+    thread::scope(|scope| {
+        for socket in &sockets {
+            scope.spawn(move || {
+                let mut kept = Vec::new();
+                while let Ok((connection, peer)) = socket.accept() {
+                    let peer = peer.as_socket().map(|peer| peer.to_string());
+                    report::event("accepted", 0, json!({"peer": peer}));
+                    kept.push(connection);
+                }
+            });
+        }
+    });
+    Ok(true)
+}
+
+fn bind(address: SocketAddr, backlog: i32) -> Result<Socket> {
+    let listening = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(backlog)?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    listening().with_context(|| format!("listen on {address}"))
+}
+
+/// Serves the backend's ports in this process's namespace until killed.
+pub(crate) fn outside() -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    runtime.block_on(async {
+        let mut servers = tokio::task::JoinSet::new();
+        for port in BACKEND_PORTS {
+            let app = Router::new()
+                .route("/bytes/{length}", get(bytes))
+                .route("/port", get(move || async move { port.to_string() }));
+            for address in [
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+            ] {
+                let socket = bind(address, BACKEND_BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(socket.into())?;
+                servers.spawn(axum::serve(listener, app.clone()).into_future());
+            }
+        }
+        report::event("listening", 0, json!({"ports": BACKEND_PORTS}));
+        while let Some(ended) = servers.join_next().await {
+            ended.context("a server panicked")?.context("serve")?;
+        }
+        Ok(true)
+    })
+}
+
+async fn bytes(Path(length): Path<usize>) -> Result<Vec<u8>, StatusCode> {
+    if length > MAX_BODY {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    Ok(pattern::bytes(length))
+}
+
+/// Waits to be killed.
+pub(crate) fn pause() -> Result<bool> {
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}

@@ -1,0 +1,114 @@
+//! The mesh's proxy: a real Envoy, and a watcher of its readiness that no agent has a part in.
+
+mod observer;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use self::observer::ReadyObserver;
+use crate::{
+    node,
+    process::{Command, Process},
+    redirect::PROXY_ID,
+};
+
+/// Where the binary is when it is not where `cargo xtask setup` puts it.
+const ENVOY_VARIABLE: &str = "HOLDFAST_ENVOY";
+const CONFIG: &str = include_str!("../envoy.yaml");
+/// Envoy drains nothing here: a second is ample for an orderly end.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A running proxy. Dropping it kills it.
+#[must_use = "dropping a proxy kills it"]
+#[derive(Debug)]
+pub struct Proxy {
+    process: Process,
+    ready: ReadyObserver,
+}
+
+impl Proxy {
+    pub(crate) fn command(node: &node::Inner) -> Result<Command> {
+        let config = node.file("envoy.yaml");
+        if !config.exists() {
+            fs::write(&config, CONFIG).with_context(|| format!("write {}", config.display()))?;
+        }
+        Ok(Command::new(node.envoy()?)
+            .arg("--config-path")
+            .arg(config)
+            // Hot restart shares memory by a number that all Envoys of a machine would fight for.
+            .arg("--disable-hot-restart")
+            .args(["--concurrency", "1", "--log-level", "warning"])
+            .user(PROXY_ID, PROXY_ID))
+    }
+
+    pub(crate) fn new(process: Process, ready: ReadyObserver) -> Self {
+        Self { process, ready }
+    }
+
+    /// The moment, in nanoseconds of `CLOCK_MONOTONIC`, at which its readiness endpoint first
+    /// answered 200.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<u64> {
+        self.ready
+            .wait(timeout)
+            .with_context(|| format!("the proxy's log:\n{}", self.process.stderr().join("\n")))
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// SIGKILL: the crash.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM: the orderly end.
+    pub fn stop(&self) -> Result<ExitStatus> {
+        self.process.stop(STOP_WITHIN)
+    }
+}
+
+/// Envoy's binary at a path that user 1337 can reach: a checkout below `/root` is not one, then a
+/// copy in the node's folder is used.
+pub(crate) fn reachable_envoy(node_dir: &Path) -> Result<PathBuf> {
+    let binary = installed_envoy()?;
+    if is_reachable(&binary) {
+        return Ok(binary);
+    }
+    let copy = node_dir.join("envoy");
+    fs::hard_link(&binary, &copy)
+        .or_else(|_| fs::copy(&binary, &copy).map(drop))
+        .and_then(|()| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("copy {} to {}", binary.display(), copy.display()))?;
+    Ok(copy)
+}
+
+fn installed_envoy() -> Result<PathBuf> {
+    let binary = match std::env::var_os(ENVOY_VARIABLE) {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/envoy/envoy"),
+    };
+    match fs::canonicalize(&binary) {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => bail!(
+            "no Envoy at {}: run `cargo xtask setup`, or set {ENVOY_VARIABLE}",
+            binary.display()
+        ),
+    }
+}
+
+/// Whether every folder on the way, and the file itself, can be searched and run by anybody.
+fn is_reachable(file: &Path) -> bool {
+    const OTHERS_EXECUTE: u32 = 0o001;
+    file.ancestors().all(|path| {
+        fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & OTHERS_EXECUTE != 0)
+    })
+}

@@ -1,0 +1,323 @@
+//! The API, asked by the client that the agent uses: kube.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::{pin::pin, time::Duration};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::{
+    core::v1::{Namespace, ObjectReference, Pod},
+    events::v1,
+};
+use kube::{
+    Api, Client, Config, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        events::{Event, EventType, Recorder, Reporter},
+        watcher::{self, watcher},
+    },
+};
+use serde_json::json;
+use testbed::{Api as TestApi, Recording, Resource, api::Refusal};
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn client(api: &TestApi) -> Client {
+    let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig()).unwrap();
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn put_pod(api: &TestApi, name: &str, node: &str) {
+    api.put(
+        Resource::Pods,
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{"name": "app"}]},
+            "status": {"phase": "Pending"},
+        }),
+    );
+}
+
+fn status_code(error: kube::Error) -> u16 {
+    match error {
+        kube::Error::Api(status) => status.code,
+        other => panic!("not an API error: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn lists_are_selected_and_paged() {
+    let api = TestApi::start().unwrap();
+    for index in 0..25 {
+        put_pod(&api, &format!("pod-{index:02}"), "node1");
+        put_pod(&api, &format!("other-{index:02}"), "node2");
+    }
+    let pods: Api<Pod> = Api::all(client(&api).await);
+    let parameters = ListParams::default().fields("spec.nodeName=node1").limit(10);
+    let mut names = Vec::new();
+    let mut parameters = Some(parameters);
+    let mut pages = 0;
+    while let Some(current) = parameters.take() {
+        let page = pods.list(&current).await.unwrap();
+        pages += 1;
+        names.extend(page.iter().map(kube::ResourceExt::name_any));
+        if let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) {
+            parameters = Some(current.continue_token(&token));
+        }
+    }
+    let expected: Vec<String> = (0..25).map(|index| format!("pod-{index:02}")).collect();
+    assert_eq!((names, pages), (expected, 3));
+    assert_eq!(api.requests("list", "pods"), 3);
+
+    let by_label = ListParams::default().labels("app=pod-03");
+    assert_eq!(pods.list(&by_label).await.unwrap().items.len(), 1);
+    let error = pods.list(&ListParams::default().fields("spec.bogus=1")).await;
+    assert_eq!(status_code(error.unwrap_err()), 400);
+
+    let first = pods.list(&ListParams::default().limit(10)).await.unwrap();
+    api.expire_history();
+    let token = first.metadata.continue_.unwrap();
+    let error = pods.list(&ListParams::default().limit(10).continue_token(&token)).await;
+    assert_eq!(status_code(error.unwrap_err()), 410);
+}
+
+#[tokio::test]
+async fn one_object_is_got_and_a_missing_one_is_a_readable_error() {
+    let api = TestApi::start().unwrap();
+    put_pod(&api, "cart", "node1");
+    let client = client(&api).await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
+    let pod = pods.get("cart").await.unwrap();
+    assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("node1"));
+    assert!(pod.metadata.uid.is_some() && pod.metadata.creation_timestamp.is_some());
+    match pods.get("bogus").await.unwrap_err() {
+        kube::Error::Api(status) => {
+            assert_eq!(status.code, 404);
+            assert_eq!(status.message, "pods \"bogus\" not found");
+        }
+        other => panic!("{other}"),
+    }
+    let meta = Api::<Pod>::namespaced(client.clone(), "shop").get_metadata("cart").await.unwrap();
+    assert_eq!(meta.metadata.name.as_deref(), Some("cart"));
+    let version = client.apiserver_version().await.unwrap();
+    assert_eq!((version.major.as_str(), version.minor.as_str()), ("1", "33"));
+    assert!(
+        client
+            .list_api_groups()
+            .await
+            .unwrap()
+            .groups
+            .iter()
+            .any(|group| group.name == "events.k8s.io")
+    );
+}
+
+#[tokio::test]
+async fn a_watch_replays_from_its_version_bookmarks_and_expires() {
+    let api = TestApi::start().unwrap();
+    put_pod(&api, "a", "node1");
+    let pods: Api<Pod> = Api::all(client(&api).await);
+    let version =
+        pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    put_pod(&api, "b", "node1");
+    put_pod(&api, "c", "node2");
+    api.delete(Resource::Pods, Some("shop"), "a");
+    let parameters = WatchParams::default().fields("spec.nodeName=node1");
+    let mut events = pin!(pods.watch(&parameters, &version).await.unwrap());
+    let mut next = async || {
+        timeout(SOON, events.try_next()).await.unwrap().unwrap().expect("the watch goes on")
+    };
+    assert!(matches!(next().await, WatchEvent::Added(pod) if pod.name_any() == "b"));
+    assert!(matches!(next().await, WatchEvent::Deleted(pod) if pod.name_any() == "a"));
+    // Only a bookmark tells that version of the change on the other node.
+    match next().await {
+        WatchEvent::Bookmark(bookmark) => {
+            assert_eq!(bookmark.metadata.resource_version, api.version().to_string());
+        }
+        other => panic!("{other:?}"),
+    }
+    api.expire_history();
+    loop {
+        match next().await {
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => {
+                assert_eq!(status.code, 410);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut refused = pin!(pods.watch(&parameters, &version).await.unwrap());
+    assert!(matches!(
+        refused.try_next().await.unwrap(),
+        Some(WatchEvent::Error(status)) if status.code == 410
+    ));
+    assert!(refused.try_next().await.unwrap().is_none());
+    api.refuse_old_watches_with(Refusal::Status);
+    let error = pods.watch(&parameters, &version).await.err().unwrap();
+    assert_eq!(status_code(error), 410);
+}
+
+/// Applies watcher events to a set of names until it equals `expected`.
+async fn wait_for_names(
+    events: &mut (impl futures::Stream<Item = watcher::Result<watcher::Event<Pod>>> + Unpin),
+    names: &mut std::collections::BTreeSet<String>,
+    expected: &[&str],
+) -> usize {
+    let mut resets = 0;
+    timeout(SOON, async {
+        while !names.iter().map(String::as_str).eq(expected.iter().copied()) {
+            match events.next().await.unwrap() {
+                Ok(watcher::Event::Init) => {
+                    resets += 1;
+                    names.clear();
+                }
+                Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
+                    names.insert(pod.name_any());
+                }
+                Ok(watcher::Event::Delete(pod)) => {
+                    names.remove(&pod.name_any());
+                }
+                Ok(watcher::Event::InitDone) | Err(_) => {}
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("have {names:?}, want {expected:?}"));
+    resets
+}
+
+async fn recovers(config: watcher::Config) {
+    let api = TestApi::start().unwrap();
+    put_pod(&api, "a", "node1");
+    let pods: Api<Pod> = Api::all(client(&api).await);
+    let mut events = pin!(watcher(pods, config.fields("spec.nodeName=node1")).default_backoff());
+    let mut names = Default::default();
+    wait_for_names(&mut events, &mut names, &["a"]).await;
+    put_pod(&api, "b", "node1");
+    wait_for_names(&mut events, &mut names, &["a", "b"]).await;
+
+    // History is gone, and with it the news of a deletion.
+    api.expire_history();
+    api.delete(Resource::Pods, Some("shop"), "a");
+    put_pod(&api, "c", "node1");
+    wait_for_names(&mut events, &mut names, &["b", "c"]).await;
+
+    // Down, and changed meanwhile.
+    api.stop();
+    put_pod(&api, "d", "node1");
+    let error = Api::<Pod>::all(client(&api).await).list(&ListParams::default()).await;
+    assert!(!matches!(error, Ok(_) | Err(kube::Error::Api(_))), "{error:?}");
+    api.resume().unwrap();
+    wait_for_names(&mut events, &mut names, &["b", "c", "d"]).await;
+
+    // Down, changed, and the history lost as well.
+    api.stop();
+    api.delete(Resource::Pods, Some("shop"), "d");
+    api.expire_history();
+    api.resume().unwrap();
+    let resets = wait_for_names(&mut events, &mut names, &["b", "c"]).await;
+    assert!(resets > 0);
+}
+
+#[tokio::test]
+async fn a_watcher_recovers_from_410_and_from_a_restart() {
+    recovers(watcher::Config::default().page_size(1)).await;
+}
+
+#[tokio::test]
+async fn a_streaming_watcher_recovers_as_well() {
+    recovers(watcher::Config::default().streaming_lists()).await;
+}
+
+#[tokio::test]
+async fn namespaces_come_as_metadata_alone() {
+    let api = TestApi::start().unwrap();
+    api.put_namespace("shop", &[("holdfast.dev/hold", "enabled")]);
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client(&api).await);
+    let mut events = pin!(watcher(namespaces, watcher::Config::default()).touched_objects());
+    let mut next = async || -> PartialObjectMeta<Namespace> {
+        timeout(SOON, events.next()).await.unwrap().unwrap().unwrap()
+    };
+    let seen = next().await;
+    assert_eq!(seen.name_any(), "shop");
+    assert_eq!(seen.labels()["holdfast.dev/hold"], "enabled");
+    assert_eq!(seen.labels()["kubernetes.io/metadata.name"], "shop");
+    api.label_namespace("shop", "holdfast.dev/hold", None);
+    assert!(!next().await.labels().contains_key("holdfast.dev/hold"));
+    api.label_namespace("shop", "holdfast.dev/hold", Some("disabled"));
+    assert_eq!(next().await.labels()["holdfast.dev/hold"], "disabled");
+}
+
+#[tokio::test]
+async fn events_are_taken_folded_and_kept() {
+    let api = TestApi::start().unwrap();
+    let client = client(&api).await;
+    let recorder = Recorder::new(
+        client.clone(),
+        Reporter { controller: "holdfast".into(), instance: Some("node1".into()) },
+    );
+    let regarding = ObjectReference {
+        kind: Some("Pod".into()),
+        name: Some("cart".into()),
+        namespace: Some("shop".into()),
+        ..ObjectReference::default()
+    };
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "InvalidAnnotation".into(),
+        note: Some("holdfast.dev/timeout: not a duration".into()),
+        action: "Ignored".into(),
+        secondary: None,
+    };
+    recorder.publish(&event, &regarding).await.unwrap();
+    recorder.publish(&event, &regarding).await.unwrap();
+    let events = api.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["reason"], "InvalidAnnotation");
+    assert_eq!(events[0]["series"]["count"], 2);
+    assert_eq!(api.requests("create", "events"), 1);
+    assert_eq!(api.requests("patch", "events"), 1);
+    let listed: Api<v1::Event> = Api::namespaced(client.clone(), "shop");
+    assert_eq!(listed.list(&ListParams::default()).await.unwrap().items.len(), 1);
+    let missing =
+        listed.patch("bogus", &PatchParams::default(), &Patch::Merge(json!({"note": "x"}))).await;
+    assert_eq!(status_code(missing.unwrap_err()), 404);
+}
+
+#[tokio::test]
+async fn recordings_replay_as_a_real_cluster_sent_them() {
+    let api = TestApi::start().unwrap();
+    let pods: Api<Pod> = Api::all(client(&api).await);
+    let mut events = pin!(watcher(pods, watcher::Config::default().fields("spec.nodeName=node1")));
+    while !matches!(events.next().await.unwrap().unwrap(), watcher::Event::InitDone) {}
+    for recording in Recording::ALL {
+        let recorded = recording.events().unwrap();
+        let name = recorded[0]["object"]["metadata"]["name"].clone();
+        for event in &recorded {
+            api.replay(event).unwrap();
+        }
+        let mut applied = 0;
+        loop {
+            match timeout(SOON, events.next()).await.unwrap().unwrap().unwrap() {
+                watcher::Event::Apply(pod) => {
+                    assert_eq!(pod.name_any(), name);
+                    applied += 1;
+                }
+                watcher::Event::Delete(pod) => {
+                    assert_eq!(pod.name_any(), name);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The first event of a pod comes before it is bound to the node; the last deletes it.
+        assert_eq!(applied, recorded.len() - 2, "{recording:?}");
+    }
+}
