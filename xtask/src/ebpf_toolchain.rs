@@ -31,9 +31,15 @@ pub(crate) const TOOLS_DIR: &str = ".tools";
 /// rustup's name of the toolchain with unstable features.
 const NIGHTLY: &str = "nightly";
 
+/// The workspace's oldest compiler, which cargo would refuse to go below.
+const OLDEST_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
+
 /// Debian installs its compiler here; rustup's proxies usually come first in PATH.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+
+/// Debian's linter for that compiler.
+pub(crate) const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// Cargo separates the flags in `CARGO_ENCODED_RUSTFLAGS` with ASCII unit separators.
 const RUSTFLAG_SEPARATOR: &str = "\x1f";
@@ -60,7 +66,7 @@ pub(crate) struct Toolchain {
 #[derive(Clone, Debug)]
 pub(crate) struct Rustc {
     pub(crate) path: PathBuf,
-    /// First line of `rustc -vV`.
+    /// As in `rustc 1.96.0 (...)`.
     pub(crate) version: String,
     /// Major version of the LLVM whose bitcode it writes.
     pub(crate) llvm: u32,
@@ -116,6 +122,12 @@ fn detect_nightly(linkers: &[Linker]) -> Result<Toolchain, Vec<Missing>> {
     let rustc = stdout_of(Command::new("rustup").args(["which", "--toolchain", NIGHTLY, "rustc"]))
         .and_then(|path| Rustc::ask(Path::new(path.trim())));
     match &rustc {
+        Some(rustc) if !rustc.is_recent() => missing.push(Missing {
+            piece: Piece::Nightly,
+            what: "a newer nightly".into(),
+            why: format!("{} is older than {OLDEST_RUSTC}", rustc.version),
+            how: format!("rustup update {NIGHTLY}"),
+        }),
         Some(rustc) if !has_rust_src(rustc) => missing.push(Missing {
             piece: Piece::RustSrc,
             what: "rust-src of rustup's nightly".into(),
@@ -130,22 +142,19 @@ fn detect_nightly(linkers: &[Linker]) -> Result<Toolchain, Vec<Missing>> {
             how: format!("rustup toolchain install {NIGHTLY} --component rust-src"),
         }),
     }
-    let cargo = rustc
-        .as_ref()
-        .map(|rustc| rustc.path.with_file_name("cargo"));
+    let cargo = rustc.as_ref().map(|rustc| rustc.path.with_file_name("cargo"));
     complete(Way::Nightly, cargo, rustc, linkers, missing)
 }
 
 fn detect_debian(linkers: &[Linker]) -> Result<Toolchain, Vec<Missing>> {
     let mut missing = Vec::new();
-    // Only Debian's own build knows where its `core` for BPF is: a `/usr/bin/rustc` of another
-    // distribution or Debian's older `rustc` package fails the test for `core` below.
-    let rustc = Rustc::ask(Path::new(DEBIAN_RUSTC));
+    // Debian's stable `rustc` package puts an older compiler at the same path.
+    let rustc = Rustc::ask(Path::new(DEBIAN_RUSTC)).filter(Rustc::is_recent);
     if rustc.is_none() {
         missing.push(Missing {
             piece: Piece::DebianRustc,
             what: "rustc-web".into(),
-            why: "Debian's newer Rust compiler; lives beside rustup".into(),
+            why: format!("Debian's newer Rust compiler ({OLDEST_RUSTC} at least), beside rustup's"),
             how: "apt-get install rustc-web".into(),
         });
     }
@@ -183,25 +192,16 @@ fn complete(
         missing.push(missing_linker(llvm, linkers.first()));
     }
     match (cargo, rustc, linker) {
-        (Some(cargo), Some(rustc), Some(linker)) if missing.is_empty() => Ok(Toolchain {
-            way,
-            cargo,
-            rustc,
-            linker: linker.path.clone(),
-        }),
+        (Some(cargo), Some(rustc), Some(linker)) if missing.is_empty() => {
+            Ok(Toolchain { way, cargo, rustc, linker: linker.path.clone() })
+        }
         _ => Err(missing),
     }
 }
 
 fn missing_linker(llvm: Option<u32>, unfit: Option<&Linker>) -> Missing {
     let why = match (llvm, unfit) {
-        (
-            Some(llvm),
-            Some(Linker {
-                path,
-                llvm: Some(built_with),
-            }),
-        ) => format!(
+        (Some(llvm), Some(Linker { path, llvm: Some(built_with) })) => format!(
             "links eBPF objects; {} is built with LLVM {built_with} and cannot read LLVM {llvm}",
             path.display()
         ),
@@ -214,12 +214,7 @@ fn missing_linker(llvm: Option<u32>, unfit: Option<&Linker>) -> Missing {
         ),
         None => "a bpf-linker whose LLVM is the compiler's, or newer".into(),
     };
-    Missing {
-        piece: Piece::BpfLinker { llvm },
-        what: "bpf-linker".into(),
-        why,
-        how,
-    }
+    Missing { piece: Piece::BpfLinker { llvm }, what: "bpf-linker".into(), why, how }
 }
 
 // === impl Toolchain ===
@@ -229,24 +224,39 @@ impl Toolchain {
     ///
     /// `arch` is the architecture of the machine that will run them, as in `cfg(target_arch)`.
     pub(crate) fn build(&self, workspace: &Path, target_dir: &Path, arch: &str) -> Command {
-        self.command("build", workspace, target_dir, arch)
+        self.command(Command::new(&self.cargo), "build", workspace, target_dir, arch)
     }
 
-    /// As [`Self::build`] with another cargo subcommand, such as `clippy`.
-    pub(crate) fn command(
+    /// The command that lints them; `clippy` comes from [`Self::clippy`].
+    pub(crate) fn lint(
         &self,
+        clippy: &Path,
+        workspace: &Path,
+        target_dir: &Path,
+        arch: &str,
+    ) -> Command {
+        // Called by its path, because `cargo clippy` would find rustup's proxy first.
+        let mut command = self.command(Command::new(clippy), "clippy", workspace, target_dir, arch);
+        // The cargo that it calls back.
+        command.env("CARGO", &self.cargo).args(["--", "-D", "warnings"]);
+        command
+    }
+
+    /// Clippy of this very compiler; another one cannot read its `core`.
+    pub(crate) fn clippy(&self) -> Option<PathBuf> {
+        let path = self.cargo.with_file_name("cargo-clippy");
+        path.exists().then_some(path)
+    }
+
+    fn command(
+        &self,
+        mut command: Command,
         subcommand: &str,
         workspace: &Path,
         target_dir: &Path,
         arch: &str,
     ) -> Command {
-        let Self {
-            way,
-            cargo,
-            rustc,
-            linker,
-        } = self;
-        let mut command = Command::new(cargo);
+        let Self { way, cargo: _, rustc, linker } = self;
         scrub(&mut command, env::vars_os().map(|(key, _)| key));
         command
             .args([subcommand, "--package", PACKAGE, "--bin", BIN, "--release"])
@@ -279,33 +289,18 @@ pub(crate) fn object(target_dir: &Path) -> PathBuf {
 
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            way,
-            cargo: _,
-            rustc,
-            linker,
-        } = self;
+        let Self { way, cargo: _, rustc, linker } = self;
         let way = match way {
             Way::Nightly => "rustup's nightly",
             Way::Debian => "Debian's rustc-web",
         };
-        write!(
-            f,
-            "{way} ({}, LLVM {}) with {}",
-            rustc.version,
-            rustc.llvm,
-            linker.display()
-        )
+        write!(f, "{way} ({}, LLVM {}) with {}", rustc.version, rustc.llvm, linker.display())
     }
 }
 
 fn encoded_rustflags(linker: &Path, arch: &str) -> OsString {
     // aya-ebpf knows the 64-bit RISC-V family by one name.
-    let arch = if arch.starts_with("riscv64") {
-        "riscv64"
-    } else {
-        arch
-    };
+    let arch = if arch.starts_with("riscv64") { "riscv64" } else { arch };
     let mut flags = OsString::from("-Clinker=");
     flags.push(linker);
     for flag in [
@@ -364,11 +359,11 @@ impl Rustc {
     fn ask(path: &Path) -> Option<Self> {
         let answer = stdout_of(Command::new(path).arg("-vV"))?;
         let version = answer.lines().next()?.to_owned();
-        Some(Self {
-            path: path.to_owned(),
-            version,
-            llvm: llvm_of_rustc(&answer)?,
-        })
+        Some(Self { path: path.to_owned(), version, llvm: llvm_of_rustc(&answer)? })
+    }
+
+    fn is_recent(&self) -> bool {
+        is_at_least(&self.version, OLDEST_RUSTC)
     }
 
     fn sysroot(&self) -> Option<PathBuf> {
@@ -378,10 +373,9 @@ impl Rustc {
 }
 
 fn has_rust_src(rustc: &Rustc) -> bool {
-    rustc.sysroot().is_some_and(|root| {
-        root.join("lib/rustlib/src/rust/library/core/Cargo.toml")
-            .exists()
-    })
+    rustc
+        .sysroot()
+        .is_some_and(|root| root.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists())
 }
 
 fn has_target_core(rustc: &Rustc) -> bool {
@@ -391,19 +385,22 @@ fn has_target_core(rustc: &Rustc) -> bool {
     let Ok(entries) = root.join("lib/rustlib").join(TARGET).join("lib").read_dir() else {
         return false;
     };
-    entries.flatten().any(|entry| {
-        entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(b"libcore-")
-    })
+    entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"libcore-"))
 }
 
 fn llvm_of_rustc(verbose_version: &str) -> Option<u32> {
-    let version = verbose_version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let version = verbose_version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.trim().parse().ok()
+}
+
+/// Compares `rustc 1.97.0-nightly (...)` with `1.95`.
+fn is_at_least(version: &str, oldest: &str) -> bool {
+    fn major_minor(version: &str) -> Option<(u32, u32)> {
+        let mut numbers = version.split('.');
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+    let own = version.split_whitespace().nth(1).and_then(major_minor);
+    own.is_some() && own >= major_minor(oldest)
 }
 
 // === impl Linker ===
@@ -444,13 +441,7 @@ fn find_linkers(workspace: &Path) -> Vec<Linker> {
         seen.push(path.clone());
         new
     });
-    candidates
-        .into_iter()
-        .map(|path| Linker {
-            llvm: llvm_of_linker(&path),
-            path,
-        })
-        .collect()
+    candidates.into_iter().map(|path| Linker { llvm: llvm_of_linker(&path), path }).collect()
 }
 
 /// bpf-linker has no option that names its LLVM, but the bitcode it writes is signed with it.
@@ -484,10 +475,7 @@ fn llvm_of_bitcode(bitcode: &[u8]) -> Option<u32> {
     /// Enough for `LLVM` and any version; the writer needs one vbr6 digit for it.
     const MAX_LENGTH: usize = 31;
 
-    let body = bitcode
-        .strip_prefix(MAGIC)?
-        .strip_prefix(IDENTIFICATION)?
-        .get(4..)?;
+    let body = bitcode.strip_prefix(MAGIC)?.strip_prefix(IDENTIFICATION)?.get(4..)?;
     let bits = |start: usize, count: usize| -> Option<usize> {
         (start..start + count).rev().try_fold(0, |value, bit| {
             let byte = body.get(bit / 8)?;
@@ -498,10 +486,7 @@ fn llvm_of_bitcode(bitcode: &[u8]) -> Option<u32> {
     let producer: Vec<u8> = (0..length)
         .map(|index| CHAR6.get(bits(38 + 6 * index, 6)?).copied())
         .collect::<Option<_>>()?;
-    let version = std::str::from_utf8(&producer)
-        .ok()?
-        .strip_prefix("LLVM")?
-        .to_owned();
+    let version = std::str::from_utf8(&producer).ok()?.strip_prefix("LLVM")?.to_owned();
     version.split('.').next()?.parse().ok()
 }
 
@@ -510,22 +495,10 @@ fn llvm_of_bitcode(bitcode: &[u8]) -> Option<u32> {
 impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { nightly, debian } = self;
-        writeln!(
-            f,
-            "no toolchain for eBPF is complete; either of these two would do:"
-        )?;
-        for (way, missing) in [
-            ("rustup's nightly", nightly),
-            ("Debian's rustc-web", debian),
-        ] {
+        writeln!(f, "no toolchain for eBPF is complete; either of these two would do:")?;
+        for (way, missing) in [("rustup's nightly", nightly), ("Debian's rustc-web", debian)] {
             writeln!(f, "  {way} lacks")?;
-            for Missing {
-                piece: _,
-                what,
-                why,
-                how,
-            } in missing
-            {
+            for Missing { piece: _, what, why, how } in missing {
                 writeln!(f, "    {what}: {why}\n      {how}")?;
             }
         }
@@ -539,11 +512,7 @@ impl Error for Incomplete {}
 fn stdout_of(command: &mut Command) -> Option<String> {
     // rustup's proxies obey this variable before their own defaults.
     command.env_remove::<&OsStr>("RUSTUP_TOOLCHAIN".as_ref());
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     if !output.status.success() {
         return None;
     }
@@ -570,10 +539,7 @@ mod tests {
     fn bitcode_that_tells_nothing_is_no_version() {
         assert_eq!(llvm_of_bitcode(b""), None);
         assert_eq!(llvm_of_bitcode(&BITCODE_OF_22[..14]), None);
-        assert_eq!(
-            llvm_of_bitcode(b"\x7fELF and so on, longer than a header of bitcode is"),
-            None
-        );
+        assert_eq!(llvm_of_bitcode(b"\x7fELF and so on, longer than a header of bitcode is"), None);
     }
 
     #[test]
@@ -584,11 +550,16 @@ mod tests {
     }
 
     #[test]
+    fn a_compiler_that_cargo_would_refuse_is_too_old() {
+        assert!(is_at_least("rustc 1.97.0-nightly (e50aa6fba 2026-05-19)", "1.95"));
+        assert!(is_at_least("rustc 1.95.0", "1.95"));
+        assert!(!is_at_least("rustc 1.85.0 (built from a source tarball)", "1.95"));
+        assert!(!is_at_least("gcc", "1.95"));
+    }
+
+    #[test]
     fn a_linker_reads_bitcode_of_its_own_and_of_older_llvm() {
-        let linker = |llvm| Linker {
-            path: PathBuf::from("bpf-linker"),
-            llvm,
-        };
+        let linker = |llvm| Linker { path: PathBuf::from("bpf-linker"), llvm };
         assert!(linker(Some(22)).reads(Some(22)));
         assert!(linker(Some(23)).reads(Some(22)));
         assert!(!linker(Some(21)).reads(Some(22)));
@@ -598,39 +569,19 @@ mod tests {
 
     #[test]
     fn an_unfit_linker_is_named_with_both_versions() {
-        let unfit = Linker {
-            path: PathBuf::from("/opt/bin/bpf-linker"),
-            llvm: Some(21),
-        };
-        let Missing {
-            piece, why, how, ..
-        } = missing_linker(Some(22), Some(&unfit));
+        let unfit = Linker { path: PathBuf::from("/opt/bin/bpf-linker"), llvm: Some(21) };
+        let Missing { piece, why, how, .. } = missing_linker(Some(22), Some(&unfit));
         assert_eq!(piece, Piece::BpfLinker { llvm: Some(22) });
-        assert!(
-            why.contains("/opt/bin/bpf-linker is built with LLVM 21"),
-            "{why}"
-        );
+        assert!(why.contains("/opt/bin/bpf-linker is built with LLVM 21"), "{why}");
         assert!(how.contains("--features llvm-22"), "{how}");
     }
 
     #[test]
     fn the_inner_cargo_keeps_registries_and_loses_the_outer_build() {
-        for key in [
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "CARGO_REGISTRIES_X_INDEX",
-            "PATH",
-            "HOME",
-        ] {
+        for key in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_INDEX", "PATH", "HOME"] {
             assert!(!is_foreign(key), "{key}");
         }
-        for key in [
-            "CARGO",
-            "CARGO_PKG_NAME",
-            "CARGO_TARGET_DIR",
-            "CARGO_BUILD_TARGET",
-            "RUSTC",
-        ] {
+        for key in ["CARGO", "CARGO_PKG_NAME", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTC"] {
             assert!(is_foreign(key), "{key}");
         }
     }
@@ -638,11 +589,7 @@ mod tests {
     #[test]
     fn rustflags_name_linker_btf_and_architecture() {
         let flags = encoded_rustflags(Path::new("/t/bpf-linker"), "riscv64gc");
-        let flags: Vec<&str> = flags
-            .to_str()
-            .expect("ASCII")
-            .split(RUSTFLAG_SEPARATOR)
-            .collect();
+        let flags: Vec<&str> = flags.to_str().expect("ASCII").split(RUSTFLAG_SEPARATOR).collect();
         assert_eq!(
             flags,
             [

@@ -1,1 +1,53 @@
-fn main() {}
+//! holdfast's developer commands, run as `cargo xtask <command>`.
+
+mod console;
+mod demo;
+#[expect(dead_code, reason = "agent/build.rs uses the rest")]
+mod ebpf_toolchain;
+mod elf;
+mod kernels;
+mod lint_ebpf;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::workspace::Workspace;
+
+/// holdfast's developer commands.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Cli {
+    /// Install what building and testing need, after saying what and why.
+    Setup(setup::Args),
+    /// Build everything, run all tests, then the kernels (needs root).
+    Test(test::Args),
+    /// Run the kernel tests on every supported kernel, each in a virtual machine.
+    Kernels(kernels::Args),
+    /// Run an application without and with holdfast and show what happens (needs root).
+    Demo(demo::Args),
+    /// Lint the eBPF programs for the target they run on.
+    LintEbpf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Workspace::locate().and_then(|workspace| match cli {
+        Cli::Setup(args) => setup::run(&workspace, &args),
+        Cli::Test(args) => test::run(&workspace, &args),
+        Cli::Kernels(args) => kernels::run(&workspace, &args),
+        Cli::Demo(args) => demo::run(&workspace, args),
+        Cli::LintEbpf => lint_ebpf::run(&workspace),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let privilege = error.downcast_ref::<workspace::NotRoot>().is_some();
+            ExitCode::from(if privilege { workspace::NotRoot::EXIT_CODE } else { 1 })
+        }
+    }
+}

@@ -33,6 +33,11 @@ const HELD_INTERVAL_MAX: Duration = Duration::from_millis(50);
 /// The interval grows with the wait, to this fraction of it: 5 ms up to 2 s, 50 ms from 20 s on.
 const HELD_FRACTION: u32 = 400;
 
+/// How long a pod's process must have been seen in the node's own network namespace before the pod
+/// counts as one of the host network. A runtime puts a sandbox's process into its cgroup first and
+/// into its namespaces after that (runc: `initProcess.start`), which takes milliseconds.
+const HOST_NETWORK_AFTER: Duration = Duration::from_secs(1);
+
 /// What to probe.
 pub struct ProbeTarget {
     /// The pod.
@@ -108,6 +113,7 @@ impl Prober {
             target,
             pace: paced,
             sandbox: None,
+            on_host_since: None,
             told_not_ready: false,
         };
         let task = tokio::spawn(probe.run());
@@ -135,6 +141,7 @@ struct Probe {
     target: ProbeTarget,
     pace: watch::Receiver<Pace>,
     sandbox: Option<(u32, Arc<Netns>)>,
+    on_host_since: Option<Instant>,
     told_not_ready: bool,
 }
 
@@ -178,9 +185,14 @@ impl Probe {
             return Ok(false);
         };
         if netns.inode() == self.host_netns {
+            let since = *self.on_host_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < HOST_NETWORK_AFTER {
+                return Ok(false);
+            }
             self.events.send(ProbeEvent::HostNetwork(uid)).await?;
             return Ok(true);
         }
+        self.on_host_since = None;
         let answers = self.answers(&netns).await;
         let listens = answers && self.listens(pid);
         tracing::trace!(pod_uid = %uid, pid, answers, listens, "probed");
@@ -216,8 +228,10 @@ impl Probe {
             Ok(netns) => {
                 let netns = Arc::new(netns);
                 self.sandbox = Some((pid, Arc::clone(&netns)));
-                let uid = self.target.uid.clone();
-                self.events.send(ProbeEvent::Netns(uid, netns)).await?;
+                if netns.inode() != self.host_netns {
+                    let uid = self.target.uid.clone();
+                    self.events.send(ProbeEvent::Netns(uid, netns)).await?;
+                }
             }
             Err(error) => {
                 tracing::debug!(pod_uid = %self.target.uid, pid, %error, "no network namespace");
