@@ -194,7 +194,7 @@ impl Probe {
         }
         self.on_host_since = None;
         let answers = self.answers(&netns).await;
-        let listens = answers && self.listens(pid);
+        let listens = answers && self.listens(&netns).await;
         tracing::trace!(pod_uid = %uid, pid, answers, listens, "probed");
         if listens {
             self.events.send(ProbeEvent::Ready(uid)).await?;
@@ -255,9 +255,13 @@ impl Probe {
         false
     }
 
-    /// Tables that cannot be read are no reason to hold any longer.
-    fn listens(&self, pid: u32) -> bool {
-        listener::all_listen(&self.proc_root, pid, &self.target.ports).unwrap_or(true)
+    /// Sockets that cannot be listed are no reason to hold any longer.
+    async fn listens(&self, netns: &Arc<Netns>) -> bool {
+        let ports = &self.target.ports;
+        listener::all_listen(&self.entrance, netns, ports).await.unwrap_or_else(|error| {
+            tracing::debug!(pod_uid = %self.target.uid, %error, "listeners cannot be listed");
+            true
+        })
     }
 }
 
