@@ -27,7 +27,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the way to talk to cargo")]
 fn run() -> Result<(), String> {
     let agent = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let workspace = agent.parent().ok_or("agent/ has no parent directory")?;

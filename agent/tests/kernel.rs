@@ -3,6 +3,8 @@
 //! Needs root and nothing else: no iptables, no proxy, no API. `cargo xtask kernels` runs this very
 //! binary on every supported kernel.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     fs,
     io::{self, ErrorKind},
@@ -51,13 +53,13 @@ struct Pod {
 }
 
 impl Pod {
-    fn new(options: LoadOptions) -> Self {
+    fn new(options: &LoadOptions) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = Runtime::new().unwrap();
         let loaded = {
             let _context = runtime.enter();
-            bpf::load(&options).unwrap_or_else(|error| panic!("{error} (these tests need root)"))
+            bpf::load(options).unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
         let root = find_cgroup2(Path::new("/proc")).unwrap();
         let name = format!(
@@ -210,7 +212,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn held_connects_are_released_by_replay() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     for address in addresses() {
         pod.close(MINUTE);
         let connecting = pod.connect(address);
@@ -238,7 +240,7 @@ fn held_connects_are_released_by_replay() {
 
 #[test]
 fn without_a_replay_the_retransmission_gets_through() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     for address in addresses() {
         pod.close(MINUTE);
         let connecting = pod.connect(address);
@@ -252,7 +254,7 @@ fn without_a_replay_the_retransmission_gets_through() {
 
 #[test]
 fn a_hold_outlasts_the_default_number_of_syn_retries() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(MINUTE);
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
     let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
@@ -266,7 +268,7 @@ fn a_hold_outlasts_the_default_number_of_syn_retries() {
 
 #[test]
 fn the_kernel_itself_opens_at_the_deadline() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     let deadline = Duration::from_secs(2);
     pod.close(deadline);
     let (result, waited) = pod.connect(proxy(Ipv4Addr::LOCALHOST)).result();
@@ -277,7 +279,7 @@ fn the_kernel_itself_opens_at_the_deadline() {
 
 #[test]
 fn the_deadline_opens_for_a_proxy_that_came_in_the_meantime() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(Duration::from_secs(2));
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
     let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
@@ -286,7 +288,7 @@ fn the_deadline_opens_for_a_proxy_that_came_in_the_meantime() {
 
 #[test]
 fn only_the_named_loopback_ports_are_held() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(MINUTE);
     for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let (result, _) = pod.connect(SocketAddr::new(ip, 15021)).result();
@@ -299,7 +301,7 @@ fn only_the_named_loopback_ports_are_held() {
 
 #[test]
 fn a_container_that_may_pass_is_not_held() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(MINUTE);
     let container = Pod::id(&pod.container);
     pod.gates.set_verdict(container, Verdict::Pass).unwrap();
@@ -311,7 +313,7 @@ fn a_container_that_may_pass_is_not_held() {
 
 #[test]
 fn the_report_names_who_waits_and_how_it_ended() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(MINUTE);
     let container = Pod::id(&pod.container);
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
@@ -337,7 +339,7 @@ fn the_report_names_who_waits_and_how_it_ended() {
 #[test]
 fn a_full_table_holds_all_the_same() {
     let mut pod =
-        Pod::new(LoadOptions { max_sockets: 2, max_sockets_per_pod: 2, ..LoadOptions::default() });
+        Pod::new(&LoadOptions { max_sockets: 2, max_sockets_per_pod: 2, ..LoadOptions::default() });
     pod.close(MINUTE);
     let address = proxy(Ipv4Addr::LOCALHOST);
     let connecting: Vec<_> = (0..6).map(|_| pod.connect(address)).collect();
@@ -354,7 +356,7 @@ fn a_full_table_holds_all_the_same() {
 
 #[test]
 fn a_detached_gate_leaves_nothing() {
-    let mut pod = Pod::new(LoadOptions::default());
+    let mut pod = Pod::new(&LoadOptions::default());
     pod.close(MINUTE);
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
     assert_eq!(pod.sockets.held_by(Pod::id(&pod.pod)).len(), 1);
@@ -370,7 +372,7 @@ fn a_detached_gate_leaves_nothing() {
 
 #[test]
 fn debug_lines_cost_the_verifier_nothing_it_cannot_bear() {
-    drop(Pod::new(LoadOptions { kernel_log: true, ..LoadOptions::default() }));
+    drop(Pod::new(&LoadOptions { kernel_log: true, ..LoadOptions::default() }));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Needs root, and what `cargo xtask setup` installs; `cargo xtask test` does both. Without them
 //! the tests fail, they do not skip.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod cli;
 mod clients;
 mod cluster;
