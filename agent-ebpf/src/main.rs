@@ -10,6 +10,7 @@
 mod programs;
 
 #[cfg(target_arch = "bpf")]
+#[expect(clippy::needless_pass_by_value, reason = "aya's macros hand contexts over by value")]
 mod entry {
     use aya_ebpf::{
         macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},

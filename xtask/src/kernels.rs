@@ -42,8 +42,12 @@ const INIT: &[u8] = include_bytes!("kernels/init.sh");
 /// Mount points, and where busybox puts its commands.
 const DIRECTORIES: [&str; 5] = ["bin", "dev", "proc", "sys", "tmp"];
 
-/// How long the tests may take on one kernel; in real time they wait for about a third of it.
+/// How long the tests may take on one kernel: they wait for about a quarter of it.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 180;
+
+/// The tests wait for retransmissions and deadlines most of the time: a machine needs a third of a
+/// core.
+const JOBS_PER_CORE: usize = 2;
 
 /// Options of `cargo xtask kernels`.
 #[derive(clap::Args)]
@@ -51,7 +55,7 @@ pub(crate) struct Args {
     /// Only this kernel, such as 5.10; may be repeated.
     #[arg(long = "kernel", value_name = "VERSION", value_parser = releases::parse)]
     kernels: Vec<Release>,
-    /// How many machines run at the same time [default: one per core].
+    /// How many machines run at the same time [default: two per core].
     #[arg(long)]
     jobs: Option<usize>,
     /// Seconds that the tests may take on one kernel.
@@ -75,7 +79,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     setup::ensure(workspace, Scope::Tests)?;
     let releases = if kernels.is_empty() { RELEASES.to_vec() } else { kernels.clone() };
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs.unwrap_or(cores).clamp(1, releases.len());
+    let jobs = jobs.unwrap_or(cores * JOBS_PER_CORE).clamp(1, releases.len());
 
     console::headline("kernels");
     let binary = console::step("building the tests as a static binary", || build_test(workspace))?;

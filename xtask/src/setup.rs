@@ -73,7 +73,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             return Ok(());
         }
         announce(&parts);
-        bail!("{} parts are missing; `cargo xtask setup` installs them", parts.len());
+        bail!("{} (`cargo xtask setup` installs all)", count(&parts));
     }
     ensure(workspace, Scope::Tests)
 }
@@ -86,21 +86,18 @@ pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
         return Ok(());
     }
     announce(&parts);
+    check_apt(workspace, &parts)?;
     let log = workspace.log("setup/setup.log")?;
     for round in 0..MAX_ROUNDS {
-        let needs_apt = parts.iter().any(|part| matches!(part.action, Action::Package(_)));
-        if needs_apt && let Err(reason) = apt::usable() {
-            by_hand(workspace, &parts);
-            bail!("{reason}; run the commands above, then try again");
-        }
-        if needs_apt {
-            let packages: Vec<String> = parts.iter().filter_map(Part::package).collect();
-            // What an installation did not mend may be mended by a newer package.
-            apt::install(&packages, round > 0, &log)?;
-        } else {
+        check_apt(workspace, &parts)?;
+        let packages: Vec<String> = parts.iter().filter_map(Part::package).collect();
+        if packages.is_empty() {
             for part in &parts {
                 part.install(workspace, &log)?;
             }
+        } else {
+            // What an installation did not mend may be mended by a newer package.
+            apt::install(&packages, round > 0, &log)?;
         }
         let left = plan(workspace, scope);
         if left.is_empty() {
@@ -114,6 +111,16 @@ pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
     }
     by_hand(workspace, &parts);
     bail!("still missing after installation; {} has the details", log.display());
+}
+
+/// Refuses to begin what could not be finished, with the way to do it by hand.
+fn check_apt(workspace: &Workspace, parts: &[Part]) -> Result<()> {
+    let needed = parts.iter().any(|part| part.package().is_some());
+    if needed && let Err(reason) = apt::usable() {
+        by_hand(workspace, parts);
+        bail!("{reason}; run the commands above, then try again");
+    }
+    Ok(())
 }
 
 /// What the scope needs and the machine lacks, in the order of installation.
@@ -191,8 +198,15 @@ fn has_llvm(major: u32) -> bool {
 }
 
 fn announce(parts: &[Part]) {
-    console::headline(&format!("setup: {} parts are missing", parts.len()));
+    console::headline(&format!("setup: {}", count(parts)));
     console::table(parts.iter().map(|part| (part.name.as_str(), part.why.as_str())));
+}
+
+fn count(parts: &[Part]) -> String {
+    match parts {
+        [_] => "1 part is missing".into(),
+        _ => format!("{} parts are missing", parts.len()),
+    }
 }
 
 /// Prints the commands that install the parts.

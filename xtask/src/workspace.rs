@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fmt, fs,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -32,9 +32,11 @@ pub(crate) struct NotRoot {
 impl Workspace {
     /// Asks cargo, since a user's configuration may put the target directory anywhere.
     pub(crate) fn locate() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask/ has no parent directory")?;
+        // What cargo says now comes first: checkouts that share a target directory share this
+        // binary too, and its own idea of where it was built.
+        let own = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = own.parent().context("xtask/ has no parent directory")?;
         let output = cargo()
             .args(["metadata", "--no-deps", "--format-version=1"])
             .current_dir(root)

@@ -120,7 +120,7 @@ fn hold(ctx: &SkBuffContext) -> Option<Answer> {
 
 #[inline(always)]
 fn names_port(gate: &Gate, port: u16) -> bool {
-    gate.ports.iter().any(|named| *named == port)
+    gate.ports.contains(&port)
 }
 
 /// The sending socket, if it is a TCP one. A raw socket's forgery is none of ours: it passes as it

@@ -36,7 +36,7 @@ pub(crate) fn on_callback(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_RTO_CB => retransmitting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == TCP_SYN_SENT && ctx.arg(1) == TCP_CLOSE => {
-            ended(ctx)
+            ended(ctx);
         }
         _ => {}
     }
