@@ -17,7 +17,7 @@ use crate::{
     core::{ISTIO, Machine, MachineOptions},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
-    preflight,
+    preflight::{self, PreflightError},
     readiness::Prober,
     reconcile::{self, Input, Parts},
 };
@@ -40,6 +40,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => node::find_cgroup2(&args.proc_root)?,
     };
     node::require_cgroup2(&cgroup_root)?;
+    if let Some(bpffs) = &args.bpffs {
+        bpf::require_bpffs(bpffs)?;
+    }
     let host_netns = host_netns(&args.proc_root)?;
     let stop = stop_on_signal()?;
 
@@ -98,13 +101,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 /// known even before the API tells. Where a security module keeps the agent from looking at
 /// process 1 its own namespace serves: in a pod of its own that is another one, and the API's word
 /// on `hostNetwork` is then the only one.
-fn host_netns(proc_root: &Path) -> anyhow::Result<u64> {
+fn host_netns(proc_root: &Path) -> Result<u64, PreflightError> {
     let netns = match Netns::open(&proc_root.join("1/ns/net")) {
         Ok(netns) => netns,
         Err(error) => {
             tracing::debug!(%error, "process 1 cannot be looked at; taking the agent's own namespace");
-            let own = proc_root.join("self/ns/net");
-            Netns::open(&own).with_context(|| format!("failed to open {}", own.display()))?
+            let path = proc_root.join("self/ns/net");
+            Netns::open(&path).map_err(|source| PreflightError::Proc { path, source })?
         }
     };
     Ok(netns.inode())

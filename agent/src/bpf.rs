@@ -13,7 +13,7 @@ pub use self::{
     gate::Gates,
     kernel_log::KernelLog,
     loader::{LoadOptions, Loaded, load},
-    pin::Pins,
+    pin::{Pins, require_bpffs},
     socket::SocketTable,
 };
 

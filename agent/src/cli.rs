@@ -2,13 +2,19 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
 use crate::telemetry::LogFormat;
 
+/// What a service manager sees, see [`crate::exit`].
+const EXIT_CODES: &str = "\
+Exit codes: 64 wrong usage or kubeconfig, 69 something that the agent needs is not there (cgroup2,
+BTF, the API server), 77 a capability is missing. Nothing is attached when the agent ends; all held
+connects go on.";
+
 /// Holds a pod's outbound connect() in the kernel until its service-mesh proxy is ready.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", version, max_term_width = 100)]
+#[command(name = "holdfast", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -19,31 +25,32 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the node's agent.
+    #[command(after_help = EXIT_CODES)]
     Run(RunArgs),
 }
 
 /// Options of `holdfast run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// This node's name in the cluster (in a DaemonSet: the downward API's spec.nodeName).
+    /// This node's name in the cluster; in a DaemonSet the downward API's spec.nodeName.
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub node_name: String,
 
-    /// Kubeconfig for the API server. Default: the pod's service account.
+    /// Kubeconfig for the API server [default: the pod's service account].
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// How long to try to reach the API server at start.
+    /// How long to try to reach the API server at start, such as "30s" or "2m".
     #[arg(long, env = "HOLDFAST_API_WAIT", value_name = "DURATION", default_value = "30s",
           value_parser = humantime::parse_duration)]
     pub api_wait: Duration,
 
-    /// How long a connect is held at most (1s to 1h).
+    /// How long a connect is held at most; from "1s" to "1h".
     #[arg(long, env = "HOLDFAST_TIMEOUT", value_name = "DURATION", default_value = "60s",
           value_parser = hold_timeout)]
     pub timeout: Duration,
 
-    /// Directory of cgroup2 below which kubelet keeps the pods. Default: where cgroup2 is mounted.
+    /// Directory of cgroup2 below which kubelet keeps the pods [default: where it is mounted].
     #[arg(long, env = "HOLDFAST_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
 
@@ -51,12 +58,13 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
     pub proc_root: PathBuf,
 
-    /// State directory of a container runtime, below which its OCI bundles lie; may be repeated.
+    /// State directory of a container runtime, below which its OCI bundles lie; several with
+    /// commas, or by repeating the option.
     #[arg(long, env = "HOLDFAST_RUNTIME_ROOT", value_name = "DIR", value_delimiter = ',',
           default_values = ["/run/containerd", "/run/k3s/containerd", "/run/containers"])]
     pub runtime_root: Vec<PathBuf>,
 
-    /// The kernel's BTF.
+    /// The kernel's description of its own types (BTF).
     #[arg(
         long,
         env = "HOLDFAST_BTF",
@@ -65,13 +73,13 @@ pub struct RunArgs {
     )]
     pub btf: PathBuf,
 
-    /// A mounted BPF file system: the maps are pinned there while the agent runs, for
-    /// `bpftool map dump pinned <DIR>/holdfast/v1/SOCKETS` and the like. Default: not pinned.
+    /// A mounted BPF file system: the maps are pinned there while the agent runs, for "bpftool map
+    /// dump pinned <DIR>/holdfast/v1/SOCKETS" and the like [default: not pinned].
     #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
 
-    /// How many held sockets can be replayed and named at a time; further ones are held all the
-    /// same and go on with their own retransmission.
+    /// How many held sockets can be named and replayed at a time. Further ones are held all the
+    /// same; they go on with their own retransmission, up to 500 ms after the others.
     #[arg(long, env = "HOLDFAST_MAX_SOCKETS", value_name = "COUNT", default_value_t = 65_536,
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_sockets: u32,
@@ -82,7 +90,13 @@ pub struct RunArgs {
     pub max_sockets_per_pod: u32,
 
     /// Format of the log on standard error.
-    #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_enum, default_value = "plain")]
+    #[arg(
+        long,
+        env = "HOLDFAST_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "plain"
+    )]
     pub log_format: LogFormat,
 
     /// Level of the log: error, warn, info, debug, trace, or a filter such as
@@ -91,7 +105,7 @@ pub struct RunArgs {
           value_parser = log_filter)]
     pub log_level: String,
 
-    /// Let the eBPF programs write a debug line for each dropped SYN.
+    /// Have the eBPF programs write a debug line for each dropped SYN.
     #[arg(long, env = "HOLDFAST_KERNEL_LOG")]
     pub kernel_log: bool,
 }
@@ -102,13 +116,20 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> =
 
 fn hold_timeout(text: &str) -> Result<Duration, String> {
     let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if TIMEOUTS.contains(&timeout) { Ok(timeout) } else { Err("not between 1s and 1h".to_owned()) }
+    if TIMEOUTS.contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("it must be from 1s to 1h".to_owned())
+    }
 }
 
 fn node_name(text: &str) -> Result<String, String> {
     // It becomes part of a field selector, where these have a meaning.
-    if text.is_empty() || text.contains([',', '=', '!', '\\']) {
-        return Err("not the name of a node".to_owned());
+    if text.is_empty() {
+        return Err("it is empty; kubectl get nodes lists the names".to_owned());
+    }
+    if text.contains([',', '=', '!', '\\']) {
+        return Err("no node is called so; kubectl get nodes lists the names".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -117,4 +138,69 @@ fn log_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text)
         .map(|_| text.to_owned())
         .map_err(|error| error.to_string())
+}
+
+/// clap's error in one line: what is wrong, its hints, and where to read on.
+#[must_use]
+pub fn usage_error(error: &clap::Error) -> String {
+    let help = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return "no command is given; holdfast --help lists them".to_owned();
+        }
+        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => "holdfast --help",
+        _ => "holdfast run --help",
+    };
+    let text = error.render().to_string();
+    let told = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty());
+    let mut line = String::new();
+    for part in told {
+        let part = part.trim_start_matches("error: ");
+        let (separator, part) = part.strip_prefix("tip: ").map_or((" ", part), |hint| ("; ", hint));
+        if !line.is_empty() {
+            line.push_str(separator);
+        }
+        line.push_str(part);
+    }
+    format!("{line}; see {help}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_errors_are_one_line_that_says_what_and_where_to_read_on() {
+        for (args, expected) in [
+            (&[][..], "no command is given; holdfast --help lists them"),
+            (&["rnu"], "unrecognized subcommand 'rnu'; see holdfast --help"),
+            (
+                &["run", "--node-nam", "a"],
+                "unexpected argument '--node-nam' found; \
+                a similar argument exists: '--node-name'; see holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--log-format", "xml"],
+                "invalid value 'xml' for \
+                '--log-format <FORMAT>' [possible values: plain, json]; see holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--timeout", "2h"],
+                "invalid value '2h' for \
+                '--timeout <DURATION>': it must be from 1s to 1h; see holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a,b"],
+                "invalid value 'a,b' for '--node-name <NAME>': no \
+                node is called so; kubectl get nodes lists the names; see holdfast run --help",
+            ),
+        ] {
+            let args = std::iter::once(&"holdfast").chain(args);
+            let error = Cli::try_parse_from(args).unwrap_err();
+            assert_eq!(usage_error(&error), expected);
+        }
+    }
 }

@@ -22,11 +22,31 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
     error.chain().find_map(of_cause).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
+/// An error in one line: each of its causes that the ones before have not told already.
+#[must_use]
+pub fn line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // Further lines are details, such as the verifier's log.
+        let text = text.lines().next().unwrap_or_default();
+        if !line.contains(text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(text);
+        }
+    }
+    line
+}
+
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<PreflightError>() {
         return Some(match error {
             PreflightError::Capability { .. } | PreflightError::Capabilities(_) => NO_PERMISSION,
-            PreflightError::Kernel { .. } | PreflightError::Btf { .. } => UNAVAILABLE,
+            PreflightError::Kernel { .. }
+            | PreflightError::Proc { .. }
+            | PreflightError::Btf { .. } => UNAVAILABLE,
         });
     }
     if let Some(error) = cause.downcast_ref::<ClusterError>() {
@@ -40,4 +60,22 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     let unavailable =
         cause.is::<MountError>() || cause.is::<WatchError>() || cause.is::<BpfError>();
     unavailable.then_some(UNAVAILABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_line_tells_each_cause_once() {
+        let refused = || io::Error::other("refused\nat instruction 7");
+        let error = Err::<(), _>(refused()).context("failed to load").unwrap_err();
+        assert_eq!(line(&error), "failed to load: refused");
+        let error = Err::<(), _>(refused()).context("failed (refused); try again").unwrap_err();
+        assert_eq!(line(&error), "failed (refused); try again");
+    }
 }

@@ -5,24 +5,28 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use holdfast::{
     app,
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
     exit, telemetry,
 };
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // --help and --version come this way, too.
-            let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            let _: Result<(), _> = error.print();
-            return ExitCode::from(code);
+        Err(error) if error.use_stderr() => {
+            report(&cli::usage_error(&error));
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(help_or_version) => {
+            // A reader that has gone, such as `head`, has what it wanted.
+            let _: Result<(), _> = help_or_version.print();
+            return ExitCode::SUCCESS;
         }
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error);
+            tracing::debug!(?error, "failed");
+            report(&exit::line(&error));
             exit::code(&error)
         }
     }
@@ -37,6 +41,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// One line, in plain words, also when the log is JSON: it is for the person who starts the agent.
 #[expect(clippy::print_stderr, reason = "the last word of a process that cannot log any more")]
-fn report(error: &anyhow::Error) {
-    eprintln!("holdfast: {error:#}");
+fn report(error: &str) {
+    eprintln!("holdfast: {error}");
 }

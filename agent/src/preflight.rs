@@ -48,6 +48,15 @@ pub enum PreflightError {
         /// `uname -r`.
         release: String,
     },
+    /// There is no `/proc` where it should be.
+    #[error("failed to open {path}: {source}; name the host's /proc with --proc-root")]
+    Proc {
+        /// The file below it.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel has no BTF.
     #[error(
         "no BTF at {path} ({source}): the kernel must be built with CONFIG_DEBUG_INFO_BTF=y, as \

@@ -232,11 +232,16 @@ impl Reconciler {
                 self.netns.remove(&uid);
             }
             Action::SetVerdict { container, verdict } => {
-                if let Err(error) = self.gates.set_verdict(container, verdict) {
-                    tracing::warn!(
-                        container_cgroup = %container, %error,
+                match self.gates.set_verdict(container, verdict) {
+                    Ok(()) => tracing::debug!(
+                        container_cgroup = container.0,
+                        ?verdict,
+                        "container's verdict set"
+                    ),
+                    Err(error) => tracing::warn!(
+                        container_cgroup = container.0, %error,
                         "container's verdict cannot be set; it is held until the deadline"
-                    );
+                    ),
                 }
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),

@@ -13,7 +13,14 @@ pub enum LogFormat {
 }
 
 /// Libraries that are chatty at info.
-const QUIET: [&str; 4] = ["hyper=warn", "kube=warn", "kube_client=warn", "tower=warn"];
+const QUIET: [&str; 5] = [
+    "hyper=warn",
+    "kube=warn",
+    "kube_client=warn",
+    // A line at level error for each request that failed; what follows from one the agent says.
+    "kube_client::client::builder=off",
+    "tower=warn",
+];
 
 /// Sends the log to standard error.
 ///

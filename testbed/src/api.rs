@@ -12,9 +12,11 @@ mod store;
 mod watch;
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -27,6 +29,9 @@ pub use self::{resource::Resource, store::Refusal};
 
 /// As many as a real server's kernel queue takes.
 const BACKLOG: i32 = 1024;
+
+/// How long a child may take from fork to exec, on a machine that has much else to do.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The running API and the controls that tests have over it.
 #[derive(Debug)]
@@ -132,7 +137,7 @@ impl Api {
         if server.is_some() {
             bail!("the API already runs");
         }
-        let socket = bind(self.address.port())?;
+        let socket = bind_again(self.address.port())?;
         socket.listen(BACKLOG).context("listen for API clients")?;
         socket.set_nonblocking(true).context("set O_NONBLOCK")?;
         let listener = TcpListener::from(socket);
@@ -298,6 +303,24 @@ impl Drop for Api {
 fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
     let namespace = namespace.unwrap_or_default().to_owned();
     (resource, namespace, name.to_owned())
+}
+
+/// As [`bind`], on a port that was listened on a moment ago: a child that another thread has just
+/// forked still holds the old listener, until its own exec.
+fn bind_again(port: u16) -> Result<Socket> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match bind(port) {
+            Err(error) if is_in_use(&error) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// With SO_REUSEADDR, so that the port's reservation and its server can both be bound to it.

@@ -137,8 +137,9 @@ impl Client {
         self.option("--connect-timeout", &timeout.as_millis())
     }
 
-    /// Then requests `path` over HTTP/1.1: `/bytes/<n>`, whose body is verified, or `/port`, which
-    /// answers with the backend's port.
+    /// Then requests `path` over HTTP/1.1: `/bytes/<n>`, whose body is verified, `/port`, which
+    /// answers with the backend's port, `/visit/<name>`, which counts a visit, or `/visits/<name>`,
+    /// which only answers with their number.
     #[must_use]
     pub fn get(self, path: &str) -> Self {
         self.option("--get", &path)

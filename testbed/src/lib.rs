@@ -29,6 +29,7 @@ mod agent;
 pub mod api;
 pub mod apps;
 pub mod bpf;
+mod capture;
 mod cgroup;
 pub mod clock;
 mod container;
@@ -46,6 +47,7 @@ mod redirect;
 pub use self::{
     agent::{Agent, AgentOptions},
     api::{Api, Resource},
+    capture::{Capture, CapturedSyn},
     cgroup::{Cgroup, CgroupDriver, Qos, cgroup2_mount},
     container::ContainerId,
     fixtures::Recording,

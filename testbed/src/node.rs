@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
 };
@@ -21,6 +21,7 @@ use crate::{
     netns::Netns,
     outside::{Outside, PodAddresses},
     pod::{Pod, PodSpec},
+    process::{Command, User},
     proxy,
 };
 
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) api: Api,
     outside: Outside,
     envoy: OnceLock<PathBuf>,
+    /// Held while a program is copied, so that nobody runs half of one.
+    copying: Mutex<()>,
     next_pod: AtomicU16,
     // Dropped last: it kills whatever the others have left running.
     claim: owner::Claim,
@@ -87,6 +90,7 @@ impl Node {
             api,
             outside,
             envoy: OnceLock::new(),
+            copying: Mutex::default(),
             next_pod: AtomicU16::new(0),
             claim,
         };
@@ -192,6 +196,26 @@ impl Inner {
         }
         let path = proxy::reachable_envoy(&self.claim.dir)?;
         Ok(self.envoy.get_or_init(|| path))
+    }
+
+    /// `command` with a program that its user can reach: a checkout below `/root` is closed to all
+    /// but root, then a copy in the node's folder is used.
+    pub(crate) fn reachable(&self, command: &Command) -> Result<Command> {
+        let program = &command.program;
+        let mut command = command.clone();
+        if command.user != User::default()
+            && program.is_absolute()
+            && !proxy::is_reachable(program)
+            && let Some(name) = program.file_name()
+        {
+            let copy = self.claim.dir.join(name);
+            let _copying = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+            if !copy.exists() {
+                proxy::copy_for_all(program, &copy)?;
+            }
+            command.program = copy;
+        }
+        Ok(command)
     }
 
     /// A file in the node's folder, gone with the node.

@@ -186,6 +186,14 @@ impl Pod {
         Container::create(inner, name)
     }
 
+    /// As [`Self::create_container`], but with no OCI bundle where one is looked for: a runtime
+    /// whose layout nobody knows.
+    pub fn create_container_without_bundle(&self, name: &str) -> Result<Container> {
+        let inner = &self.inner;
+        ensure!(inner.spec.has(name), "pod {} has no container {name}", inner.spec.name);
+        Container::create_without_bundle(inner, name)
+    }
+
     /// Creates a container and starts `command` in it, in the pod's cgroup and namespace.
     pub fn start_container(&self, name: &str, command: impl Into<Command>) -> Result<Process> {
         self.create_container(name)?.start(command)
@@ -214,7 +222,8 @@ impl Pod {
     pub fn exec(&self, container: &str, command: impl Into<Command>) -> Result<Process> {
         let cgroup = self.container_cgroup(container)?;
         let netns = self.netns()?;
-        Process::spawn(&command.into(), Some(&cgroup), &Network::Enter(&netns), Box::new(|_| {}))
+        let command = self.inner.node.reachable(&command.into())?;
+        Process::spawn(&command, Some(&cgroup), &Network::Enter(&netns), Box::new(|_| {}))
     }
 
     /// Starts Envoy in the proxy's container. It is ready some time after, see

@@ -84,11 +84,16 @@ pub(crate) fn reachable_envoy(node_dir: &Path) -> Result<PathBuf> {
         return Ok(binary);
     }
     let copy = node_dir.join("envoy");
-    fs::hard_link(&binary, &copy)
-        .or_else(|_| fs::copy(&binary, &copy).map(drop))
-        .and_then(|()| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)))
-        .with_context(|| format!("copy {} to {}", binary.display(), copy.display()))?;
+    copy_for_all(&binary, &copy)?;
     Ok(copy)
+}
+
+/// A second name or a copy of a program, which everybody may run.
+pub(crate) fn copy_for_all(binary: &Path, copy: &Path) -> Result<()> {
+    fs::hard_link(binary, copy)
+        .or_else(|_| fs::copy(binary, copy).map(drop))
+        .and_then(|()| fs::set_permissions(copy, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("copy {} to {}", binary.display(), copy.display()))
 }
 
 fn installed_envoy() -> Result<PathBuf> {
@@ -106,7 +111,7 @@ fn installed_envoy() -> Result<PathBuf> {
 }
 
 /// Whether every folder on the way, and the file itself, can be searched and run by anybody.
-fn is_reachable(file: &Path) -> bool {
+pub(crate) fn is_reachable(file: &Path) -> bool {
     const OTHERS_EXECUTE: u32 = 0o001;
     file.ancestors().all(|path| {
         fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & OTHERS_EXECUTE != 0)

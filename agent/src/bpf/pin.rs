@@ -21,16 +21,28 @@ pub struct Pins {
     directory: PathBuf,
 }
 
+/// Checks that `path` is a mounted BPF file system.
+///
+/// # Errors
+///
+/// [`BpfError::Pin`] if it is not.
+pub fn require_bpffs(path: &Path) -> Result<(), BpfError> {
+    let stat = statfs(path).map_err(|errno| failed(path, errno.into()))?;
+    if stat.filesystem_type() == BPF_FS_MAGIC {
+        Ok(())
+    } else {
+        Err(failed(path, io::Error::other("not a BPF file system; mount one with mount -t bpf")))
+    }
+}
+
+fn failed(path: &Path, source: io::Error) -> BpfError {
+    BpfError::Pin { path: path.to_owned(), source }
+}
+
 impl Pins {
     /// Pins the maps below `bpffs`, in a directory for this version of the ABI. What a killed
     /// agent left there is replaced.
     pub(super) fn new(ebpf: &Ebpf, bpffs: &Path) -> Result<Self, BpfError> {
-        let failed = |path: &Path, source| BpfError::Pin { path: path.to_owned(), source };
-        let stat = statfs(bpffs).map_err(|errno| failed(bpffs, errno.into()))?;
-        if stat.filesystem_type() != BPF_FS_MAGIC {
-            let message = "not a BPF file system; mount one with mount -t bpf";
-            return Err(failed(bpffs, io::Error::other(message)));
-        }
         let directory = bpffs.join(format!("holdfast/v{ABI_VERSION}"));
         let pins = Self { directory };
         pins.remove();

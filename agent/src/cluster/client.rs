@@ -22,7 +22,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(150);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The kubeconfig is not one.
-    #[error("kubeconfig {path} cannot be used: {source}; name another with --kubeconfig")]
+    #[error(
+        "kubeconfig {path} cannot be used: {}; name another with --kubeconfig",
+        innermost(source)
+    )]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -31,7 +34,7 @@ pub enum ClusterError {
         source: Box<kube::config::KubeconfigError>,
     },
     /// No kubeconfig was given and the agent does not run in a pod.
-    #[error("not running in a cluster ({0}); name a kubeconfig with --kubeconfig")]
+    #[error("not running in a cluster ({}); name a kubeconfig with --kubeconfig", innermost(.0))]
     NotInCluster(#[source] Box<kube::config::InClusterError>),
     /// The settings make no client.
     #[error("failed to make a client for the API server: {0}")]
@@ -92,11 +95,13 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
     }
 }
 
-/// The root of an error: the layers above only say that a request failed.
+/// The root of an error, in one line: the layers above only say that a request failed.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let text = error.to_string();
+    // What a YAML parser adds is a picture of the place.
+    text.lines().next().unwrap_or_default().to_owned()
 }

@@ -1,5 +1,5 @@
-//! A snapshot, then deltas: kube's watcher, which lists in pages, follows bookmarks, lists again
-//! after 410 and backs off on errors.
+//! A snapshot, then deltas: kube's watcher, which lists in pages, follows bookmarks and backs off
+//! on errors; after 410, in whichever form, the objects are listed again.
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -25,7 +25,8 @@ const WATCH_TIMEOUT_SECONDS: u32 = 120;
 /// The pods of the node `node`.
 pub fn watch_pods(client: Client, node: &str) -> impl Stream<Item = Event> + Send + use<> {
     let config = config().fields(&format!("spec.nodeName={node}"));
-    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    let pods = Api::<Pod>::all(client);
+    let events = anew_when_gone(move || watcher(pods.clone(), config.clone())).default_backoff();
     collect(
         "pods",
         events,
@@ -38,8 +39,8 @@ pub fn watch_pods(client: Client, node: &str) -> impl Stream<Item = Event> + Sen
 
 /// All namespaces, of which only the metadata is asked for.
 pub fn watch_namespaces(client: Client) -> impl Stream<Item = Event> + Send + use<> {
-    let events =
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()).default_backoff();
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
+    let events = anew_when_gone(move || watcher(namespaces.clone(), config())).default_backoff();
     collect(
         "namespaces",
         events,
@@ -52,6 +53,31 @@ pub fn watch_namespaces(client: Client) -> impl Stream<Item = Event> + Send + us
 
 fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_TIMEOUT_SECONDS)
+}
+
+/// Starts the watcher anew, so with a list, when the server answers a watch with the HTTP status
+/// 410 (Gone). kube's watcher lists again only after 410 in an event of a running watch; after the
+/// status it would ask for the same version for ever.
+fn anew_when_gone<K, S>(start: impl Fn() -> S) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
+where
+    S: Stream<Item = watcher::Result<WatchEvent<K>>>,
+{
+    stream::unfold((Box::pin(start()), start), |(mut events, start)| async move {
+        let event = events.next().await?;
+        if event.as_ref().is_err_and(is_gone) {
+            events.set(start());
+        }
+        Some((event, (events, start)))
+    })
+}
+
+fn is_gone(error: &watcher::Error) -> bool {
+    /// RFC 9110, section 15.5.11.
+    const GONE: u16 = 410;
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == GONE
+    )
 }
 
 /// Turns the watcher's initial sequence into one list, and objects into views.

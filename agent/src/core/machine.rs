@@ -14,7 +14,10 @@
 //! Each event changes facts first; then the pods it concerns are evaluated from their facts alone,
 //! so that the order of events does not matter for where they end.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use super::{
     Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, Monotonic, NamespaceView,
@@ -81,11 +84,7 @@ impl Machine {
                 }
                 self.evaluate(&uid, now, &mut actions);
             }
-            Event::NamespacesListed(views) => {
-                let listed = views.into_iter().map(|view| (view.name.clone(), view)).collect();
-                self.namespaces = Some(listed);
-                self.evaluate_all(now, &mut actions);
-            }
+            Event::NamespacesListed(views) => self.namespaces_listed(views, now, &mut actions),
             Event::NamespaceApplied(view) => self.namespace_applied(view, now, &mut actions),
             Event::NamespaceDeleted(name) => {
                 if let Some(namespaces) = &mut self.namespaces {
@@ -162,14 +161,25 @@ impl Machine {
     fn remember_view(&mut self, view: PodView, actions: &mut Vec<Action>) {
         let pod = self.pod(&view.uid);
         let known = pod.view.as_ref().map(|view| &view.labels);
-        if let Err(value) = Hold::from_labels(&view.labels)
-            && known != Some(&view.labels)
-        {
-            let (object, value) = (format!("pod {}", view.name), value.to_owned());
-            actions.push(Action::Log(Line::InvalidLabel { object, value }));
-        }
+        actions.extend(invalid_label(&view.labels, known, || format!("pod {}", view.name)));
         pod.deleted = false;
         pod.view = Some(view);
+    }
+
+    fn namespaces_listed(
+        &mut self,
+        views: Vec<NamespaceView>,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        let before = self.namespaces.take().unwrap_or_default();
+        for view in &views {
+            let known = before.get(&view.name).map(|view| &view.labels);
+            actions
+                .extend(invalid_label(&view.labels, known, || format!("namespace {}", view.name)));
+        }
+        self.namespaces = Some(views.into_iter().map(|view| (view.name.clone(), view)).collect());
+        self.evaluate_all(now, actions);
     }
 
     fn namespace_applied(
@@ -181,12 +191,7 @@ impl Machine {
         let namespaces = self.namespaces.get_or_insert_default();
         let name = view.name.clone();
         let known = namespaces.get(&name).map(|view| &view.labels);
-        if let Err(value) = Hold::from_labels(&view.labels)
-            && known != Some(&view.labels)
-        {
-            let (object, value) = (format!("namespace {name}"), value.to_owned());
-            actions.push(Action::Log(Line::InvalidLabel { object, value }));
-        }
+        actions.extend(invalid_label(&view.labels, known, || format!("namespace {name}")));
         namespaces.insert(name.clone(), view);
         let concerned: Vec<PodUid> = self
             .pods
@@ -290,6 +295,18 @@ impl Machine {
         Standing::Enabled
     }
 }
+
+/// The warning about an object's label, once for each change of its labels.
+fn invalid_label(
+    labels: &Labels,
+    known: Option<&Labels>,
+    object: impl FnOnce() -> String,
+) -> Option<Action> {
+    let value = Hold::from_labels(labels).err()?.to_owned();
+    (known != Some(labels)).then(|| Action::Log(Line::InvalidLabel { object: object(), value }))
+}
+
+type Labels = BTreeMap<String, String>;
 
 /// One container of a pod, by its cgroup.
 #[derive(Debug)]

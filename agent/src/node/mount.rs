@@ -12,7 +12,9 @@ use procfs::process::Process;
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The mount table could not be read.
-    #[error("failed to read the mount table {path}: {source}")]
+    #[error(
+        "failed to read the mount table {path}: {source}; name the host's /proc with --proc-root"
+    )]
     Table {
         /// The process's directory.
         path: PathBuf,

@@ -1,1 +1,224 @@
-//! cluster
+//! An API server that is away, forgetful, large or odd.
+
+use std::time::Duration;
+
+use testbed::{
+    Agent, AgentOptions, Cgroup, CgroupDriver, Node, Pod, PodSpec, Process, Qos, Recording,
+    api::Refusal, apps, backend_v4, bpf,
+};
+
+use crate::common::{
+    ENABLED, SOON, binary, enabled_node, eventually, is, lines, options, start_agent, wait_for,
+};
+
+const LABEL: &str = "holdfast.dev/hold";
+
+/// A watch that has failed is tried again after a time that doubles, up to half a minute.
+const BACKED_OFF: Duration = Duration::from_secs(90);
+
+/// Starts a container that only runs, to have clients started in it.
+fn idle(pod: &Pod) -> Process {
+    pod.start_container("app", apps::testbed_app().unwrap().arg("pause")).unwrap()
+}
+
+fn dial(pod: &Pod) -> Process {
+    pod.exec("app", apps::connect(backend_v4()).unwrap()).unwrap()
+}
+
+/// Waits for the pod's log line number `count` with this message, however late the API is.
+fn wait_backed_off(agent: &Agent, pod: &Pod, message: &str, count: usize) {
+    let mut seen = 0;
+    let nth = agent.wait_log(BACKED_OFF, |line| {
+        seen += usize::from(is(line, pod, message));
+        seen == count
+    });
+    nth.unwrap();
+}
+
+/// A pod of the enabled namespace "shop" is held, and let go when its proxy is ready.
+fn assert_holds(node: &Node, agent: &Agent, name: &str) {
+    let pod = node.create_pod(PodSpec::new("shop", name)).unwrap();
+    let app = pod.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
+    wait_for(agent, &pod, "connect held");
+    let proxy = pod.start_proxy().unwrap();
+    let ready = proxy.wait_ready(SOON).unwrap();
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert!(attempt.is_connected() && attempt.start_ns < ready, "{attempt:?}");
+}
+
+#[test]
+fn labels_take_effect_after_the_api_has_forgotten_its_history() {
+    for refusal in [Refusal::Event, Refusal::Status] {
+        let node = enabled_node();
+        let api = node.api();
+        api.put_namespace("later", &[]);
+        api.refuse_old_watches_with(refusal);
+        let agent = start_agent(&node);
+        let pod = node.create_pod(PodSpec::new("later", "cart")).unwrap();
+        let _app = idle(&pod);
+        // Whatever was attached before the API named it is off when a later pod is held.
+        assert_holds(&node, &agent, "first");
+        eventually("no program on an exempt pod", || {
+            bpf::programs_below(pod.cgroup()).unwrap().is_empty()
+        });
+        let closed = lines(&agent, &pod, "gate closed").len();
+
+        // In the middle of a watch.
+        let lists = api.requests("list", "namespaces");
+        api.expire_history();
+        api.label_namespace("later", LABEL, Some("enabled"));
+        wait_backed_off(&agent, &pod, "gate closed", closed + 1);
+        let client = dial(&pod);
+        wait_for(&agent, &pod, "connect held");
+        let relisted = api.requests("list", "namespaces");
+        assert!(relisted > lists, "{refusal:?}: nothing was listed again");
+
+        // Between two watches: the version from which the agent goes on is gone by then.
+        api.stop();
+        api.label_namespace("later", LABEL, Some("disabled"));
+        api.expire_history();
+        api.resume().unwrap();
+        wait_backed_off(&agent, &pod, "gate detached", closed + 1);
+        assert_eq!(client.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+        assert!(api.requests("list", "namespaces") > relisted, "{refusal:?}");
+        assert!(agent.exit_status().is_none());
+    }
+}
+
+#[test]
+fn an_agent_that_starts_before_the_api_holds_as_soon_as_it_is_there() {
+    let node = enabled_node();
+    node.api().stop();
+    let agent = node.start_agent(&options().arg("--api-wait").arg("120s")).unwrap();
+    agent.wait_message(SOON, "API server does not answer yet").unwrap();
+    assert!(agent.logged("agent armed").is_empty());
+    node.api().resume().unwrap();
+    agent.wait_message(SOON, "agent armed").unwrap();
+    assert_holds(&node, &agent, "cart");
+}
+
+#[test]
+fn held_connects_are_released_while_the_api_is_away() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let app = pod.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
+    wait_for(&agent, &pod, "connect held");
+    node.api().stop();
+    agent.wait_message(SOON, "watch interrupted; trying again").unwrap();
+    let proxy = pod.start_proxy().unwrap();
+    let ready = proxy.wait_ready(SOON).unwrap();
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert!(attempt.is_connected() && attempt.start_ns < ready, "{attempt:?}");
+    let opened = wait_for(&agent, &pod, "gate opened");
+    assert_eq!(opened["reason"], "the proxy's readiness endpoint answered 200");
+
+    // A pod that comes meanwhile is held on suspicion, and named when the API is back.
+    let other = node.create_pod(PodSpec::new("plain", "till")).unwrap();
+    let client = other.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
+    wait_for(&agent, &other, "connect held");
+    node.api().put_namespace("plain", &[]);
+    node.api().resume().unwrap();
+    wait_backed_off(&agent, &other, "gate opened", 1);
+    assert_eq!(wait_for(&agent, &other, "gate opened")["reason"], "not enabled by label");
+    assert_eq!(client.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+    assert_holds(&node, &agent, "after");
+}
+
+#[test]
+fn an_api_that_never_answers_ends_the_agent_before_anything_is_attached() {
+    let node = enabled_node();
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let _app = idle(&pod);
+    node.api().stop();
+    // At its own log level: nothing but the last word may be on standard error.
+    let agent = node.start_agent(&AgentOptions::new(binary()).arg("--api-wait").arg("1s")).unwrap();
+    let status = agent.wait_exit(SOON).unwrap();
+    assert_eq!(status.code(), Some(69));
+    let stderr = agent.stderr();
+    assert_eq!(stderr.len(), 1, "{stderr:#?}");
+    assert!(stderr[0].contains(&node.api().url()), "{stderr:?}");
+    assert!(stderr[0].contains("--api-wait"), "{stderr:?}");
+    assert_eq!(bpf::programs_below(pod.cgroup()).unwrap(), [""; 0]);
+    assert_eq!(dial(&pod).wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+}
+
+#[test]
+fn a_list_is_read_to_its_last_page() {
+    /// More than two pages of 500.
+    const NAMESPACES: usize = 1_100;
+    let node = Node::new().unwrap();
+    for index in 0..NAMESPACES {
+        node.api().put_namespace(&format!("n{index:04}"), &[]);
+    }
+    // In the order of names, so on the last page.
+    node.api().put_namespace("shop", &ENABLED);
+    let agent = start_agent(&node);
+    assert!(node.api().requests("list", "namespaces") >= 3);
+    assert_holds(&node, &agent, "cart");
+    // The first page is not forgotten for the last.
+    let pod = node.create_pod(PodSpec::new("n0000", "plain")).unwrap();
+    let _app = idle(&pod);
+    assert_holds(&node, &agent, "later");
+    eventually("no program on an exempt pod", || {
+        bpf::programs_below(pod.cgroup()).unwrap().is_empty()
+    });
+    assert_eq!(dial(&pod).wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+}
+
+#[test]
+fn streams_recorded_from_a_cluster_neither_fail_the_agent_nor_close_a_gate() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    for recording in Recording::ALL {
+        for event in recording.events().unwrap() {
+            node.api().replay(&event).unwrap();
+        }
+    }
+    // All at once, too, as after a time without the API.
+    let all = Recording::ALL.map(|recording| recording.events().unwrap());
+    for index in 0..all.iter().map(Vec::len).max().unwrap() {
+        for event in all.iter().filter_map(|events| events.get(index)) {
+            node.api().replay(event).unwrap();
+        }
+    }
+    assert_holds(&node, &agent, "cart");
+    assert_eq!(agent.logged("gate closed").len(), 1);
+    assert!(agent.exit_status().is_none());
+    let loud = agent.logs().into_iter().find(|line| line["level"] == "WARN");
+    assert_eq!(loud, None);
+}
+
+#[test]
+fn a_recorded_pod_s_gate_opens_when_the_recording_says_why() {
+    const READY: &str = "kubelet reports the proxy ready";
+    for (recording, reason) in [
+        (Recording::Classic, READY),
+        (Recording::PostStart, READY),
+        (Recording::Native, READY),
+        // Kubelet never gets to call it ready: its proxy dies before the first probe.
+        (Recording::ProxyCrash, "pod is terminating"),
+        (Recording::Job, READY),
+        (Recording::Plain, "no proxy container in the pod"),
+    ] {
+        let node = enabled_node();
+        let agent = start_agent(&node);
+        let events = recording.events().unwrap();
+        let uid = events[0]["object"]["metadata"]["uid"].as_str().unwrap().to_owned();
+        let message = |message: &str| {
+            agent
+                .wait_log(SOON, |line| line["message"] == message && line["pod_uid"] == uid)
+                .unwrap_or_else(|error| panic!("{recording:?}: {error:#}"))
+        };
+        // The cgroup alone: what opens the gate can only be the recording.
+        let dir = CgroupDriver::default().pod_dir(Qos::Burstable, &uid);
+        let cgroup = Cgroup::create(node.cgroup_root().join(dir)).unwrap();
+        message("gate closed");
+        for event in events {
+            node.api().replay(&event).unwrap();
+        }
+        assert_eq!(message("gate opened")["reason"], reason, "{recording:?}");
+        message("gate detached");
+        assert_eq!(bpf::programs_below(&cgroup).unwrap(), [""; 0]);
+    }
+}

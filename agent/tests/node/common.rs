@@ -1,6 +1,10 @@
 //! What the tests on a whole node share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use testbed::{Agent, AgentOptions, Node, Pod};
@@ -53,4 +57,25 @@ pub(crate) fn wait_for(agent: &Agent, pod: &Pod, message: &str) -> Value {
 /// The log lines of this pod with this message.
 pub(crate) fn lines(agent: &Agent, pod: &Pod, message: &str) -> Vec<Value> {
     agent.logs().into_iter().filter(|line| is(line, pod, message)).collect()
+}
+
+/// Waits until there are `count` log lines of this pod with this message, and returns them.
+pub(crate) fn wait_for_all(agent: &Agent, pod: &Pod, message: &str, count: usize) -> Vec<Value> {
+    let mut seen = 0;
+    agent
+        .wait_log(SOON, |line| {
+            seen += usize::from(is(line, pod, message));
+            seen == count
+        })
+        .unwrap();
+    lines(agent, pod, message)
+}
+
+/// Waits until something holds of which nobody tells.
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -40,6 +40,15 @@ impl Container {
         Ok(Self { pod: Arc::clone(pod), name: name.to_owned(), id, cgroup, bundle })
     }
 
+    /// As [`Self::create`], but the runtime keeps its bundle elsewhere.
+    pub(super) fn create_without_bundle(pod: &Arc<Inner>, name: &str) -> Result<Self> {
+        let id = ContainerId::random()?;
+        let bundle = pod.node.bundles().join(id.as_str());
+        let cgroup = pod.container_cgroup(&id);
+        Cgroup::create(cgroup.path())?;
+        Ok(Self { pod: Arc::clone(pod), name: name.to_owned(), id, cgroup, bundle })
+    }
+
     /// The container's id.
     pub fn id(&self) -> &ContainerId {
         &self.id
@@ -63,6 +72,7 @@ impl Container {
     fn spawn(self, command: &Command, hidden: bool) -> Result<Process> {
         let Self { pod, name, id, cgroup, bundle } = self;
         let owner = Arc::clone(&pod);
+        let command = &pod.node.reachable(command)?;
         // Held until the start is on record, so that an early end cannot be recorded before it.
         let mut state = pod.lock();
         let netns = state.netns()?.try_clone()?;

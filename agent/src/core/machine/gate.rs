@@ -29,6 +29,9 @@ pub(super) enum GatePhase {
     Opening {
         /// When it was opened.
         since: Monotonic,
+        /// The pod was not to be held then. Should it be again by the end, its gate is no longer
+        /// one that has done its work.
+        exempt: bool,
     },
     /// No programs. The proxy is there, or the deadline passed, or the gate failed.
     Open,
@@ -46,7 +49,9 @@ impl GatePhase {
     pub(super) fn ends(self, waiting: bool) -> Option<Monotonic> {
         match self {
             Self::Closed { deadline } => Some(deadline),
-            Self::Opening { since } => Some(since + if waiting { GRACE } else { SETTLE }),
+            Self::Opening { since, exempt: _ } => {
+                Some(since + if waiting { GRACE } else { SETTLE })
+            }
             Self::Absent | Self::Checking | Self::Open => None,
         }
     }

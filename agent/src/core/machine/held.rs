@@ -53,8 +53,9 @@ impl Pod {
         let Some(mut connect) = self.held.remove(&cookie) else {
             return;
         };
-        if connect.container.is_none() {
-            connect.container = self.container_name(connect.container_cgroup);
+        // The API may have named the container since; one that has ended is not known any more.
+        if let Some(container) = self.container_name(connect.container_cgroup) {
+            connect.container = Some(container);
         }
         let (uid, name) = (self.uid.clone(), self.name());
         let waited = at.since(connect.connect_at);

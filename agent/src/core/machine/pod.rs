@@ -142,10 +142,11 @@ impl Pod {
                     None => self.tell_verdicts(cgroup, options, actions),
                 }
             }
-            GatePhase::Opening { .. } => {
+            GatePhase::Opening { since: _, exempt } => {
                 if self.next_wakeup().is_some_and(|end| now >= end) {
                     self.detach(now, actions);
-                    self.gate = GatePhase::Open;
+                    self.late |= exempt;
+                    self.gate = if exempt { GatePhase::Absent } else { GatePhase::Open };
                     self.evaluate(standing, options, now, actions);
                 }
             }
@@ -243,7 +244,8 @@ impl Pod {
         let (uid, name) = (self.uid.clone(), self.name());
         let held = self.held.len();
         actions.push(Action::Log(Line::GateOpened { uid, name, at: now, reason, held }));
-        self.gate = GatePhase::Opening { since: now };
+        let exempt = matches!(reason, OpenReason::Exempt(_));
+        self.gate = GatePhase::Opening { since: now, exempt };
     }
 
     fn detach(&mut self, now: Monotonic, actions: &mut Vec<Action>) {

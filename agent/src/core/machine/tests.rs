@@ -319,6 +319,53 @@ fn containers_are_held_until_they_are_known_to_pass() {
 }
 
 #[test]
+fn a_pod_that_is_enabled_while_its_gate_opens_is_held_again() {
+    let mut run = Run::listed(Some("disabled"), vec![]);
+    run.apply(0, found(false));
+    let actions = run.apply(10, Event::PodApplied(view()));
+    assert_eq!(opened(&actions), Some(OpenReason::Exempt(Exemption::NotEnabled)));
+    run.apply(11, Event::NamespaceApplied(namespace(Some("enabled"))));
+    run.apply(50, Event::Tick);
+    assert_eq!(run.gate(), Some(gate::GatePhase::Checking));
+    run.apply(60, Event::ProxyNotReady(uid()));
+    assert!(run.is_closed());
+}
+
+#[test]
+fn an_invalid_label_is_told_once_for_each_change() {
+    let told = |actions: &[Action]| {
+        let invalid = |action: &&Action| matches!(action, Action::Log(Line::InvalidLabel { .. }));
+        actions.iter().filter(invalid).count()
+    };
+    let mut run = Run::new();
+    assert_eq!(told(&run.apply(0, Event::NamespacesListed(vec![namespace(Some("on"))]))), 1);
+    assert_eq!(told(&run.apply(1, Event::NamespacesListed(vec![namespace(Some("on"))]))), 0);
+    assert_eq!(told(&run.apply(2, Event::NamespaceApplied(namespace(Some("on"))))), 0);
+    assert_eq!(told(&run.apply(3, Event::NamespaceApplied(namespace(Some("yes"))))), 1);
+    let mut pod = view();
+    pod.labels = labels(Some("no"));
+    assert_eq!(told(&run.apply(4, Event::PodApplied(pod.clone()))), 1);
+    assert_eq!(told(&run.apply(5, Event::PodsListed(vec![pod]))), 0);
+}
+
+#[test]
+fn a_release_names_the_container_that_was_unknown_when_it_was_held() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(10, container(APP, None));
+    run.apply(20, held(20, 1));
+    let mut named = view();
+    named.containers[1].id = Some(ContainerId::new(&format!("id{APP}")));
+    run.apply(30, Event::PodApplied(named));
+    let actions = run.apply(40, kernel(40, 1, KernelEventKind::Closed));
+    let names = actions.iter().find_map(|action| match action {
+        Action::Log(Line::Released { connect, .. }) => connect.container.clone(),
+        _ => None,
+    });
+    assert_eq!(names.as_deref(), Some("app"));
+}
+
+#[test]
 fn a_gate_that_fails_stays_open() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));

@@ -1,7 +1,9 @@
 //! The servers: the backend outside the pods, a plain listener, and the process that only waits.
 
 use std::{
+    collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -77,10 +79,12 @@ pub(crate) fn outside() -> Result<bool> {
         .context("start a runtime")?;
     runtime.block_on(async {
         let mut servers = tokio::task::JoinSet::new();
+        let visits = Visits::default();
         for port in BACKEND_PORTS {
             let app = Router::new()
                 .route("/bytes/{length}", get(bytes))
-                .route("/port", get(move || async move { port.to_string() }));
+                .route("/port", get(move || async move { port.to_string() }))
+                .merge(visits.routes());
             for address in [
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
@@ -104,6 +108,31 @@ async fn bytes(Path(length): Path<usize>) -> Result<Vec<u8>, StatusCode> {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     Ok(pattern::bytes(length))
+}
+
+/// How often each name was visited: what a client has sent, it may not live to tell.
+#[derive(Clone, Default)]
+struct Visits(Arc<Mutex<HashMap<String, u64>>>);
+
+impl Visits {
+    fn routes(&self) -> Router {
+        let visit = {
+            let visits = self.clone();
+            async move |Path(name): Path<String>| visits.add(name, 1)
+        };
+        let ask = {
+            let visits = self.clone();
+            async move |Path(name): Path<String>| visits.add(name, 0)
+        };
+        Router::new().route("/visit/{name}", get(visit)).route("/visits/{name}", get(ask))
+    }
+
+    fn add(&self, name: String, by: u64) -> String {
+        let mut visits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = visits.entry(name).or_default();
+        *count += by;
+        count.to_string()
+    }
 }
 
 /// Waits to be killed.
