@@ -77,7 +77,7 @@ fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     let Some(hold) = (unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) }) else {
         return Some(Answer::Flat);
     };
-    let Hold { pod, drops, backoffs, own_syncnt: _, recorded } = hold;
+    let Hold { pod, drops, backoffs, own_syncnt: _, released: _, recorded, reserved: _ } = hold;
     *drops += 1;
     if *drops == 1 {
         *pod = found.pod;

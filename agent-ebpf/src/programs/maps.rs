@@ -57,10 +57,14 @@ pub(crate) struct Hold {
     pub(crate) drops: u32,
     /// Drops that were answered with a back-off.
     pub(crate) backoffs: u32,
-    /// The socket's own TCP_SYNCNT while it has the raised one; 0: not raised.
+    /// The socket's own TCP_SYNCNT while it has another one for the hold's sake; 0: it has its own.
     pub(crate) own_syncnt: u32,
+    /// Whether the other one is already that for the time after the hold.
+    pub(crate) released: u32,
     /// Whether a `SocketRecord` existed at the first drop.
     pub(crate) recorded: u32,
+    /// Keeps the size a multiple of eight.
+    pub(crate) reserved: u32,
 }
 
 #[btf_map]

@@ -50,9 +50,18 @@ fn hold<'a>(ctx: &SockOpsContext) -> Option<&'a mut Hold> {
 }
 
 fn connecting(ctx: &SockOpsContext) {
-    // A socket that connects a second time (after connect(AF_UNSPEC)) starts a new hold.
+    // A socket may connect a second time; that is a new hold.
     if let Some(hold) = hold(ctx) {
-        *hold = Hold { pod: 0, drops: 0, backoffs: 0, own_syncnt: 0, recorded: 0 };
+        restore(ctx, hold);
+        *hold = Hold {
+            pod: 0,
+            drops: 0,
+            backoffs: 0,
+            own_syncnt: 0,
+            released: 0,
+            recorded: 0,
+            reserved: 0,
+        };
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without its callbacks the socket is still held, for the 6 s of the default budget.
@@ -73,12 +82,11 @@ fn retransmitting(ctx: &SockOpsContext) {
         if set_syncnt(ctx, MAX_SYN_RETRIES) {
             hold.own_syncnt = own;
         }
-    } else if !closed && hold.own_syncnt != 0 {
+    } else if !closed && hold.own_syncnt != 0 && hold.released == 0 {
         // The tries of the hold are counted by the socket; it gets its own number of them anew.
         let retransmits = ctx.arg(0);
-        if set_syncnt(ctx, retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES)) {
-            hold.own_syncnt = 0;
-        }
+        let tries = retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES);
+        hold.released = u32::from(set_syncnt(ctx, tries));
     }
 }
 
@@ -93,9 +101,7 @@ fn connected(ctx: &SockOpsContext) {
         }
         return;
     };
-    if hold.own_syncnt != 0 {
-        let _ = set_syncnt(ctx, hold.own_syncnt);
-    }
+    restore(ctx, hold);
     end(EventKind::Connected, cookie, hold);
 }
 
@@ -105,6 +111,8 @@ fn ended(ctx: &SockOpsContext) {
     let Some(hold) = hold(ctx).filter(|hold| hold.drops > 0) else {
         return;
     };
+    // Refused, it may connect again.
+    restore(ctx, hold);
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     if hold.recorded != 0 && SOCKETS.get_ptr(cookie).is_none() {
@@ -119,6 +127,15 @@ fn end(kind: EventKind, cookie: u64, hold: &mut Hold) {
     // SAFETY: the helper has no precondition.
     report::end(kind, cookie, hold.pod, unsafe { bpf_ktime_get_ns() });
     hold.drops = 0;
+}
+
+/// Gives the socket its own TCP_SYNCNT back.
+#[inline(always)]
+fn restore(ctx: &SockOpsContext, hold: &mut Hold) {
+    if hold.own_syncnt != 0 && set_syncnt(ctx, hold.own_syncnt) {
+        hold.own_syncnt = 0;
+        hold.released = 0;
+    }
 }
 
 /// The socket's own TCP_SYNCNT, or the default where the kernel does not tell it (before 6.1).

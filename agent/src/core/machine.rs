@@ -109,8 +109,10 @@ impl Machine {
                 }
             }
             Event::HostNetworkSeen(uid) => {
-                self.pod(&uid).host_network_seen = true;
-                self.evaluate(&uid, now, &mut actions);
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.host_network_seen = true;
+                    self.evaluate(&uid, now, &mut actions);
+                }
             }
             Event::ProxyReady(uid) => self.probed(&uid, true, now, &mut actions),
             Event::ProxyNotReady(uid) => self.probed(&uid, false, now, &mut actions),
@@ -260,14 +262,14 @@ impl Machine {
 
     fn standing(&self, pod: &Pod) -> Standing {
         let exempt = |exemption| Standing::Exempt(exemption);
-        if pod.host_network_seen {
-            return exempt(Exemption::HostNetwork);
-        }
         if pod.deleted {
             return exempt(Exemption::Deleted);
         }
         let Some(view) = &pod.view else {
-            return Standing::Unknown;
+            // What was seen counts only until the API tells: a runtime that is slow to start a
+            // sandbox looks the same.
+            let seen = pod.host_network_seen;
+            return if seen { exempt(Exemption::HostNetwork) } else { Standing::Unknown };
         };
         let profile = self.options.profile;
         let namespace = &*view.name.namespace;

@@ -332,8 +332,8 @@ fn the_capabilities_that_it_asks_for_are_enough() {
     let ready = proxy.wait_ready(SOON).unwrap();
     let attempt = app.wait_attempt(SOON).unwrap();
     assert!(attempt.is_connected() && attempt.start_ns < ready, "{attempt:?}");
-    let replayed = wait_for(&agent, &pod, "replayed");
-    assert_eq!(replayed["sent"], 1, "{replayed}");
+    // A capability that is missing for one of the steps would be told with a warning.
+    wait_for(&agent, &pod, "gate detached");
     let loud = agent.logs().into_iter().find(|line| line["level"] == "WARN");
     assert_eq!(loud, None);
 }

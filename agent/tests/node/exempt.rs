@@ -289,12 +289,12 @@ fn an_init_container_behind_a_native_sidecar_is_held() {
     let pod = node.create_pod(spec).unwrap();
     let client = apps::connect(backend_v4()).unwrap();
     let migrate = pod.start_container("migrate", client).unwrap();
-    let held = wait_for(&agent, &pod, "connect held");
-    assert_eq!(held["container"], "migrate");
+    wait_for(&agent, &pod, "connect held");
     let proxy = pod.start_proxy().unwrap();
     let ready = proxy.wait_ready(SOON).unwrap();
     let attempt = migrate.wait_attempt(SOON).unwrap();
     assert!(attempt.is_connected() && attempt.start_ns < ready, "{attempt:?}");
+    assert_eq!(wait_for(&agent, &pod, "connect released")["container"], "migrate");
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub(super) enum GatePhase {
     Closed {
         /// When the kernel opens it by itself.
         deadline: Monotonic,
+        /// When the deadline is moved on; `None` once a connect has waited, for which it then
+        /// stands. Kubelet makes a pod's cgroup before it pulls images and runs init containers:
+        /// counted from there, a slow start would use the time up before anybody waits.
+        renew_at: Option<Monotonic>,
     },
     /// Programs attached, nothing is dropped any more.
     Opening {
@@ -48,7 +52,7 @@ impl GatePhase {
     /// When this state ends by time alone; `waiting`: connects are known to wait.
     pub(super) fn ends(self, waiting: bool) -> Option<Monotonic> {
         match self {
-            Self::Closed { deadline } => Some(deadline),
+            Self::Closed { deadline, renew_at } => Some(renew_at.unwrap_or(deadline)),
             Self::Opening { since, exempt: _ } => {
                 Some(since + if waiting { GRACE } else { SETTLE })
             }

@@ -25,6 +25,14 @@ impl Pod {
                 let (uid, name) = (self.uid.clone(), self.name());
                 let line = Line::Held { uid, name, connect: connect.clone() };
                 actions.push(Action::Log(line));
+                if !self.gate.is_attached() {
+                    // Read so late that the programs are off: nobody will report its end.
+                    actions.push(Action::Log(self.still_connecting(connect, at)));
+                    return;
+                }
+                if self.is_closed() {
+                    self.first_wait = self.first_wait.or(Some(connect_at));
+                }
                 if self.held.is_empty() && self.is_closed() {
                     let uid = self.uid.clone();
                     actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
@@ -40,6 +48,13 @@ impl Pod {
                 self.released(cookie, at, outcome, actions);
             }
         }
+    }
+
+    /// The last word on a connect whose end will not be reported any more.
+    pub(super) fn still_connecting(&self, connect: HeldConnect, now: Monotonic) -> Line {
+        let (uid, name) = (self.uid.clone(), self.name());
+        let waited = now.since(connect.connect_at);
+        Line::Released { uid, name, connect, waited, outcome: Outcome::StillConnecting }
     }
 
     fn released(
@@ -68,7 +83,7 @@ impl Pod {
     /// Behind a closed gate the kernel gives up by a timeout; through an open one it is refused.
     fn failure(&self, at: Monotonic) -> Outcome {
         match self.gate {
-            GatePhase::Closed { deadline } if at < deadline => Outcome::TimedOut,
+            GatePhase::Closed { deadline, renew_at: _ } if at < deadline => Outcome::TimedOut,
             _ => Outcome::Refused,
         }
     }

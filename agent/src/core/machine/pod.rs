@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use super::{Container, Containers, MachineOptions, Standing, gate::GatePhase};
 use crate::core::{
     Action, CgroupId, CloseGate, ContainerId, ContainerIdentity, ContainerKind, HeldConnect, Line,
-    Monotonic, OpenReason, Outcome, Pace, PodName, PodUid, PodView, SocketCookie, Verdict,
-    classify,
+    Monotonic, OpenReason, Pace, PodName, PodUid, PodView, SocketCookie, Verdict, classify,
 };
 
 /// A pod's facts and the state of its gate.
@@ -26,6 +25,8 @@ pub(super) struct Pod {
     /// Its containers may have run without a gate, so its proxy may be ready.
     pub(super) late: bool,
     pub(super) gate: GatePhase,
+    /// When the first connect that this closing of the gate holds was called.
+    pub(super) first_wait: Option<Monotonic>,
     pub(super) held: HashMap<SocketCookie, HeldConnect>,
 }
 
@@ -44,6 +45,7 @@ impl Pod {
             probed: None,
             late: false,
             gate: GatePhase::Absent,
+            first_wait: None,
             held: HashMap::new(),
         }
     }
@@ -131,7 +133,8 @@ impl Pod {
                 }
                 (_, None) => {}
             },
-            GatePhase::Closed { deadline } => {
+            GatePhase::Closed { .. } => {
+                let deadline = self.set_deadline(cgroup, options, now, actions);
                 let reason = match (standing, self.ready(options)) {
                     (Standing::Exempt(exemption), _) => Some(OpenReason::Exempt(exemption)),
                     (_, Some(reason)) => Some(reason),
@@ -170,7 +173,9 @@ impl Pod {
         match standing {
             Standing::Exempt(_) => self.late = true,
             Standing::Unknown if self.late => {}
-            Standing::Enabled if self.kube_ready(options) => self.gate = GatePhase::Open,
+            Standing::Enabled if self.late && self.kube_ready(options) => {
+                self.gate = GatePhase::Open;
+            }
             Standing::Enabled if self.late => {
                 self.probed = None;
                 self.gate = GatePhase::Checking;
@@ -205,11 +210,15 @@ impl Pod {
         }
     }
 
+    /// Kubelet's word counts if it is about a container that is there: after a reboot of the node
+    /// the API tells for a while what was before.
     fn kube_ready(&self, options: &MachineOptions) -> bool {
+        let present =
+            |id: &ContainerId| self.containers.is_empty() || self.containers.contains_key(id);
         self.view
             .as_ref()
             .and_then(|view| view.container(options.profile.proxy_container))
-            .is_some_and(|proxy| proxy.ready)
+            .is_some_and(|proxy| proxy.ready && proxy.id.as_ref().is_none_or(present))
     }
 
     fn close(
@@ -219,17 +228,52 @@ impl Pod {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        let deadline = now + options.timeout;
+        self.first_wait = None;
+        self.close_until(now + options.timeout, cgroup, options, actions);
+        self.gate = GatePhase::Closed {
+            deadline: now + options.timeout,
+            renew_at: Some(now + options.timeout / 2),
+        };
+        let (uid, name) = (self.uid.clone(), self.name());
+        actions.push(Action::Log(Line::GateClosed { uid, name, deadline: options.timeout }));
+        self.tell_verdicts(cgroup, options, actions);
+    }
+
+    fn close_until(
+        &self,
+        deadline: Monotonic,
+        cgroup: CgroupId,
+        options: &MachineOptions,
+        actions: &mut Vec<Action>,
+    ) {
         actions.push(Action::CloseGate(CloseGate {
             uid: self.uid.clone(),
             cgroup,
             deadline,
             ports: options.profile.outbound_ports.to_vec(),
         }));
-        self.gate = GatePhase::Closed { deadline };
-        let (uid, name) = (self.uid.clone(), self.name());
-        actions.push(Action::Log(Line::GateClosed { uid, name, deadline: options.timeout }));
-        self.tell_verdicts(cgroup, options, actions);
+    }
+
+    /// The deadline counts from the first connect that waits. Until there is one it is moved on,
+    /// always well before it passes, so that the kernel has one at any time.
+    fn set_deadline(
+        &mut self,
+        cgroup: CgroupId,
+        options: &MachineOptions,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) -> Monotonic {
+        let GatePhase::Closed { deadline, renew_at } = self.gate else { return now };
+        let (deadline, renew_at) = match (renew_at, self.first_wait) {
+            (Some(_), Some(first)) => (first + options.timeout, None),
+            (Some(at), None) if now >= at => {
+                (now + options.timeout, Some(now + options.timeout / 2))
+            }
+            _ => return deadline,
+        };
+        self.close_until(deadline, cgroup, options, actions);
+        self.gate = GatePhase::Closed { deadline, renew_at };
+        deadline
     }
 
     fn open(
@@ -254,15 +298,8 @@ impl Pod {
         actions.push(Action::DetachGate { uid: self.uid.clone(), cgroup, containers });
         self.forget_verdicts();
         let (uid, name) = (self.uid.clone(), self.name());
-        for (_, connect) in self.held.drain() {
-            actions.push(Action::Log(Line::Released {
-                uid: uid.clone(),
-                name: name.clone(),
-                // Its end will not be reported any more.
-                outcome: Outcome::StillConnecting,
-                waited: now.since(connect.connect_at),
-                connect,
-            }));
+        for connect in std::mem::take(&mut self.held).into_values() {
+            actions.push(Action::Log(self.still_connecting(connect, now)));
         }
         actions.push(Action::Log(Line::GateDetached { uid, name }));
     }
