@@ -14,7 +14,7 @@ use crate::{
     bpf::{self, EventReader, LoadOptions, Loaded},
     cli::RunArgs,
     cluster,
-    core::{ISTIO, Machine, MachineOptions},
+    core::{ISTIO, KernelEvent, Machine, MachineOptions},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
@@ -25,6 +25,9 @@ use crate::{
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
 /// nothing by that: the API's and the cgroups' queues are long, the kernel counts what it loses.
 const INPUTS: usize = 1024;
+
+/// Batches of the kernel's reports that may wait; more stay in the ring.
+const REPORTS: usize = 4;
 
 /// Runs the agent until it is told to stop.
 ///
@@ -82,16 +85,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             tracing::warn!(%error, "kernel's debug lines have ended");
         });
     }
-    tokio::spawn(forward(
-        cluster::watch_pods(client.clone(), &args.node_name).map(Input::Cluster),
-        inputs.clone(),
-    ));
-    tokio::spawn(forward(cluster::watch_namespaces(client).map(Input::Cluster), inputs.clone()));
-    let cgroups = tokio::spawn(cgroups(watch, inputs.clone()));
-    let kernel = tokio::spawn(kernel(events, inputs));
-    let reconciling = reconcile::run(parts, inbox, stop);
+    let pods = cluster::watch_pods(client.clone(), &args.node_name).map(Input::Cluster);
+    let pods = tokio::spawn(forward(pods, inputs.clone()));
+    let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
+    let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
+    let cgroups = tokio::spawn(cgroups(watch, inputs));
+    let (reports, reported) = mpsc::channel(REPORTS);
+    let kernel = tokio::spawn(kernel(events, reports));
+    let reconciling = reconcile::run(parts, inbox, reported, stop);
     tokio::select! {
         result = reconciling => result,
+        ended = pods => ended.context("the watch of pods panicked"),
+        ended = namespaces => ended.context("the watch of namespaces panicked"),
         ended = cgroups => ended.context("the cgroup watch panicked")?,
         ended = kernel => ended.context("the reader of kernel events panicked")?,
     }
@@ -153,14 +158,17 @@ async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow:
     }
 }
 
-async fn kernel(mut events: EventReader, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+async fn kernel(
+    mut events: EventReader,
+    reports: mpsc::Sender<Vec<KernelEvent>>,
+) -> anyhow::Result<()> {
     loop {
         let batch = events.next().await?;
         let lost = events.newly_lost();
         if lost > 0 {
             tracing::warn!(lost, "kernel events lost: some holds have no line in this log");
         }
-        if inputs.send(Input::Kernel(batch)).await.is_err() {
+        if reports.send(batch).await.is_err() {
             return Ok(());
         }
     }

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let Command::Run(args) = cli.command;
-    telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
+    let _log =
+        telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(app::run(args))
 }

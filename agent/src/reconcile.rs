@@ -19,13 +19,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::replay::Replayer;
+pub use self::replay::{ReplayOf, Replayer};
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
-    core::{Action, CgroupId, Event, KernelEvent, Machine, Monotonic, PodUid},
+    core::{Action, CloseGate, Event, KernelEvent, Machine, Monotonic, PodUid},
     netns::{Entrance, Netns},
-    node::{Bundles, CgroupEvent, oldest_process},
+    node::{Bundle, Bundles, CgroupEvent, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
 };
 
@@ -36,8 +36,6 @@ pub enum Input {
     Cluster(Event),
     /// Kubelet's cgroups have changed.
     Cgroup(CgroupEvent),
-    /// The kernel reports held sockets.
-    Kernel(Vec<KernelEvent>),
 }
 
 /// The parts that the task works with.
@@ -92,6 +90,7 @@ struct Listed {
 pub async fn run(
     parts: Parts,
     mut inputs: mpsc::Receiver<Input>,
+    mut reports: mpsc::Receiver<Vec<KernelEvent>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let Parts { machine, gates, sockets, prober, mut probed, entrance, bundles, proc_root } = parts;
@@ -118,6 +117,12 @@ pub async fn run(
                 None => anyhow::bail!("all sources of facts have ended"),
             },
             () = sleep_to(wakeup) => reconciler.apply(Event::Tick),
+            // The kernel's reports last: a pod that makes many must not delay the others' gates.
+            Some(events) = reports.recv() => {
+                for event in events {
+                    reconciler.apply(Event::Kernel(event));
+                }
+            }
         }
     }
 }
@@ -143,11 +148,6 @@ impl Reconciler {
                 self.apply(event);
                 self.report_armed();
             }
-            Input::Kernel(events) => {
-                for event in events {
-                    self.apply(Event::Kernel(event));
-                }
-            }
             Input::Cgroup(event) => self.cgroup(event),
         }
     }
@@ -171,8 +171,11 @@ impl Reconciler {
                     );
                     None
                 });
-                let (identity, pod) =
-                    bundle.map_or((None, None), |bundle| (Some(bundle.identity), bundle.pod));
+                // A bundle of another pod says nothing about this one's container.
+                let ours = |bundle: &Bundle| bundle.pod_uid.as_ref().is_none_or(|of| *of == uid);
+                let (identity, pod) = bundle
+                    .filter(ours)
+                    .map_or((None, None), |bundle| (Some(bundle.identity), bundle.pod));
                 self.apply(Event::ContainerFound { uid, cgroup, id, identity, pod });
             }
             CgroupEvent::ContainerGone { uid, id } => {
@@ -186,6 +189,10 @@ impl Reconciler {
     }
 
     fn probed(&mut self, event: ProbeEvent) {
+        // What a stopped probe had still to say is about a state that has passed.
+        if !self.prober.is_running(event.pod()) {
+            return;
+        }
         match event {
             ProbeEvent::Netns(uid, netns) => {
                 self.netns.insert(uid, netns);
@@ -214,11 +221,14 @@ impl Reconciler {
                 // The machine closes gates of pods with a cgroup only.
                 let path = self.paths.get(&close.uid)?;
                 self.replayer.stop(close.cgroup);
-                let result = self.gates.close(&close, path);
-                return result.err().map(|error| failed(close.uid, &error));
+                let error = self.gates.close(&close, path).err()?;
+                // Short-lived pods go before their gate is attached.
+                let gone = !path.exists();
+                let CloseGate { uid, .. } = close;
+                return Some(if gone { Event::PodCgroupGone(uid) } else { failed(uid, &error) });
             }
-            Action::OpenGate { uid, cgroup } => match self.gates.open(cgroup) {
-                Ok(()) => self.replay(&uid, cgroup, None),
+            Action::OpenGate { uid, cgroup, held } => match self.gates.open(cgroup) {
+                Ok(()) => self.replay(ReplayOf { uid, cgroup, container: None, held }),
                 // The machine answers with the detaching, which opens as well.
                 Err(error) => return Some(failed(uid, &error)),
             },
@@ -245,8 +255,8 @@ impl Reconciler {
                 }
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),
-            Action::ReplayContainer { uid, cgroup, container } => {
-                self.replay(&uid, cgroup, Some(container));
+            Action::ReplayContainer { uid, cgroup, container, held } => {
+                self.replay(ReplayOf { uid, cgroup, container: Some(container), held });
             }
             Action::StartProbe { uid, endpoint, ports, pace } => {
                 let path = self.paths.get(&uid)?.clone();
@@ -255,18 +265,23 @@ impl Reconciler {
                 self.prober.start(ProbeTarget { uid, endpoint, ports, pace, find_process });
             }
             Action::SetPace { uid, pace } => self.prober.set_pace(&uid, pace),
-            Action::StopProbe(uid) => self.prober.stop(&uid),
+            Action::StopProbe(uid) => {
+                self.prober.stop(&uid);
+                self.netns.remove(&uid);
+            }
             Action::Log(line) => log::line(line),
         }
         None
     }
 
-    fn replay(&mut self, uid: &PodUid, cgroup: CgroupId, container: Option<CgroupId>) {
-        let netns = self.netns.get(uid).cloned().or_else(|| self.find_netns(uid));
+    fn replay(&mut self, of: ReplayOf) {
+        let netns = self.netns.get(&of.uid).cloned().or_else(|| self.find_netns(&of.uid));
         match netns {
-            Some(netns) => self.replayer.start(uid.clone(), cgroup, container, netns),
+            Some(netns) => self.replayer.start(of, netns),
             // Without a process there is no socket that could wait.
-            None => tracing::debug!(pod_uid = %uid, "no network namespace to replay into"),
+            None => {
+                tracing::debug!(pod_uid = %of.uid, "no process to find the network namespace by");
+            }
         }
     }
 

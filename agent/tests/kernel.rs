@@ -26,7 +26,7 @@ use holdfast::{
     core::{CgroupId, CloseGate, KernelEventKind, PodUid, Verdict},
     netns::{Entrance, Netns},
     node::find_cgroup2,
-    reconcile::Replayer,
+    reconcile::{ReplayOf, Replayer},
 };
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
@@ -112,8 +112,10 @@ impl Pod {
 
     fn replay(&mut self) {
         let _context = self.runtime.enter();
-        let uid = PodUid::new("kernel-test");
-        self.replayer.start(uid, Self::id(&self.pod), None, Arc::clone(&self.netns));
+        let (uid, cgroup) = (PodUid::new("kernel-test"), Self::id(&self.pod));
+        let held = self.sockets.held_by(cgroup).into_iter().map(|(cookie, _)| cookie).collect();
+        let of = ReplayOf { uid, cgroup, container: None, held };
+        self.replayer.start(of, Arc::clone(&self.netns));
     }
 
     fn detach(&mut self) {

@@ -330,7 +330,7 @@ fn bind(port: u16) -> Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
-        Ok::<_, std::io::Error>(socket)
+        Ok::<_, io::Error>(socket)
     };
     bound().with_context(|| format!("bind the API to {address}"))
 }

@@ -9,6 +9,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::BpfError;
 use crate::core::{CgroupId, KernelEvent, KernelEventKind, Monotonic, SocketCookie};
 
+/// Events handed over at a time, a millisecond of work: other facts get their turn in between.
+const MAX_BATCH: usize = 256;
+
 /// Reads the kernel's events as they come.
 pub struct EventReader {
     ring: AsyncFd<RingBuf<MapData>>,
@@ -48,10 +51,18 @@ impl EventReader {
         loop {
             let mut guard = self.ring.readable_mut().await.map_err(BpfError::Ring)?;
             let mut events = Vec::new();
-            while let Some(item) = guard.get_inner_mut().next() {
-                events.extend(decode(&item));
+            // Readiness stays set for what a batch leaves in the ring.
+            let ring = guard.get_inner_mut();
+            let mut emptied = false;
+            while events.len() < MAX_BATCH && !emptied {
+                match ring.next() {
+                    Some(item) => events.extend(decode(&item)),
+                    None => emptied = true,
+                }
             }
-            guard.clear_ready();
+            if emptied {
+                guard.clear_ready();
+            }
             if !events.is_empty() {
                 return Ok(events);
             }

@@ -16,7 +16,7 @@ use aya::{
     },
 };
 
-use super::{BpfError, SocketTable};
+use super::{BpfError, socket::SocketRemover};
 use crate::core::{CgroupId, CloseGate, Verdict};
 
 /// Since Linux 5.7 a cgroup link is always one of many and `bpf_link_create` accepts no flags
@@ -49,7 +49,7 @@ pub struct Gates {
     gates: HashMap<MapData, u64, Gate>,
     counts: HashMap<MapData, u64, GateCounts>,
     containers: HashMap<MapData, u64, u32>,
-    sockets: SocketTable,
+    sockets: SocketRemover,
     socket_quota: u32,
     attached: StdHashMap<CgroupId, Links>,
 }
@@ -146,7 +146,7 @@ impl Gates {
         gates: HashMap<MapData, u64, Gate>,
         counts: HashMap<MapData, u64, GateCounts>,
         containers: HashMap<MapData, u64, u32>,
-        sockets: SocketTable,
+        sockets: SocketRemover,
         socket_quota: u32,
     ) -> Self {
         let attached = StdHashMap::new();
@@ -219,9 +219,13 @@ impl Gates {
         for container in containers {
             self.forget_verdict(*container);
         }
+        // Walking the table is for the few that go with candidates still in it.
+        let records = self.counts(cgroup).map_or(0, |counts| counts.records);
         let _: Result<(), MapError> = self.gates.remove(&cgroup.0);
         let _: Result<(), MapError> = self.counts.remove(&cgroup.0);
-        self.sockets.forget(cgroup);
+        if records > 0 {
+            self.sockets.forget(cgroup);
+        }
     }
 
     /// Tells the kernel whether a container is held while its pod's gate is closed.

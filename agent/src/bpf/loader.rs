@@ -65,7 +65,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
 
     let pins = options.bpffs.as_deref().map(|bpffs| Pins::new(&ebpf, bpffs)).transpose()?;
     let kernel_log = options.kernel_log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
-    let sockets = SocketTable::new(take(&mut ebpf, SocketTable::MAP)?)?;
+    let (sockets, remover) = SocketTable::new(take(&mut ebpf, SocketTable::MAP)?)?;
     let events = EventReader::new(
         convert(take(&mut ebpf, EventReader::MAP)?, EventReader::MAP)?,
         convert(take(&mut ebpf, EventReader::LOST_MAP)?, EventReader::LOST_MAP)?,
@@ -75,7 +75,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
     let containers = hash(&mut ebpf, Gates::CONTAINERS_MAP)?;
     let programs = Programs::load(ebpf)?;
     let quota = options.max_sockets_per_pod;
-    let gates = Gates::new(programs, gates_map, counts, containers, sockets.clone(), quota);
+    let gates = Gates::new(programs, gates_map, counts, containers, remover, quota);
     Ok(Loaded { gates, sockets, events, kernel_log, pins })
 }
 

@@ -15,6 +15,8 @@ pub enum Action {
         uid: PodUid,
         /// Its cgroup.
         cgroup: CgroupId,
+        /// The sockets known to wait.
+        held: Vec<SocketCookie>,
     },
     /// Take the programs off and forget the gate.
     DetachGate {
@@ -45,6 +47,8 @@ pub enum Action {
         cgroup: CgroupId,
         /// The container's cgroup.
         container: CgroupId,
+        /// The sockets known to wait.
+        held: Vec<SocketCookie>,
     },
     /// Ask the pod's proxy whether it is ready, until told otherwise.
     StartProbe {

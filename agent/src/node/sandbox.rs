@@ -1,8 +1,14 @@
 //! The process that stands for a pod: the one that owns its network namespace.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use procfs::process::Process;
+
+/// A container's cgroup, and one below it: crun puts the processes into `crio-<id>.scope/container`.
+const MAX_DEPTH: usize = 2;
 
 /// The oldest process of the pod whose cgroup directory is `pod`: its pause process, which was
 /// started first and keeps the pod's namespaces. A later process may have left them.
@@ -11,8 +17,7 @@ use procfs::process::Process;
 #[must_use]
 pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
     let mut oldest: Option<(u64, u32)> = None;
-    let directories = fs::read_dir(pod).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    for directory in std::iter::once(pod.to_owned()).chain(directories) {
+    for directory in below(pod, MAX_DEPTH) {
         let Ok(procs) = fs::read_to_string(directory.join("cgroup.procs")) else {
             continue;
         };
@@ -27,4 +32,15 @@ pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
         }
     }
     oldest.map(|(_, pid)| pid)
+}
+
+fn below(directory: &Path, depth: usize) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    if depth > 0 {
+        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            all.extend(below(&entry.path(), depth - 1));
+        }
+    }
+    all
 }

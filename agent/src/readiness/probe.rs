@@ -59,7 +59,7 @@ pub enum ProbeEvent {
     Netns(PodUid, Arc<Netns>),
     /// The pod lives in the node's own network namespace.
     HostNetwork(PodUid),
-    /// The proxy is not ready; once.
+    /// The proxy is not ready, and nobody listens on its ports; once.
     NotReady(PodUid),
     /// The proxy is ready; the last event of a probe.
     Ready(PodUid),
@@ -84,6 +84,19 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl ProbeEvent {
+    /// The pod it is about.
+    #[must_use]
+    pub const fn pod(&self) -> &PodUid {
+        match self {
+            Self::Netns(uid, _)
+            | Self::HostNetwork(uid)
+            | Self::NotReady(uid)
+            | Self::Ready(uid) => uid,
+        }
     }
 }
 
@@ -125,6 +138,12 @@ impl Prober {
         if let Some(running) = self.running.get(uid) {
             running.pace.send_replace(pace);
         }
+    }
+
+    /// Whether a pod is being probed, or has been until its probe's last event.
+    #[must_use]
+    pub fn is_running(&self, uid: &PodUid) -> bool {
+        self.running.contains_key(uid)
     }
 
     /// Stops probing a pod.
@@ -194,13 +213,17 @@ impl Probe {
         }
         self.on_host_since = None;
         let answers = self.answers(&netns).await;
-        let listens = answers && self.listens(&netns).await;
+        // Asked also to tell "not ready yet" from "busy": a proxy that takes connections but does
+        // not say it is ready must not be cut off from a pod that works.
+        let listens = (answers || !self.told_not_ready) && self.listens(&netns).await;
         tracing::trace!(pod_uid = %uid, pid, answers, listens, "probed");
-        if listens {
+        if answers && listens {
             self.events.send(ProbeEvent::Ready(uid)).await?;
             return Ok(true);
         }
-        self.not_ready().await?;
+        if !listens {
+            self.not_ready().await?;
+        }
         Ok(false)
     }
 

@@ -4,7 +4,10 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_ebpf::SocketRecord;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::sleep,
+};
 
 use crate::{
     bpf::SocketTable,
@@ -19,15 +22,29 @@ const BURST: usize = 100;
 /// The pause. 1,000 sockets are released in 10 ms.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// When the table is read, counted from the opening. A program run that had begun before the gate
-/// opened may drop a SYN just after: the later rounds find it, well before its own retransmission.
-const ROUNDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(3), Duration::from_millis(17)];
+/// After the opening the table is read once more, whole: a program run that had begun before may
+/// have dropped a SYN just after, and the report of a hold may have been lost. Well before a
+/// socket's own retransmission, and within the time for which an opened gate keeps its programs.
+const SECOND_LOOK: Duration = Duration::from_millis(15);
 
 /// Sends held SYNs again.
 #[derive(Debug)]
 pub struct Replayer {
     replay: Replay,
     running: HashMap<CgroupId, JoinSet<()>>,
+}
+
+/// What is to be replayed.
+#[derive(Clone, Debug)]
+pub struct ReplayOf {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its cgroup.
+    pub cgroup: CgroupId,
+    /// Only this container of it.
+    pub container: Option<CgroupId>,
+    /// The sockets known to wait.
+    pub held: Vec<SocketCookie>,
 }
 
 /// What a running replay needs.
@@ -69,21 +86,17 @@ impl Replayer {
         self.running.remove(&cgroup);
     }
 
-    /// Starts to replay what the pod `cgroup` holds, or one of its containers.
+    /// Starts to replay the sockets of `of`.
     ///
     /// A replay that fails refuses nothing: the gate is open, and the socket's own retransmission
-    /// comes within 500 ms.
-    pub fn start(
-        &mut self,
-        uid: PodUid,
-        cgroup: CgroupId,
-        container: Option<CgroupId>,
-        netns: Arc<Netns>,
-    ) {
+    /// comes, mostly within 500 ms.
+    pub fn start(&mut self, of: ReplayOf, netns: Arc<Netns>) {
+        let uid = of.uid.clone();
+        let cgroup = of.cgroup;
         let replay = self.replay.clone();
         self.running.entry(cgroup).or_default().spawn(async move {
             let mut tally = Tally::default();
-            if let Err(error) = replay.run(cgroup, container, &netns, &mut tally).await {
+            if let Err(error) = replay.run(&of, &netns, &mut tally).await {
                 tally.failed = Some(error);
             }
             let Tally { sent, unusable, failed } = tally;
@@ -101,42 +114,58 @@ impl Replayer {
 // === impl Replay ===
 
 impl Replay {
-    async fn run(
-        &self,
-        cgroup: CgroupId,
-        container: Option<CgroupId>,
-        netns: &Arc<Netns>,
-        tally: &mut Tally,
-    ) -> io::Result<()> {
+    async fn run(&self, of: &ReplayOf, netns: &Arc<Netns>, tally: &mut Tally) -> io::Result<()> {
         let raw = self.entrance.run(netns, RawSockets::open).await?;
-        let mut replayed: HashMap<SocketCookie, u64> = HashMap::new();
-        for pause in ROUNDS {
-            if !pause.is_zero() {
-                sleep(pause).await;
+        let mut replayed = HashMap::new();
+        for (nth, cookie) in of.held.iter().enumerate() {
+            if nth % BURST == BURST - 1 {
+                sleep(PAUSE).await;
             }
-            let mut burst = 0;
-            for (cookie, record) in self.sockets.held_by(cgroup) {
-                let ours = container.is_none_or(|container| record.container == container.0)
-                    && self.is_in(&record, netns, raw.netns);
-                if !ours || replayed.insert(cookie, record.dropped_ns) == Some(record.dropped_ns) {
-                    continue;
-                }
-                let Ok(packet) = replay_packet(&record, clock::now()) else {
-                    tally.unusable += 1;
-                    continue;
-                };
-                match raw.send(&packet) {
-                    Ok(()) => tally.sent += 1,
-                    Err(error) => tally.failed = Some(error),
-                }
-                burst += 1;
-                if burst == BURST {
-                    burst = 0;
-                    sleep(PAUSE).await;
-                }
+            if let Some(record) = self.sockets.get(*cookie) {
+                self.one(of, *cookie, &record, netns, &raw, &mut replayed, tally);
             }
         }
+        sleep(SECOND_LOOK).await;
+        // Two system calls for each record of the node.
+        let (sockets, cgroup) = (self.sockets.clone(), of.cgroup);
+        let missed = spawn_blocking(move || sockets.held_by(cgroup)).await?;
+        for (nth, (cookie, record)) in missed.iter().enumerate() {
+            if nth % BURST == BURST - 1 {
+                sleep(PAUSE).await;
+            }
+            self.one(of, *cookie, record, netns, &raw, &mut replayed, tally);
+        }
         Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the two rounds of `run` share this one step")]
+    fn one(
+        &self,
+        of: &ReplayOf,
+        cookie: SocketCookie,
+        record: &SocketRecord,
+        netns: &Netns,
+        raw: &RawSockets,
+        replayed: &mut HashMap<SocketCookie, u64>,
+        tally: &mut Tally,
+    ) {
+        let ours = record.pod == of.cgroup.0
+            && of.container.is_none_or(|container| record.container == container.0)
+            && self.is_in(record, netns, raw.netns);
+        if !ours || replayed.get(&cookie) == Some(&record.dropped_ns) {
+            return;
+        }
+        let Ok(packet) = replay_packet(record, clock::now()) else {
+            tally.unusable += 1;
+            return;
+        };
+        match raw.send(&packet) {
+            Ok(()) => {
+                replayed.insert(cookie, record.dropped_ns);
+                tally.sent += 1;
+            }
+            Err(error) => tally.failed = Some(error),
+        }
     }
 
     /// Whether connect() was called in the pod's own network namespace. A process of the pod may

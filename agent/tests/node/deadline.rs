@@ -12,6 +12,9 @@ use crate::common::{
     SOON, enabled_node, lines, options, start_agent, start_agent_with, wait_for, wait_for_all,
 };
 
+/// `--timeout` of the tests in which the deadline passes.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How late a connect may learn that the deadline has passed.
 const LATE_AT_MOST: Duration = Duration::from_secs(1);
 
@@ -52,7 +55,10 @@ fn a_connect_is_held_for_75_seconds_and_is_itself_again_afterwards() {
 
 #[test]
 fn at_the_deadline_the_application_sees_what_it_would_have_seen_without_a_hold() {
-    let (_node, agent, pod, app, deadline) = holding_until(Duration::from_secs(5));
+    let (_node, agent, pod) = node_with_timeout();
+    // A gate that nobody waits at stays closed: what counts is how long a connect has waited.
+    thread::sleep(TIMEOUT + Duration::from_secs(1));
+    let (app, deadline) = held(&agent, &pod);
     let attempt = app.wait_attempt(SOON).unwrap();
     assert_eq!(attempt.outcome, "ECONNREFUSED");
     assert_ends_at(deadline, attempt.end_ns);
@@ -72,7 +78,10 @@ fn at_the_deadline_the_application_sees_what_it_would_have_seen_without_a_hold()
 
 #[test]
 fn the_kernel_keeps_the_deadline_while_the_agent_stands_still() {
-    let (_node, agent, pod, app, deadline) = holding_until(Duration::from_secs(5));
+    let (_node, agent, pod) = node_with_timeout();
+    let (app, deadline) = held(&agent, &pod);
+    // The agent tells of a hold first and then sets the deadline that follows from it.
+    thread::sleep(Duration::from_secs(1));
     agent.process().signal(Signal::SIGSTOP);
     let attempt = app.wait_attempt(SOON).unwrap();
     assert_eq!(attempt.outcome, "ECONNREFUSED");
@@ -126,20 +135,23 @@ fn a_connect_to_a_dead_host_times_out_as_without_holdfast() {
     assert!(lines(&agent, &pod, "connect held").is_empty());
 }
 
-/// A node on which a connect is held until a deadline, which is given as well, in nanoseconds of
-/// `CLOCK_MONOTONIC`.
-fn holding_until(timeout: Duration) -> (Node, Agent, Pod, Process, u64) {
+/// A node whose agent holds a connect for [`TIMEOUT`] at most, and a pod with a closed gate.
+fn node_with_timeout() -> (Node, Agent, Pod) {
     let node = enabled_node();
-    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
-    // Last, so that the time to the deadline does not begin before all else is there.
-    let timeout = format!("--timeout={}ms", timeout.as_millis());
+    let timeout = format!("--timeout={}ms", TIMEOUT.as_millis());
     let agent = start_agent_with(&node, &options().arg(timeout));
-    let closed = wait_for(&agent, &pod, "gate closed");
-    let deadline = mono_ns(&closed) + closed["deadline_ms"].as_u64().unwrap() * 1_000_000;
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    wait_for(&agent, &pod, "gate closed");
+    (node, agent, pod)
+}
+
+/// A connect that is held, and its deadline in nanoseconds of `CLOCK_MONOTONIC`.
+fn held(agent: &Agent, pod: &Pod) -> (Process, u64) {
     let app = pod.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
-    wait_for(&agent, &pod, "connect held");
+    let deadline = app.wait_connecting(SOON).unwrap() + TIMEOUT.as_nanos() as u64;
+    wait_for(agent, pod, "connect held");
     assert!(app.exit_status().is_none(), "the connect does not wait");
-    (node, agent, pod, app, deadline)
+    (app, deadline)
 }
 
 fn mono_ns(line: &Value) -> u64 {

@@ -283,7 +283,8 @@ impl Pod {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        actions.push(Action::OpenGate { uid: self.uid.clone(), cgroup });
+        let held = self.held.keys().copied().collect();
+        actions.push(Action::OpenGate { uid: self.uid.clone(), cgroup, held });
         actions.push(Action::StopProbe(self.uid.clone()));
         let (uid, name) = (self.uid.clone(), self.name());
         let held = self.held.len();
@@ -333,14 +334,15 @@ impl Pod {
             container.told = Some(verdict);
             let cgroup = container.cgroup;
             actions.push(Action::SetVerdict { container: cgroup, verdict });
-            let kept = self.held.values().any(|held| held.container_cgroup == Some(cgroup));
-            if verdict == Verdict::Pass && kept {
-                let uid = self.uid.clone();
-                actions.push(Action::ReplayContainer {
-                    uid,
-                    cgroup: pod_cgroup,
-                    container: cgroup,
-                });
+            let held: Vec<SocketCookie> = self
+                .held
+                .values()
+                .filter(|held| held.container_cgroup == Some(cgroup))
+                .map(|held| held.cookie)
+                .collect();
+            if verdict == Verdict::Pass && !held.is_empty() {
+                let (uid, container) = (self.uid.clone(), cgroup);
+                actions.push(Action::ReplayContainer { uid, cgroup: pod_cgroup, container, held });
             }
         }
     }

@@ -154,7 +154,8 @@ fn an_enabled_pod_is_held_from_its_cgroup_on_until_its_proxy_is_ready() {
     assert!(actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Held(at(500)) }));
 
     let actions = run.apply(2_000, Event::ProxyReady(uid()));
-    assert_eq!(actions[0], Action::OpenGate { uid: uid(), cgroup: CGROUP });
+    let held = vec![SocketCookie(1)];
+    assert_eq!(actions[0], Action::OpenGate { uid: uid(), cgroup: CGROUP, held });
     assert_eq!(opened(&actions), Some(OpenReason::ProbeReady));
     assert!(actions.contains(&Action::StopProbe(uid())));
 
@@ -377,7 +378,8 @@ fn containers_are_held_until_they_are_known_to_pass() {
     let mut named = view();
     named.containers[0].id = Some(ContainerId::new(&format!("id{APP}")));
     let actions = run.apply(30, Event::PodApplied(named));
-    let replay = Action::ReplayContainer { uid: uid(), cgroup: CGROUP, container: APP };
+    let held = vec![SocketCookie(1)];
+    let replay = Action::ReplayContainer { uid: uid(), cgroup: CGROUP, container: APP, held };
     assert_eq!(actions, [passes(APP), replay]);
 }
 
