@@ -54,6 +54,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClusterError::Kubeconfig { .. }
             | ClusterError::NotInCluster(_)
             | ClusterError::Client(_) => USAGE,
+            ClusterError::Forbidden { .. } => NO_PERMISSION,
             ClusterError::Unreachable { .. } => UNAVAILABLE,
         });
     }

@@ -1,14 +1,18 @@
 //! Reaching the API server.
 
 use std::{
+    fmt::Debug,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
-    Client, Config,
+    Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Between two tries to reach the API server at start.
@@ -39,6 +43,17 @@ pub enum ClusterError {
     /// The settings make no client.
     #[error("failed to make a client for the API server: {0}")]
     Client(#[source] Box<kube::Error>),
+    /// The API server does not let the agent read what it needs.
+    #[error(
+        "the API server does not let this agent list {resource}: {reason}; grant get, list and \
+         watch on pods and namespaces (deploy/rbac.yaml)"
+    )]
+    Forbidden {
+        /// What was to be listed.
+        resource: &'static str,
+        /// The server's words.
+        reason: String,
+    },
     /// Nobody answers.
     #[error(
         "the API server at {url} cannot be reached: {reason}; check that it runs, that this node \
@@ -82,6 +97,8 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
         match timeout_at(deadline, client.apiserver_version()).await {
             Ok(Ok(version)) => {
                 tracing::debug!(%url, version = version.git_version, "API server answers");
+                may_list(Api::<Pod>::all(client.clone()), "pods").await?;
+                may_list(Api::<Namespace>::all(client.clone()), "namespaces").await?;
                 return Ok(client);
             }
             Ok(Err(error)) => reason = innermost(&error),
@@ -92,6 +109,20 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
         }
         tracing::debug!(%url, reason, "API server does not answer yet");
         sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Refuses to start without the rights that the watches need; they would only retry for ever. Any
+/// other error is left to them.
+async fn may_list<K>(api: Api<K>, resource: &'static str) -> Result<(), ClusterError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match api.list_metadata(&ListParams::default().limit(1)).await {
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            Err(ClusterError::Forbidden { resource, reason: status.message.clone() })
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -4,9 +4,12 @@
 use std::{
     ffi::OsString,
     fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread,
 };
 
 use tempfile::TempDir;
@@ -279,6 +282,50 @@ fn an_api_that_cannot_be_reached_is_told_with_its_address() {
     let arguments = bench.arguments_but("--api-wait", "1s");
     let url = bench.node.api().url();
     bench.fails_and_tells(UNAVAILABLE, &arguments, &[&url, "refused", "--api-wait"]);
+}
+
+/// An API server that knows the agent's account and grants it nothing.
+fn forbidding_api() -> SocketAddr {
+    const VERSION: &str = r#"{"major":"1","minor":"33","gitVersion":"v1.33.0","gitCommit":"",
+        "gitTreeState":"","buildDate":"","goVersion":"","compiler":"","platform":""}"#;
+    const FORBIDDEN: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure",
+        "message":"pods is forbidden: User \"holdfast\" cannot list resource \"pods\"",
+        "reason":"Forbidden","code":403}"#;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            let Some(Ok(line)) = request.next() else { continue };
+            while request.next().is_some_and(|header| header.is_ok_and(|text| !text.is_empty())) {}
+            let (status, body) = match line.starts_with("GET /version ") {
+                true => ("200 OK", VERSION),
+                false => ("403 Forbidden", FORBIDDEN),
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn an_account_without_rights_is_told_which() {
+    let bench = Bench::new();
+    let kubeconfig = bench.dir.path().join("kubeconfig");
+    let text = fs::read_to_string(bench.node.kubeconfig()).unwrap();
+    let url = format!("http://{}", forbidding_api());
+    let text = text.replace(bench.node.api().url().trim_end_matches('/'), &url);
+    assert!(text.contains(&url));
+    fs::write(&kubeconfig, text).unwrap();
+    let arguments = bench.arguments_but("--kubeconfig", kubeconfig);
+    let told = ["list pods", "pods is forbidden", "deploy/rbac.yaml"];
+    bench.fails_and_tells(NO_PERMISSION, &arguments, &told);
 }
 
 #[test]

@@ -81,8 +81,9 @@ impl Report {
                 body_ok: trials.iter().all(|trial| trial.body_ok),
             },
             programs_after_open: trials
-                .last()
+                .iter()
                 .map(|trial| trial.programs_after_open)
+                .max()
                 .unwrap_or_default(),
             trials: trials.len(),
             refused: trials
@@ -94,9 +95,13 @@ impl Report {
         }
     }
 
-    /// Whether holdfast has kept its promise in every trial.
+    /// Whether the disease was there without holdfast, and holdfast has kept its promise in every
+    /// trial.
     pub fn is_success(&self) -> bool {
-        self.with.outcome == "connected" && self.with.body_ok && self.programs_after_open == 0
+        self.without.outcome == "ECONNREFUSED"
+            && self.with.outcome == "connected"
+            && self.with.body_ok
+            && self.programs_after_open == 0
     }
 }
 
