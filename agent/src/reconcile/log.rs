@@ -48,41 +48,14 @@ pub(super) fn line(line: Line) {
             tracing::info!(namespace, pod = name, pod_uid = %uid, mono_ns, "gate detached");
         }
         Line::Held { uid, name, connect } => {
-            let Pod { uid: pod_uid, namespace, name } = Pod::new(uid, name);
-            let HeldConnect {
-                cookie,
-                container,
-                container_cgroup: _,
-                pid,
-                uid,
-                comm,
-                destination,
-                connect_at: _,
-            } = connect;
-            tracing::info!(
-                namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination,
-                cookie = cookie.0, mono_ns, "connect held"
-            );
+            of_connect("connect held", Pod::new(uid, name), connect, None, None, mono_ns);
         }
         Line::Released { uid, name, connect, waited, outcome } => {
-            let Pod { uid: pod_uid, namespace, name } = Pod::new(uid, name);
-            let HeldConnect {
-                cookie,
-                container,
-                container_cgroup: _,
-                pid,
-                uid,
-                comm,
-                destination,
-                connect_at: _,
-            } = connect;
             // Tenths of a millisecond are what a release takes.
             let held_ms = waited.as_micros() as f64 / 1000.0;
-            let outcome = outcome.as_str();
-            tracing::info!(
-                namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination,
-                cookie = cookie.0, held_ms, outcome, mono_ns, "connect released"
-            );
+            let (held_ms, outcome) = (Some(held_ms), Some(outcome.as_str()));
+            let pod = Pod::new(uid, name);
+            of_connect("connect released", pod, connect, held_ms, outcome, mono_ns);
         }
         Line::GateFailed { uid, name, error } => {
             let Pod { uid, namespace, name } = Pod::new(uid, name);
@@ -99,4 +72,30 @@ pub(super) fn line(line: Line) {
             );
         }
     }
+}
+
+/// Both lines of a hold carry the same fields; the one at its end also how it ended.
+fn of_connect(
+    message: &'static str,
+    pod: Pod,
+    connect: HeldConnect,
+    held_ms: Option<f64>,
+    outcome: Option<&'static str>,
+    mono_ns: u64,
+) {
+    let Pod { uid: pod_uid, namespace, name } = pod;
+    let HeldConnect {
+        cookie,
+        container,
+        container_cgroup: _,
+        pid,
+        uid,
+        comm,
+        destination,
+        connect_at: _,
+    } = connect;
+    tracing::info!(
+        namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination,
+        cookie = cookie.0, held_ms, outcome, mono_ns, "{message}"
+    );
 }
