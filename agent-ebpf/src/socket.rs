@@ -55,6 +55,8 @@ pub struct SocketRecord {
     pub dropped_ns: u64,
     /// Thread group id of the caller, in the initial pid namespace.
     pub pid: u32,
+    /// Id of the calling thread: network namespaces belong to threads.
+    pub tid: u32,
     /// Uid of the caller, in the initial user namespace.
     pub uid: u32,
     /// Command name of the calling thread, NUL padded.
@@ -63,8 +65,10 @@ pub struct SocketRecord {
     pub asked: Address,
     /// How many of its SYNs were dropped.
     pub drops: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
     /// The SYN that was dropped last.
     pub syn: StoredSyn,
 }
 
-plain_bytes!(Address = 20, StoredSyn = 104, SocketRecord = 192);
+plain_bytes!(Address = 20, StoredSyn = 104, SocketRecord = 200);

@@ -71,6 +71,7 @@ fn register(ctx: &SockAddrContext, asked: Address) {
     if unsafe { (*counts).records } >= u64::from(found.gate.socket_quota) {
         return;
     }
+    let caller = bpf_get_current_pid_tgid();
     let record = SocketRecord {
         pod: found.pod,
         container: found.container,
@@ -78,11 +79,13 @@ fn register(ctx: &SockAddrContext, asked: Address) {
         netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
         connect_ns: now,
         dropped_ns: 0,
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        pid: (caller >> 32) as u32,
+        tid: caller as u32,
         uid: bpf_get_current_uid_gid() as u32,
         comm: bpf_get_current_comm().unwrap_or_default(),
         asked,
         drops: 0,
+        reserved: 0,
         syn: StoredSyn {
             source: Address { ip: [0; 16], port: 0, version: 0 },
             destination: Address { ip: [0; 16], port: 0, version: 0 },

@@ -175,8 +175,11 @@ impl Replay {
         match cookie {
             Some(cookie) => record.netns_cookie == cookie.0,
             None => {
-                let path = self.proc_root.join(record.pid.to_string()).join("ns/net");
-                Netns::open(&path).is_ok_and(|other| other.inode() == netns.inode())
+                // The thread may have ended since.
+                let of =
+                    |task: u32| Netns::open(&self.proc_root.join(task.to_string()).join("ns/net"));
+                let caller = of(record.tid).or_else(|_| of(record.pid));
+                caller.is_ok_and(|caller| caller.inode() == netns.inode())
             }
         }
     }

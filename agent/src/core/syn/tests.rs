@@ -42,10 +42,12 @@ fn record(source: Address, destination: Address, header: &[u8]) -> SocketRecord 
         connect_ns: 0,
         dropped_ns: 10 * MS,
         pid: 1,
+        tid: 1,
         uid: 1,
         comm: [0; 16],
         asked: destination,
         drops: 1,
+        reserved: 0,
         syn: StoredSyn {
             source,
             destination,
