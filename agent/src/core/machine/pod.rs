@@ -88,8 +88,16 @@ impl Pod {
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
-        if let Some(Container { cgroup, identity: _, told: Some(_) }) = self.containers.remove(id) {
+        let Some(Container { cgroup, identity, told }) = self.containers.remove(id) else { return };
+        if told.is_some() {
             actions.push(Action::ForgetVerdict { container: cgroup });
+        }
+        // Its last connects end with it, and their ends are read after its own: they keep its name.
+        if let Some(ContainerIdentity { kind: _, name }) = identity {
+            for held in self.held.values_mut().filter(|held| held.container_cgroup == Some(cgroup))
+            {
+                held.container = Some(name.clone());
+            }
         }
     }
 

@@ -415,19 +415,25 @@ fn an_invalid_label_is_told_once_for_each_change() {
 
 #[test]
 fn a_release_names_the_container_that_was_unknown_when_it_was_held() {
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    run.apply(10, container(APP, None));
-    run.apply(20, held(20, 1));
-    let mut named = view();
-    named.containers[1].id = Some(ContainerId::new(&format!("id{APP}")));
-    run.apply(30, Event::PodApplied(named));
-    let actions = run.apply(40, kernel(40, 1, KernelEventKind::Closed));
-    let names = actions.iter().find_map(|action| match action {
-        Action::Log(Line::Released { connect, .. }) => connect.container.clone(),
-        _ => None,
-    });
-    assert_eq!(names.as_deref(), Some("app"));
+    for gone_first in [false, true] {
+        let mut run = Run::listed(Some("enabled"), vec![view()]);
+        run.apply(0, found(false));
+        run.apply(10, container(APP, None));
+        run.apply(20, held(20, 1));
+        let id = ContainerId::new(&format!("id{APP}"));
+        let mut named = view();
+        named.containers[1].id = Some(id.clone());
+        run.apply(30, Event::PodApplied(named));
+        if gone_first {
+            run.apply(35, Event::ContainerGone { uid: uid(), id });
+        }
+        let actions = run.apply(40, kernel(40, 1, KernelEventKind::Closed));
+        let names = actions.iter().find_map(|action| match action {
+            Action::Log(Line::Released { connect, .. }) => connect.container.clone(),
+            _ => None,
+        });
+        assert_eq!(names.as_deref(), Some("app"));
+    }
 }
 
 #[test]
