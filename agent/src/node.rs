@@ -9,5 +9,5 @@ pub use self::{
     bundle::{Bundle, Bundles},
     mount::{MountError, find_cgroup2, require_cgroup2},
     sandbox::oldest_process,
-    watch::{CgroupEvent, CgroupWatch, WatchError},
+    watch::{CgroupEvent, CgroupWatch, WatchError, container_of},
 };

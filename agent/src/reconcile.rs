@@ -25,7 +25,7 @@ use crate::{
     clock,
     core::{Action, CloseGate, Event, KernelEvent, Machine, Monotonic, PodUid},
     netns::{Entrance, Netns},
-    node::{Bundle, Bundles, CgroupEvent, oldest_process},
+    node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
 };
 
@@ -120,7 +120,7 @@ pub async fn run(
             // The kernel's reports last: a pod that makes many must not delay the others' gates.
             Some(events) = reports.recv() => {
                 for event in events {
-                    reconciler.apply(Event::Kernel(event));
+                    reconciler.kernel(event);
                 }
             }
         }
@@ -186,6 +186,15 @@ impl Reconciler {
                 self.report_armed();
             }
         }
+    }
+
+    fn kernel(&mut self, event: KernelEvent) {
+        if let Some((uid, cgroup)) = self.machine.unreported_container(&event)
+            && let Some(id) = self.paths.get(&uid).and_then(|pod| container_of(pod, cgroup))
+        {
+            self.cgroup(CgroupEvent::Container { uid, id, cgroup });
+        }
+        self.apply(Event::Kernel(event));
     }
 
     fn probed(&mut self, event: ProbeEvent) {

@@ -20,8 +20,8 @@ use std::{
 };
 
 use super::{
-    Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, Monotonic, NamespaceView,
-    PodUid, PodView, Profile,
+    Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, KernelEventKind,
+    Monotonic, NamespaceView, PodUid, PodView, Profile,
     action::{Exemption, Line},
     enablement::{Hold, is_enabled},
 };
@@ -131,6 +131,18 @@ impl Machine {
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Monotonic> {
         self.pods.values().filter_map(Pod::next_wakeup).min()
+    }
+
+    /// The pod and the container's cgroup of a held connect whose container has not been reported
+    /// yet: a process can be faster than the news of its own cgroup.
+    #[must_use]
+    pub fn unreported_container(&self, event: &KernelEvent) -> Option<(PodUid, CgroupId)> {
+        let KernelEventKind::Held { container: Some(cgroup), .. } = event.kind else {
+            return None;
+        };
+        let pod = self.pods.get(self.by_cgroup.get(&event.pod)?)?;
+        let known = pod.containers.values().any(|container| container.cgroup == cgroup);
+        (!known).then(|| (pod.uid.clone(), cgroup))
     }
 
     /// The pods whose programs are attached.

@@ -268,6 +268,18 @@ impl CgroupWatch {
     }
 }
 
+/// The id of the container whose cgroup below the pod's directory `pod` this is.
+#[must_use]
+pub fn container_of(pod: &Path, cgroup: CgroupId) -> Option<ContainerId> {
+    let entries = fs::read_dir(pod).ok()?.filter_map(Result::ok);
+    let mut paths = entries.map(|entry| entry.path());
+    let path = paths.find(|path| cgroup_id(path) == Some(cgroup))?;
+    match kind_of(path.file_name()?.to_str()?) {
+        CgroupKind::Container(id) => Some(id),
+        CgroupKind::Branch | CgroupKind::Pod(_) | CgroupKind::Other => None,
+    }
+}
+
 /// A cgroup's id is its directory's inode number (`cgroup_id` in include/linux/cgroup.h).
 fn cgroup_id(path: &Path) -> Option<CgroupId> {
     fs::metadata(path).ok().map(|metadata| CgroupId(metadata.ino()))

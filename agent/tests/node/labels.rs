@@ -339,9 +339,8 @@ fn an_application_without_a_bundle_is_held_and_named_by_the_api_later() {
     let container = pod.create_container_without_bundle("app").unwrap();
     let id = container.id().to_string();
     let app = container.start_silently(apps::connect(backend_v4()).unwrap()).unwrap();
-    // By its id at most: the connect may be reported before its container is.
     let held = wait_for(&agent, &pod, "connect held");
-    assert!(held["container"].is_null() || held["container"] == id, "{held}");
+    assert_eq!(held["container"], id);
     pod.report_hidden();
     wait_seen(&agent, &pod);
     assert_held_until_ready(&pod, &[app]);

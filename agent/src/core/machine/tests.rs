@@ -437,6 +437,20 @@ fn a_release_names_the_container_that_was_unknown_when_it_was_held() {
 }
 
 #[test]
+fn a_connect_that_overtakes_the_news_of_its_container_is_noticed() {
+    let unreported = |run: &Run| {
+        let Event::Kernel(event) = held(20, 1) else { panic!("not a kernel event") };
+        run.machine.unreported_container(&event)
+    };
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    assert_eq!(unreported(&run), None);
+    run.apply(0, found(false));
+    assert_eq!(unreported(&run), Some((uid(), APP)));
+    run.apply(10, container(APP, None));
+    assert_eq!(unreported(&run), None);
+}
+
+#[test]
 fn a_gate_that_fails_stays_open() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
