@@ -1,22 +1,31 @@
 //! From the API's objects to the core's views.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Namespace, Pod};
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Container, ContainerStatus, Namespace, Pod, PodSpec, Probe},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
 use crate::core::{
-    ContainerId, ContainerRole, ContainerView, NamespaceView, PodName, PodUid, PodView,
+    ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
+    PodView, ReadyCheck,
 };
 
 /// On a static pod's mirror object: the hash of its manifest, after which kubelet names the cgroup
-/// (`kubetypes.ConfigHashAnnotationKey`, pkg/kubelet/types/pod_update.go).
+/// (`kubetypes.ConfigHashAnnotationKey`, pkg/kubelet/types/pod_update.go). kubelet writes the same
+/// into both (`basicMirrorClient.CreateMirrorPod`, pkg/kubelet/pod/mirror_client.go).
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Length of that hash, an MD5 in hexadecimal digits (`applyDefaults`, pkg/kubelet/config/common.go).
+const CONFIG_HASH_LEN: usize = 32;
+
 /// `None` for an object without a uid, which no API server sends.
-pub(super) fn pod(pod: &Pod) -> Option<PodView> {
+pub fn pod(pod: &Pod) -> Option<PodView> {
     let annotations = pod.annotations();
-    let mirrored = annotations.get(CONFIG_MIRROR).and(annotations.get(CONFIG_HASH));
-    let uid = mirrored.or(pod.metadata.uid.as_ref())?;
+    let uid = static_hash(pod).or(pod.metadata.uid.as_deref())?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
     let statuses =
@@ -30,21 +39,21 @@ pub(super) fn pod(pod: &Pod) -> Option<PodView> {
     let init = spec.init_containers.iter().flatten().map(|container| {
         let native = container.restart_policy.as_deref() == Some("Always");
         let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
-        container_view(container, role, init_statuses)
+        view(&container.name, role, container_spec(container, spec), init_statuses)
     });
-    let apps = spec
-        .containers
-        .iter()
-        .map(|container| container_view(container, ContainerRole::App, app_statuses));
-    let ephemeral = spec
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(|container| view(&container.name, ContainerRole::Ephemeral, ephemeral_statuses));
+    let apps = spec.containers.iter().map(|container| {
+        view(&container.name, ContainerRole::App, container_spec(container, spec), app_statuses)
+    });
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
+        // It comes long after the start: nobody's proxy.
+        let spec = ContainerSpec::default();
+        view(&container.name, ContainerRole::Ephemeral, spec, ephemeral_statuses)
+    });
     Some(PodView {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
         labels: pod.labels().clone(),
+        annotations: annotations.clone(),
         host_network: spec.host_network.unwrap_or_default(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         finished: status
@@ -54,23 +63,83 @@ pub(super) fn pod(pod: &Pod) -> Option<PodView> {
     })
 }
 
-pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
-    NamespaceView { name: namespace.name_any(), labels: namespace.labels().clone() }
+/// The hash of the manifest that a pod is the mirror object of.
+///
+/// Anybody may write the annotations, so a pod is not taken for another one by them alone: kubelet
+/// makes its node the owner, and the hash, without dashes, is no uid that the API server gives.
+fn static_hash(pod: &Pod) -> Option<&str> {
+    let annotations = pod.annotations();
+    let hash = annotations.get(CONFIG_HASH)?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_hash = hash.len() == CONFIG_HASH_LEN && hash.bytes().all(is_digit);
+    let of_node = pod.owner_references().iter().any(|owner| {
+        owner.api_version == "v1" && owner.kind == "Node" && owner.controller == Some(true)
+    });
+    (is_hash && of_node && annotations.get(CONFIG_MIRROR) == Some(hash)).then_some(hash)
 }
 
-fn container_view(
-    container: &Container,
+pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
+    NamespaceView {
+        name: namespace.name_any(),
+        labels: namespace.labels().clone(),
+        annotations: namespace.annotations().clone(),
+    }
+}
+
+fn container_spec(container: &Container, pod: &PodSpec) -> ContainerSpec {
+    let strings = |strings: &Option<Vec<String>>| strings.clone().unwrap_or_default();
+    let mut args = strings(&container.command);
+    args.extend(strings(&container.args));
+    // As kubelet does it: of two with the same name the later one holds.
+    let env = container.env.iter().flatten();
+    let env = env.filter_map(|var| Some((var.name.clone(), var.value.clone()?))).collect();
+    let ports: BTreeMap<String, u16> = container
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .collect();
+    let own_user = container.security_context.as_ref().and_then(|context| context.run_as_user);
+    let user = own_user.or(pod.security_context.as_ref().and_then(|context| context.run_as_user));
+    let probes = [&container.startup_probe, &container.readiness_probe];
+    let probes = probes.into_iter().flatten().filter_map(|probe| ready_check(probe, &ports));
+    let probes = probes.collect();
+    let run_as_user = user.and_then(|user| u32::try_from(user).ok());
+    let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
+    let blocks_next = container.startup_probe.is_some() || hook.is_some();
+    ContainerSpec { args, env, ports, run_as_user, probes, blocks_next }
+}
+
+/// A probe as a check on the pod's own loopback; `None` for one that cannot be asked there.
+fn ready_check(probe: &Probe, ports: &BTreeMap<String, u16>) -> Option<ReadyCheck> {
+    let number = |port: &IntOrString| match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok().filter(|port| *port != 0),
+        IntOrString::String(name) => ports.get(name).copied(),
+    };
+    if let Some(get) = &probe.http_get {
+        let elsewhere = get.host.as_deref().is_some_and(|host| !host.is_empty());
+        if elsewhere || get.scheme.as_deref() == Some("HTTPS") {
+            return None;
+        }
+        let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        return Some(ReadyCheck::Http { port: number(&get.port)?, path: path.to_owned() });
+    }
+    let connect = probe.tcp_socket.as_ref()?;
+    let elsewhere = connect.host.as_deref().is_some_and(|host| !host.is_empty());
+    number(&connect.port).filter(|_| !elsewhere).map(|port| ReadyCheck::Tcp { port })
+}
+
+fn view(
+    name: &str,
     role: ContainerRole,
+    spec: ContainerSpec,
     statuses: &[ContainerStatus],
 ) -> ContainerView {
-    view(&container.name, role, statuses)
-}
-
-fn view(name: &str, role: ContainerRole, statuses: &[ContainerStatus]) -> ContainerView {
     let status = statuses.iter().find(|status| status.name == name);
     ContainerView {
         name: name.to_owned(),
         role,
+        spec,
         id: status
             .and_then(|status| status.container_id.as_deref())
             // "containerd://<id>"
@@ -82,3 +151,6 @@ fn view(name: &str, role: ContainerRole, statuses: &[ContainerStatus]) -> Contai
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Whom a closed gate holds.
 
-use super::{ContainerRole, PodView, Profile};
+use super::{ContainerRole, ContainerView, PodView, Proxy};
 
 /// What a container is to its runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Verdict {
     Hold,
     /// Let through.
     Pass,
+    /// Let through; its first connect to the proxy's port is reported.
+    PassAndTell,
 }
 
 /// The verdict on one container.
@@ -38,29 +40,33 @@ pub enum Verdict {
 pub(super) fn verdict(
     identity: &ContainerIdentity,
     pod: Option<&PodView>,
-    profile: &Profile,
+    proxy: &Proxy,
 ) -> Verdict {
     let name = identity.name.as_str();
-    if identity.kind == ContainerKind::Sandbox
-        || name == profile.proxy_container
-        || profile.setup_containers.contains(&name)
-    {
+    if identity.kind == ContainerKind::Sandbox || name == proxy.container {
         return Verdict::Pass;
     }
-    let Some(pod) = pod else { return Verdict::Hold };
+    let unknown = if proxy.is_setup(name) { Verdict::Pass } else { Verdict::Hold };
+    let Some(pod) = pod else { return unknown };
     let position = |name: &str| pod.containers.iter().position(|container| container.name == name);
     let Some(own) = position(name) else {
         return Verdict::Hold;
     };
-    match pod.containers[own].role {
-        ContainerRole::App | ContainerRole::Ephemeral => Verdict::Hold,
-        ContainerRole::Init | ContainerRole::Sidecar => {
-            let behind_native_proxy = position(profile.proxy_container).is_some_and(|proxy| {
-                proxy < own && pod.containers[proxy].role == ContainerRole::Sidecar
-            });
-            if behind_native_proxy { Verdict::Hold } else { Verdict::Pass }
-        }
+    let ContainerView { role, spec, .. } = &pod.containers[own];
+    let proxy_comes_later = || {
+        position(&proxy.container)
+            .is_none_or(|proxy| own < proxy || pod.containers[proxy].role != ContainerRole::Sidecar)
+    };
+    if *role == ContainerRole::Init && proxy.is_setup(name) {
+        return Verdict::Pass;
     }
+    let waited_for = match role {
+        ContainerRole::App | ContainerRole::Ephemeral => false,
+        ContainerRole::Init => true,
+        // Kubelet goes on to the next container at once, unless it has a reason to wait.
+        ContainerRole::Sidecar => spec.blocks_next,
+    };
+    if waited_for && proxy_comes_later() { Verdict::PassAndTell } else { Verdict::Hold }
 }
 
 #[cfg(test)]
@@ -69,11 +75,13 @@ mod tests {
 
     use super::{super::*, *};
 
+    /// A container whose name begins with `slow` has a startup probe.
     fn pod(containers: &[(&str, ContainerRole)]) -> PodView {
         PodView {
             uid: PodUid::new("u"),
             name: PodName::new("shop", "cart"),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             host_network: false,
             terminating: false,
             finished: false,
@@ -82,10 +90,30 @@ mod tests {
                 .map(|(name, role)| ContainerView {
                     name: (*name).to_owned(),
                     role: *role,
+                    spec: ContainerSpec {
+                        blocks_next: name.starts_with("slow"),
+                        ..ContainerSpec::default()
+                    },
                     id: None,
                     ready: false,
                 })
                 .collect(),
+        }
+    }
+
+    fn proxy() -> Proxy {
+        Proxy {
+            profile: "istio".to_owned(),
+            container: "istio-proxy".to_owned(),
+            setup_containers: vec!["istio-init".to_owned(), "istio-validation".to_owned()],
+            uid: Some(1337),
+            ready: vec![ReadyCheck::Kube],
+            kube_ready: true,
+            ports: vec![15001],
+            dns_port: None,
+            guessed: false,
+            redirects: true,
+            exclusion_hint: None,
         }
     }
 
@@ -96,17 +124,19 @@ mod tests {
     #[test]
     fn only_those_who_can_have_a_proxy_are_held() {
         use ContainerRole::{App, Ephemeral, Init, Sidecar};
-        use Verdict::{Hold, Pass};
+        use Verdict::{Hold, Pass, PassAndTell};
         let classic = pod(&[
             ("istio-init", Init),
             ("migrate", Init),
             ("app", App),
             ("istio-proxy", App),
             ("debugger", Ephemeral),
+            ("istio-validation", App),
         ]);
         let native = pod(&[
             ("istio-init", Init),
             ("vault", Sidecar),
+            ("slow-vault", Sidecar),
             ("istio-proxy", Sidecar),
             ("migrate", Init),
             ("shipper", Sidecar),
@@ -114,19 +144,22 @@ mod tests {
         ]);
         for (pod, name, expected) in [
             (&classic, "istio-init", Pass),
-            (&classic, "migrate", Pass),
+            (&classic, "migrate", PassAndTell),
             (&classic, "app", Hold),
             (&classic, "istio-proxy", Pass),
             (&classic, "debugger", Hold),
             (&classic, "unheard-of", Hold),
+            // Only an init container sets anything up.
+            (&classic, "istio-validation", Hold),
             (&native, "istio-init", Pass),
-            (&native, "vault", Pass),
+            (&native, "vault", Hold),
+            (&native, "slow-vault", PassAndTell),
             (&native, "istio-proxy", Pass),
             (&native, "migrate", Hold),
             (&native, "shipper", Hold),
             (&native, "app", Hold),
         ] {
-            assert_eq!(verdict(&container(name), Some(pod), &ISTIO), expected, "{name}");
+            assert_eq!(verdict(&container(name), Some(pod), &proxy()), expected, "{name}");
         }
     }
 
@@ -138,9 +171,9 @@ mod tests {
             ("istio-validation", Verdict::Pass),
             ("app", Verdict::Hold),
         ] {
-            assert_eq!(verdict(&container(name), None, &ISTIO), expected, "{name}");
+            assert_eq!(verdict(&container(name), None, &proxy()), expected, "{name}");
         }
         let pause = ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() };
-        assert_eq!(verdict(&pause, None, &ISTIO), Verdict::Pass);
+        assert_eq!(verdict(&pause, None, &proxy()), Verdict::Pass);
     }
 }

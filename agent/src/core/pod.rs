@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ContainerId, PodName, PodUid};
+use super::{ContainerId, PodName, PodUid, ReadyCheck};
 
 /// How a container takes part in a pod's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,31 @@ pub struct ContainerView {
     pub name: String,
     /// Its role.
     pub role: ContainerRole,
+    /// What its spec says about it.
+    pub spec: ContainerSpec,
     /// Its id, once the status tells.
     pub id: Option<ContainerId>,
     /// Kubelet calls it ready.
     pub ready: bool,
+}
+
+/// The parts of a container's spec that tell about a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// `command`, then `args`.
+    pub args: Vec<String>,
+    /// The entries of `env` that have a literal value.
+    pub env: BTreeMap<String, String>,
+    /// The named entries of `ports`.
+    pub ports: BTreeMap<String, u16>,
+    /// `securityContext.runAsUser`, its own or the pod's.
+    pub run_as_user: Option<u32>,
+    /// Its startup probe and its readiness probe, in this order, as far as they are requests or
+    /// connects to a port that is given as a number or by a name in `ports`.
+    pub probes: Vec<ReadyCheck>,
+    /// It has a startup probe or a postStart hook: if it is a native sidecar, kubelet starts the
+    /// next container only after that (KEP-753).
+    pub blocks_next: bool,
 }
 
 /// A pod.
@@ -39,6 +60,8 @@ pub struct PodView {
     pub name: PodName,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// `metadata.deletionTimestamp` is set.
@@ -64,4 +87,6 @@ pub struct NamespaceView {
     pub name: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
 }

@@ -1,0 +1,101 @@
+//! What applies to a pod: its settings and its proxy, or why it is left alone.
+
+use super::{
+    Defaults, Detection, Exemption, NamespaceView, PodUid, PodView, Problem, Profiles, Proxy,
+    Settings, resolve,
+};
+
+/// Namespaces that are never held, whatever their labels say: a node must be able to start.
+const SYSTEM_NAMESPACES: [&str; 1] = ["kube-system"];
+
+/// What decides about pods besides the pods themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// What applies where nobody chose.
+    pub defaults: Defaults,
+    /// The proxies that are known.
+    pub profiles: Profiles,
+    /// The agent's own pod.
+    pub own_pod: Option<PodUid>,
+}
+
+/// What applies to one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The user's choices.
+    pub settings: Settings,
+    /// The pod's proxy.
+    pub proxy: Proxy,
+}
+
+/// The verdict on a pod from its own object and its namespace's, without what happens in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What applies, if it is to be held.
+    pub plan: Result<Plan, Exemption>,
+    /// Somebody has chosen to hold it: whoever wants that should be told when it is not done.
+    pub wanted: bool,
+    /// What was wrong with its own labels and annotations.
+    pub problems: Vec<Problem>,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// Judges a pod by its own object and its namespace's; `None` as long as the namespace is not
+    /// known and would decide. What the pod is comes first: `hostNetwork` and its deletion count
+    /// whatever its settings are.
+    #[must_use]
+    pub fn judge(&self, pod: &PodView, namespace: Option<&NamespaceView>) -> Option<Judgement> {
+        let exemption = self.exemption(pod);
+        let Some(namespace) = namespace else {
+            let plan = Err(exemption?);
+            return Some(Judgement { plan, wanted: false, problems: Vec::new() });
+        };
+        let (settings, mut problems) = resolve(pod, namespace, &self.defaults, &self.profiles);
+        let wanted = settings.hold.value;
+        let plan = match exemption.or_else(|| (!wanted).then_some(Exemption::NotEnabled)) {
+            Some(exemption) => Err(exemption),
+            None => {
+                let (detection, more) = self.profiles.detect(pod, &settings);
+                problems.extend(more);
+                match detection {
+                    Detection::Proxy(proxy) => Ok(Plan { settings, proxy }),
+                    Detection::None => Err(Exemption::NoProxy),
+                    Detection::RedirectOff { .. } => Err(Exemption::RedirectOff),
+                    Detection::NotThisKind { .. } => Err(Exemption::NoSidecar),
+                }
+            }
+        };
+        Some(Judgement { plan, wanted, problems })
+    }
+
+    /// Why a pod like this is never held.
+    fn exemption(&self, pod: &PodView) -> Option<Exemption> {
+        let namespace = &*pod.name.namespace;
+        if self.own_pod.as_ref() == Some(&pod.uid) {
+            Some(Exemption::Agent)
+        } else if pod.host_network {
+            Some(Exemption::HostNetwork)
+        } else if pod.terminating {
+            Some(Exemption::Terminating)
+        } else if pod.finished {
+            Some(Exemption::Finished)
+        } else if SYSTEM_NAMESPACES.contains(&namespace)
+            || self.profiles.is_control_plane(namespace)
+        {
+            Some(Exemption::ControlPlane)
+        } else {
+            None
+        }
+    }
+
+    /// What applies to a pod of which the API has not told yet.
+    #[must_use]
+    pub fn unknown(&self) -> Plan {
+        Plan {
+            settings: Settings::default_for_unknown(&self.defaults),
+            proxy: self.profiles.unknown_pod(),
+        }
+    }
+}
