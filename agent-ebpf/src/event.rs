@@ -2,18 +2,24 @@
 
 use crate::{plain_bytes, socket::Address};
 
-/// What happened to a held socket.
+/// What happened to a socket.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// Its first SYN was dropped.
+    /// Its first SYN, or the first datagram of one query, was dropped.
     Held = 1,
     /// Its connection is established.
     Connected = 2,
-    /// The application closed it before it was connected.
+    /// The application closed it before it was connected, or before its query was answered.
     Closed = 3,
     /// The kernel gave it up: refused, reset or timed out.
     Failed = 4,
+    /// Mode `refuse`: its connect was or will be refused.
+    Refused = 5,
+    /// Mode `observe`: it would have been held.
+    Observed = 6,
+    /// It belongs to an init container in front of the proxy and passed; told once a container.
+    InitPassed = 7,
 }
 
 impl EventKind {
@@ -25,13 +31,16 @@ impl EventKind {
             2 => Some(Self::Connected),
             3 => Some(Self::Closed),
             4 => Some(Self::Failed),
+            5 => Some(Self::Refused),
+            6 => Some(Self::Observed),
+            7 => Some(Self::InitPassed),
             _ => None,
         }
     }
 }
 
-/// One event of one held socket. Who and where to are filled in for [`EventKind::Held`] only; the
-/// agent keeps them by cookie.
+/// One event of one socket. Who and where to are filled in for `Held`, `Refused`, `Observed` and
+/// `InitPassed`; for the others the agent keeps them by cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -43,11 +52,12 @@ pub struct Event {
     pub pod: u64,
     /// The id of the container's cgroup; 0 when unknown.
     pub container: u64,
-    /// When connect() was called; when the first SYN was dropped if no connect hook saw the socket.
+    /// When connect() (or sendmsg()) was called; when the first packet was dropped if no hook saw
+    /// the socket.
     pub connect_ns: u64,
     /// An [`EventKind`].
     pub kind: u32,
-    /// Thread group id of the caller; 0 when no connect hook saw the socket.
+    /// Thread group id of the caller; 0 when no hook saw the socket.
     pub pid: u32,
     /// Uid of the caller.
     pub uid: u32,
@@ -55,6 +65,10 @@ pub struct Event {
     pub comm: [u8; 16],
     /// Where the application wanted to connect to.
     pub asked: Address,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub protocol: u32,
+    /// For UDP: the id of the DNS query.
+    pub query: u32,
 }
 
-plain_bytes!(Event = 88);
+plain_bytes!(Event = 96);

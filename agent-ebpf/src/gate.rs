@@ -5,14 +5,53 @@ use crate::plain_bytes;
 /// How many loopback ports of a proxy one gate can name.
 pub const MAX_PORTS: usize = 8;
 
-/// Whether a gate holds.
+/// [`Gate::proxy_uid`] of a proxy without a user of its own.
+pub const NO_UID: u32 = u32::MAX;
+
+/// How long one query to the mesh's DNS port is held at most, in nanoseconds: glibc's resolver gives
+/// up after two tries of 5 s each, so after 9 s it is told what it would have been told without
+/// holdfast, while somebody still listens.
+pub const DNS_BUDGET_NS: u64 = 9_000_000_000;
+
+/// Where a gate stands.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateState {
     /// Nothing is held.
     Open = 0,
-    /// Connects to the proxy's ports are held until [`Gate::deadline_ns`].
+    /// Connects to the proxy's ports are treated by [`Gate::mode`] until [`Gate::deadline_ns`].
     Closed = 1,
+    /// The proxy has been ready once: a SYN to one of its ports is held only if nobody listens
+    /// there, each socket for [`Gate::guard_ns`] at most.
+    Guarded = 2,
+}
+
+/// What a closed gate does.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateMode {
+    /// Drops SYNs, so that connect() waits.
+    Hold = 0,
+    /// Lets no connect wait: see [`Treatment::Refuse`].
+    Refuse = 1,
+    /// Only reports what would have been held.
+    Observe = 2,
+}
+
+/// What is to be done with a connect to one of the proxy's ports at some instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// It passes, unseen.
+    Pass,
+    /// It waits.
+    Hold,
+    /// It fails: at once where nobody listens (the kernel's own RST), and from then on for that
+    /// destination in connect() itself, with [`Gate::errno`].
+    Refuse,
+    /// It passes and is reported.
+    Observe,
+    /// It waits if nobody listens on the proxy's port.
+    Guard,
 }
 
 /// One pod's gate. Key: the id of the pod's cgroup (its inode number on cgroup2).
@@ -21,24 +60,56 @@ pub enum GateState {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// `CLOCK_MONOTONIC` nanoseconds at which the kernel treats the gate as open, whatever `state`
-    /// says and whether or not an agent still runs.
+    /// `CLOCK_MONOTONIC` nanoseconds at which the kernel treats a closed gate as open, whatever
+    /// `state` says and whether or not an agent still runs.
     pub deadline_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds until which connects are refused after the deadline; 0: they
+    /// are not.
+    pub refuse_until_ns: u64,
+    /// How long a guarded gate holds one socket, in nanoseconds.
+    pub guard_ns: u64,
     /// A [`GateState`].
     pub state: u32,
-    /// The most sockets of this pod that may have a [`crate::SocketRecord`]; further ones are held
-    /// all the same but cannot be replayed. Keeps one pod from filling the table for all others.
+    /// A [`GateMode`].
+    pub mode: u32,
+    /// The most sockets of this pod that may have a [`crate::SocketRecord`], and the most queries
+    /// that may have a [`crate::Datagram`]; further ones are held all the same but cannot be
+    /// replayed. Keeps one pod from filling the table for all others.
     pub socket_quota: u32,
+    /// The user the proxy runs as, whose connects are never held; [`NO_UID`]: none.
+    pub proxy_uid: u32,
+    /// What connect() returns when it refuses (a positive errno).
+    pub errno: u32,
+    /// The loopback port on which the mesh's proxy takes captured DNS queries; 0: none.
+    pub dns_port: u16,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u16,
     /// The loopback ports on which the proxy takes the application's connections; unused: 0.
     pub ports: [u16; MAX_PORTS],
 }
 
 impl Gate {
-    /// Whether the gate holds at `now_ns` (`CLOCK_MONOTONIC`).
+    /// What becomes of connects at `now_ns` (`CLOCK_MONOTONIC`).
     #[inline(always)]
     #[must_use]
-    pub const fn holds(&self, now_ns: u64) -> bool {
-        self.state == GateState::Closed as u32 && now_ns < self.deadline_ns
+    pub const fn treatment(&self, now_ns: u64) -> Treatment {
+        if self.state == GateState::Guarded as u32 {
+            return Treatment::Guard;
+        }
+        if self.state != GateState::Closed as u32 {
+            return Treatment::Pass;
+        }
+        let in_time = now_ns < self.deadline_ns;
+        // Who only wants to look is never in anybody's way.
+        if self.mode == GateMode::Observe as u32 {
+            if in_time { Treatment::Observe } else { Treatment::Pass }
+        } else if !in_time {
+            if now_ns < self.refuse_until_ns { Treatment::Refuse } else { Treatment::Pass }
+        } else if self.mode == GateMode::Refuse as u32 {
+            Treatment::Refuse
+        } else {
+            Treatment::Hold
+        }
     }
 }
 
@@ -49,10 +120,21 @@ impl Gate {
 pub struct GateCounts {
     /// Sockets of the pod that have a [`crate::SocketRecord`] now.
     pub records: u64,
+    /// Queries of the pod that have a [`crate::Datagram`] now.
+    pub datagrams: u64,
     /// Sockets held, ever.
     pub held: u64,
-    /// SYNs dropped, ever: one for each held socket and one for each of its retransmissions.
-    pub dropped_syns: u64,
+    /// Queries to the DNS port held, ever.
+    pub held_queries: u64,
+    /// Packets dropped, ever: one for each held socket or query and one for each retransmission.
+    pub dropped: u64,
+    /// Connects refused, ever.
+    pub refused: u64,
+    /// Sockets that mode `observe` would have held, ever.
+    pub observed: u64,
+    /// SYNs of containers that are to be held which left for somewhere else than loopback while
+    /// the gate was closed: nothing redirected them.
+    pub around: u64,
 }
 
 /// What the gate does with a container's connects. Key: the id of the container's cgroup.
@@ -62,8 +144,13 @@ pub struct GateCounts {
 pub enum ContainerVerdict {
     /// Held while the gate is closed.
     Hold = 0,
-    /// Never held: the proxy itself, and init containers that run before any proxy can.
+    /// Never held: the proxy itself.
     Pass = 1,
+    /// Never held, but its first connect to the proxy's port is reported: an init container that
+    /// runs before any proxy can.
+    PassAndTell = 2,
+    /// As before, and it has been reported. The one value that the gate itself writes.
+    PassTold = 3,
 }
 
-plain_bytes!(Gate = 32, GateCounts = 24);
+plain_bytes!(Gate = 64, GateCounts = 64);

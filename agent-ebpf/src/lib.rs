@@ -15,12 +15,12 @@ pub mod socket;
 
 pub use self::{
     event::{Event, EventKind},
-    gate::{ContainerVerdict, Gate, GateCounts, GateState},
-    socket::{Address, SocketRecord, StoredSyn},
+    gate::{ContainerVerdict, Gate, GateCounts, GateMode, GateState, Treatment},
+    socket::{Address, Datagram, QueryKey, SocketRecord, StoredSyn},
 };
 
 /// Bumped whenever a type of this crate changes its meaning or its layout.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Declares that a type may be read and written as plain bytes by the agent.
 macro_rules! plain_bytes {

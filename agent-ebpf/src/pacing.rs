@@ -64,19 +64,46 @@ pub const fn answer(drops: u32, backoffs: u32, remaining_ns: u64) -> Answer {
     }
 }
 
+/// As [`answer`], for a socket that has only the default number of tries: no sock_ops program looks
+/// after it. The flat answer is given only if the tries left after it reach `remaining_ns` by
+/// backing off, so that a short absence of a listener costs little and a long one no timeout.
+#[inline(always)]
+#[must_use]
+pub const fn unaided_answer(drops: u32, backoffs: u32, remaining_ns: u64) -> Answer {
+    let left = DEFAULT_SYN_RETRIES.saturating_sub(drops);
+    let doublings = if backoffs > MAX_DOUBLINGS { MAX_DOUBLINGS } else { backoffs };
+    let reach = (FIRST_BACKOFF_NS << doublings) * ((1 << left) - 1);
+    if remaining_ns <= FLAT_INTERVAL_NS + reach { Answer::Flat } else { Answer::BackOff }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// A TCP stack's ways.
+    #[derive(Clone, Copy)]
+    struct Stack {
+        retries: u32,
+        /// Waits of 1 s before the doubling begins, and as many tries more
+        /// (`tcp_syn_linear_timeouts`, 4 from Linux 6.5 on).
+        linear: u32,
+    }
+
+    const HELD: Stack = Stack { retries: MAX_SYN_RETRIES, linear: 0 };
+
     /// Plays the TCP stack's part; returns how late after the deadline the first SYN passes, or
     /// `None` when the tries run out first.
-    fn lateness(deadline_ns: u64) -> Option<u64> {
+    fn lateness(
+        stack: Stack,
+        answer: impl Fn(u32, u32, u64) -> Answer,
+        deadline_ns: u64,
+    ) -> Option<u64> {
         let (mut now, mut drops, mut backoffs) = (0, 0, 0);
         let mut wait = SECOND;
         while now < deadline_ns {
-            if drops > MAX_SYN_RETRIES {
+            if drops > stack.retries + stack.linear {
                 return None;
             }
             drops += 1;
@@ -85,6 +112,7 @@ mod tests {
             let step = match answer {
                 _ if drops == 1 => SECOND,
                 Answer::Flat => FLAT_INTERVAL_NS,
+                Answer::BackOff if backoffs < stack.linear => SECOND,
                 Answer::BackOff => {
                     let step = wait;
                     wait = (wait * 2).min(120 * SECOND);
@@ -103,21 +131,41 @@ mod tests {
             let elapsed = SECOND + u64::from(drops - 1) * FLAT_INTERVAL_NS;
             assert_eq!(answer(drops, 0, (60 * SECOND).saturating_sub(elapsed)), Answer::Flat);
         }
-        assert!(lateness(60 * SECOND).is_some_and(|late| late <= FLAT_INTERVAL_NS));
+        assert!(lateness(HELD, answer, 60 * SECOND).is_some_and(|late| late <= FLAT_INTERVAL_NS));
     }
 
     #[test]
     fn no_deadline_up_to_an_hour_runs_out_of_tries() {
         for seconds in 1..=3600 {
-            assert!(lateness(seconds * SECOND).is_some(), "a deadline of {seconds} s");
+            assert!(
+                lateness(HELD, answer, seconds * SECOND).is_some(),
+                "a deadline of {seconds} s"
+            );
         }
     }
 
     #[test]
     fn deadlines_up_to_two_minutes_are_kept_within_a_second() {
         for seconds in 1..=120 {
-            let late = lateness(seconds * SECOND).expect("tries suffice");
+            let late = lateness(HELD, answer, seconds * SECOND).expect("tries suffice");
             assert!(late <= SECOND, "a deadline of {seconds} s is kept {late} ns late");
         }
+    }
+
+    #[test]
+    fn the_default_tries_last_for_a_minute_where_nobody_raises_them() {
+        for linear in [0, 4] {
+            let stack = Stack { retries: DEFAULT_SYN_RETRIES, linear };
+            for seconds in 1..=60 {
+                let late = lateness(stack, unaided_answer, seconds * SECOND);
+                assert!(late.is_some(), "{seconds} s with {linear} linear timeouts");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_absence_is_met_by_flat_answers_at_first() {
+        assert_eq!(unaided_answer(2, 0, 10 * SECOND), Answer::Flat);
+        assert_eq!(unaided_answer(2, 0, 60 * SECOND), Answer::BackOff);
     }
 }

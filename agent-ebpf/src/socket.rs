@@ -9,6 +9,14 @@ pub const MAX_TCP_HEADER: usize = 60;
 /// A TCP header without options, in bytes.
 pub const MIN_TCP_HEADER: usize = 20;
 
+/// How many queries of one socket can wait for their replay: two (A and AAAA) for one name, and
+/// resolvers that share a socket among several names.
+pub const MAX_QUERIES: usize = 8;
+
+/// The longest query that can be replayed, in bytes: a name of 255, its type and class, and the
+/// EDNS record with its options (RFC 1035 section 4, RFC 6891) stay below.
+pub const MAX_QUERY: usize = 512;
+
 /// An IPv4 or IPv6 address with a port. IPv4 stands in the first four bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,7 +46,8 @@ pub struct StoredSyn {
 
 /// One socket that called connect() behind a closed gate. Key: the socket's cookie.
 ///
-/// Made by the connect hooks, filled by the gate, removed when the socket connects or closes. The
+/// Made by the connect hooks (for UDP also by the sendmsg hooks), filled by the gate, removed when
+/// the socket connects or closes. The
 /// table only serves replay and explanation: whether a packet is held never depends on it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +72,49 @@ pub struct SocketRecord {
     pub comm: [u8; 16],
     /// The address the application gave to connect().
     pub asked: Address,
-    /// How many of its SYNs were dropped.
+    /// How many of its SYNs, or of its datagrams to the DNS port, were dropped.
     pub drops: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
-    /// The SYN that was dropped last.
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub protocol: u32,
+    /// For TCP: the SYN that was dropped last.
     pub syn: StoredSyn,
+    /// For UDP: the ids of the queries that have a [`Datagram`], a ring of the newest.
+    pub queries: [u16; MAX_QUERIES],
+    /// For UDP: how many were put into the ring, ever.
+    pub query_count: u64,
 }
 
-plain_bytes!(Address = 20, StoredSyn = 104, SocketRecord = 200);
+/// One DNS query of one socket. See [`Datagram`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QueryKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The query's id, from the first two bytes of the message.
+    pub id: u64,
+}
+
+/// A query that was kept from the mesh's DNS port, as the socket sent it, before NAT. Key:
+/// [`QueryKey`]: resolvers send several (A and AAAA) from one socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The id of the pod's cgroup.
+    pub pod: u64,
+    /// When its first datagram was dropped, `CLOCK_MONOTONIC` nanoseconds.
+    pub first_ns: u64,
+    /// When its last datagram was dropped, `CLOCK_MONOTONIC` nanoseconds.
+    pub dropped_ns: u64,
+    /// The address the packet came from.
+    pub source: Address,
+    /// The address the socket sent it to.
+    pub destination: Address,
+    /// Length of the message.
+    pub len: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+    /// The message, without the UDP header.
+    pub message: [u8; MAX_QUERY],
+}
+
+plain_bytes!(Address = 20, StoredSyn = 104, SocketRecord = 224, QueryKey = 16, Datagram = 584,);

@@ -6,6 +6,7 @@ mod gate;
 mod kernel_log;
 mod loader;
 mod pin;
+mod program;
 mod socket;
 
 pub use self::{

@@ -43,7 +43,7 @@ const INIT: &[u8] = include_bytes!("kernels/init.sh");
 const DIRECTORIES: [&str; 5] = ["bin", "dev", "proc", "sys", "tmp"];
 
 /// How long the tests may take on one kernel: they wait for about a quarter of it.
-const DEFAULT_TIMEOUT_SECONDS: u64 = 180;
+const DEFAULT_TIMEOUT_SECONDS: u64 = 360;
 
 /// The tests wait for retransmissions and deadlines most of the time: a machine needs a third of a
 /// core.

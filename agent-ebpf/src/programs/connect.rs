@@ -1,25 +1,38 @@
-//! `cgroup/connect4` and `cgroup/connect6`: who connects, and where to.
+//! `cgroup/connect4`, `cgroup/connect6`, `cgroup/sendmsg4`, `cgroup/sendmsg6`: who connects (or
+//! sends a query), and where to.
 //!
-//! These hooks cannot wait (a program may not sleep, and returning 0 is EPERM to the caller). They
-//! register the socket as a candidate; the gate decides by the packet.
+//! These hooks cannot wait (a program may not sleep, and returning 0 is an error to the caller).
+//! They register the socket as a candidate; the gate decides by the packet.
 
-use agent_ebpf::{Address, SocketRecord, StoredSyn};
+use agent_ebpf::{Address, Event, EventKind, Gate, Treatment};
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_ANY, bpf_sock_addr},
+    bindings::bpf_sock_addr,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
     },
     programs::SockAddrContext,
 };
 
 use super::{
-    maps::{COUNTS, SOCKETS},
-    pod,
+    listener,
+    maps::{HOLDFAST_SET_RETVAL, REDIRECTED, Target},
+    pod::{self, Found, Standing},
+    record, report,
+    sock::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM},
 };
 
-const SOCK_STREAM: u32 = 1;
+/// Where nameservers listen (RFC 1035, section 4.2).
+const DNS_PORT: u16 = 53;
+
+/// Whether the call goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Goes,
+    /// It returns the error that was set.
+    Fails,
+}
 
 /// `user_port` holds the port in network byte order in its lower half.
 #[inline(always)]
@@ -28,16 +41,18 @@ fn host_port(ctx: *const bpf_sock_addr) -> u16 {
     u16::from_be(unsafe { (*ctx).user_port } as u16)
 }
 
-pub(crate) fn register_v4(ctx: &SockAddrContext) {
+#[inline(always)]
+pub(crate) fn asked_v4(ctx: &SockAddrContext) -> Address {
     let addr = ctx.sock_addr;
     let mut ip = [0; 16];
     // SAFETY: a context field, read at its own offset.
     let ip4 = unsafe { (*addr).user_ip4 }.to_ne_bytes();
     ip[..4].copy_from_slice(&ip4);
-    register(ctx, Address { ip, port: host_port(addr), version: 4 });
+    Address { ip, port: host_port(addr), version: 4 }
 }
 
-pub(crate) fn register_v6(ctx: &SockAddrContext) {
+#[inline(always)]
+pub(crate) fn asked_v6(ctx: &SockAddrContext) -> Address {
     let addr = ctx.sock_addr;
     let mut ip = [0; 16];
     for word in 0..4 {
@@ -46,59 +61,103 @@ pub(crate) fn register_v6(ctx: &SockAddrContext) {
         let value = unsafe { core::ptr::addr_of!((*addr).user_ip6[word]).read_volatile() };
         ip[word * 4..word * 4 + 4].copy_from_slice(&value.to_ne_bytes());
     }
-    register(ctx, Address { ip, port: host_port(addr), version: 6 });
+    Address { ip, port: host_port(addr), version: 6 }
+}
+
+/// connect(): of a stream, or of a socket that is to ask a nameserver.
+#[inline(always)]
+pub(crate) fn connect(ctx: &SockAddrContext, asked: Address) -> Call {
+    // SAFETY: a context field, read at its own offset.
+    match unsafe { (*ctx.sock_addr).type_ } {
+        SOCK_STREAM => stream(ctx, asked),
+        SOCK_DGRAM => {
+            query(ctx, asked);
+            Call::Goes
+        }
+        _ => Call::Goes,
+    }
 }
 
 #[inline(always)]
-fn register(ctx: &SockAddrContext, asked: Address) {
-    // SAFETY: a context field, read at its own offset.
-    if unsafe { (*ctx.sock_addr).type_ } != SOCK_STREAM {
+fn stream(ctx: &SockAddrContext, asked: Address) -> Call {
+    let Some(found) = pod::of_current() else {
+        return Call::Goes;
+    };
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let treatment = found.gate.treatment(now);
+    if treatment == Treatment::Pass
+        || (treatment == Treatment::Guard && listener::listens_on_all(ctx, found.gate, &asked))
+    {
+        return Call::Goes;
+    }
+    let standing = found.standing();
+    if standing == Standing::Passes || is_proxy(found.gate) {
+        return Call::Goes;
+    }
+    if treatment == Treatment::Refuse
+        && standing == Standing::Held
+        && HOLDFAST_SET_RETVAL.load() != 0
+        && is_redirected(&found, asked)
+    {
+        refuse(ctx, &found, asked, now);
+        return Call::Fails;
+    }
+    record::register(ctx, &found, asked, IPPROTO_TCP, now);
+    Call::Goes
+}
+
+/// A UDP socket that is connected, or sends, to a nameserver.
+#[inline(always)]
+pub(crate) fn query(ctx: &SockAddrContext, asked: Address) {
+    let Some(found) = pod::of_current() else {
+        return;
+    };
+    let gate = found.gate;
+    if gate.dns_port == 0 || (asked.port != DNS_PORT && asked.port != gate.dns_port) {
         return;
     }
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(found) = pod::of_current() else {
-        return;
-    };
-    if !found.gate.holds(now) {
-        return;
-    }
-    let Some(counts) = COUNTS.get_ptr_mut(found.pod) else {
-        return;
-    };
-    // SAFETY: the pointer is live for this run; the count is a limit, not a ledger, so a lost
-    // update by another CPU does no harm.
-    if unsafe { (*counts).records } >= u64::from(found.gate.socket_quota) {
+    if !matches!(gate.treatment(now), Treatment::Hold | Treatment::Observe)
+        || found.standing() == Standing::Passes
+        || is_proxy(gate)
+    {
         return;
     }
-    let caller = bpf_get_current_pid_tgid();
-    let record = SocketRecord {
+    record::register(ctx, &found, asked, IPPROTO_UDP, now);
+}
+
+/// Saves the proxy's own sockets the table; whether they pass is decided by the packet.
+#[inline(always)]
+fn is_proxy(gate: &Gate) -> bool {
+    gate.proxy_uid == bpf_get_current_uid_gid() as u32
+}
+
+#[inline(always)]
+fn is_redirected(found: &Found, address: Address) -> bool {
+    REDIRECTED.get_ptr(Target { pod: found.pod, address, reserved: 0 }).is_some()
+}
+
+#[inline(always)]
+fn refuse(ctx: &SockAddrContext, found: &Found, asked: Address, now: u64) {
+    record::count(found.pod, |counts| &raw mut counts.refused, 1);
+    // SAFETY: the context is the one the program was given.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    report::event(Event {
+        at_ns: now,
+        cookie,
         pod: found.pod,
         container: found.container,
-        // SAFETY: the context is the one the program was given (kernel 5.7).
-        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
         connect_ns: now,
-        dropped_ns: 0,
-        pid: (caller >> 32) as u32,
-        tid: caller as u32,
+        kind: EventKind::Refused as u32,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
         uid: bpf_get_current_uid_gid() as u32,
         comm: bpf_get_current_comm().unwrap_or_default(),
         asked,
-        drops: 0,
-        reserved: 0,
-        syn: StoredSyn {
-            source: Address { ip: [0; 16], port: 0, version: 0 },
-            destination: Address { ip: [0; 16], port: 0, version: 0 },
-            header_len: 0,
-            header: [0; 60],
-        },
-    };
-    // SAFETY: the context is the one the program was given.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let known = SOCKETS.get_ptr(cookie).is_some();
-    // A full table costs this socket its replay and its name in the log, never its hold.
-    if SOCKETS.insert(cookie, record, BPF_ANY.into()).is_ok() && !known {
-        // SAFETY: as above.
-        unsafe { super::report::add(&raw mut (*counts).records, 1) };
-    }
+        protocol: IPPROTO_TCP,
+        query: 0,
+    });
+    // SAFETY: the helper takes any negative errno; `HOLDFAST_SET_RETVAL` says that it exists.
+    unsafe { bpf_set_retval(-(found.gate.errno as i32)) };
 }

@@ -1,12 +1,13 @@
-//! The maps. Names are part of the ABI: the agent finds them by these.
+//! The maps, and what the loader sets. Names are part of the ABI: the agent finds them by these.
 
-use agent_ebpf::{Gate, GateCounts, SocketRecord};
+use agent_ebpf::{Address, Datagram, Gate, GateCounts, QueryKey, SocketRecord};
 use aya_ebpf::{
+    Global,
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     helpers::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 
 /// Pods of one node; kubelet's own limit is 110 by default, the largest nodes run 500.
@@ -18,14 +19,32 @@ const MAX_CONTAINERS: u32 = 16_384;
 /// Sockets with a record, over all pods. The agent may set another size at load.
 const MAX_SOCKETS: u32 = 65_536;
 
+/// Destinations remembered as redirected, over all pods: a service calls some tens of others.
+/// Forgotten too early, one costs its next connect the chosen errno, not the refusal.
+const MAX_REDIRECTED: u32 = 16_384;
+
 /// Bytes of the event ring: 5,000 events, all that 2,500 sockets can cause in one burst.
 const EVENT_RING_BYTES: u32 = 512 * 1024;
+
+/// Whether the connect hooks may call `bpf_set_retval` (Linux 5.18). Where not, the verifier
+/// removes the calls as dead code, which is why this is no map.
+#[unsafe(no_mangle)]
+pub(crate) static HOLDFAST_SET_RETVAL: Global<u8> = Global::new(0);
+
+/// Whether the setsockopt hook may call `bpf_get_current_ancestor_cgroup_id` (not yet in 5.10,
+/// where only connect and packet hooks may).
+#[unsafe(no_mangle)]
+pub(crate) static HOLDFAST_SOCKOPT_ANCESTORS: Global<u8> = Global::new(0);
 
 // Elements are allocated when they are made, not beforehand: most nodes hold nothing most of the
 // time, and without preallocation a removed element is never reused under a reader's eyes.
 #[map(name = "GATES")]
 pub(crate) static GATES: HashMap<u64, Gate> =
     HashMap::with_max_entries(MAX_GATES, BPF_F_NO_PREALLOC);
+
+/// The level on which the first gate was found: most pods of a node share it. 0: none yet.
+#[map(name = "USUAL_LEVEL")]
+pub(crate) static USUAL_LEVEL: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map(name = "COUNTS")]
 pub(crate) static COUNTS: HashMap<u64, GateCounts> =
@@ -39,12 +58,44 @@ pub(crate) static CONTAINERS: HashMap<u64, u32> =
 pub(crate) static SOCKETS: HashMap<u64, SocketRecord> =
     HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
+/// As many as sockets: the agent sets both sizes.
+#[map(name = "DATAGRAMS")]
+pub(crate) static DATAGRAMS: HashMap<QueryKey, Datagram> =
+    HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+/// What a new element of `SOCKETS` is made from: the stack of a program has 512 bytes. Never written,
+/// so that no socket can come upon another one's bytes.
+#[map(name = "NO_RECORD")]
+pub(crate) static NO_RECORD: Array<SocketRecord> = Array::with_max_entries(1, 0);
+
+/// The same for `DATAGRAMS`.
+#[map(name = "NO_DATAGRAM")]
+pub(crate) static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
+
 #[map(name = "EVENTS")]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
 
 /// Events that found the ring full.
 #[map(name = "EVENTS_LOST")]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// A destination of a pod.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    /// The id of the pod's cgroup.
+    pub(crate) pod: u64,
+    /// As the application gives it to connect().
+    pub(crate) address: Address,
+    /// Keeps the size a multiple of eight.
+    pub(crate) reserved: u32,
+}
+
+/// Destinations whose SYNs turned out to be redirected to the proxy while it was to refuse them.
+/// A connect hook runs before NAT and cannot know; a socket has to find out for the others.
+#[map(name = "REDIRECTED")]
+pub(crate) static REDIRECTED: LruHashMap<Target, u8> =
+    LruHashMap::with_max_entries(MAX_REDIRECTED, 0);
 
 /// The course of one hold, in the socket itself: it needs no table, so nothing can crowd it out,
 /// and it goes with the socket.
@@ -53,7 +104,9 @@ pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(
 pub(crate) struct Hold {
     /// The id of the pod's cgroup.
     pub(crate) pod: u64,
-    /// SYNs dropped.
+    /// When the first packet was dropped; what a budget is counted from.
+    pub(crate) first_ns: u64,
+    /// Packets dropped, for which the socket waits.
     pub(crate) drops: u32,
     /// Drops that were answered with a back-off.
     pub(crate) backoffs: u32,
@@ -63,8 +116,46 @@ pub(crate) struct Hold {
     pub(crate) released: u32,
     /// Whether a `SocketRecord` existed at the first drop.
     pub(crate) recorded: u32,
+    /// Whether the socket's timer calls the sock_ops program.
+    pub(crate) aided: u32,
+    /// Whether the refusal, or the observation, of the socket has been reported.
+    pub(crate) told: u32,
+    /// A [`GiveUp`].
+    pub(crate) give_up: u32,
+    /// The socket's own TCP_USER_TIMEOUT while `give_up` is `Set`.
+    pub(crate) own_user_timeout: u32,
     /// Keeps the size a multiple of eight.
     pub(crate) reserved: u32,
+}
+
+/// How a socket that is to fail although its SYN is dropped gets there.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub(crate) enum GiveUp {
+    /// It is not to fail.
+    No = 0,
+    /// The gate, which may not touch the socket's options, has asked for it.
+    Asked = 1,
+    /// Its TCP_USER_TIMEOUT is such that the next expiry of its timer ends it.
+    Set = 2,
+}
+
+impl Hold {
+    /// That of a socket that begins to connect.
+    pub(crate) const NEW: Self = Self {
+        pod: 0,
+        first_ns: 0,
+        drops: 0,
+        backoffs: 0,
+        own_syncnt: 0,
+        released: 0,
+        recorded: 0,
+        aided: 0,
+        told: 0,
+        give_up: GiveUp::No as u32,
+        own_user_timeout: 0,
+        reserved: 0,
+    };
 }
 
 #[btf_map]

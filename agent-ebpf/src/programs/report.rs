@@ -2,7 +2,7 @@
 
 use agent_ebpf::{Address, Event, EventKind, SocketRecord};
 
-use super::maps::{COUNTS, EVENTS, EVENTS_LOST, SOCKETS};
+use super::maps::{EVENTS, EVENTS_LOST};
 
 /// Adds to a counter in a map.
 ///
@@ -39,7 +39,7 @@ pub(crate) fn event(event: Event) {
 
 /// Reports the end of a hold.
 #[inline(always)]
-pub(crate) fn end(kind: EventKind, cookie: u64, pod: u64, at_ns: u64) {
+pub(crate) fn end(kind: EventKind, cookie: u64, pod: u64, protocol: u32, at_ns: u64) {
     event(Event {
         at_ns,
         cookie,
@@ -51,23 +51,42 @@ pub(crate) fn end(kind: EventKind, cookie: u64, pod: u64, at_ns: u64) {
         uid: 0,
         comm: [0; 16],
         asked: Address { ip: [0; 16], port: 0, version: 0 },
+        protocol,
+        query: 0,
     });
 }
 
-/// Removes a socket's record and gives its place in the pod's quota back.
-#[inline(always)]
-pub(crate) fn remove_record(cookie: u64, pod: u64) {
-    if SOCKETS.remove(cookie).is_ok()
-        && let Some(counts) = COUNTS.get_ptr_mut(pod)
-    {
-        // SAFETY: a live map value.
-        unsafe { add(&raw mut (*counts).records, -1) };
-    }
+/// A packet that the gate has something to say about.
+pub(crate) struct Sent {
+    pub(crate) at_ns: u64,
+    pub(crate) cookie: u64,
+    pub(crate) pod: u64,
+    pub(crate) container: u64,
+    /// Where the socket sends it, if no hook saw the socket.
+    pub(crate) destination: Address,
+    pub(crate) protocol: u32,
+    /// The id of its DNS query.
+    pub(crate) query: u16,
 }
 
-/// Reports a first drop: what the connect hook recorded, or what the packet alone tells.
+/// Reports a packet: with what a hook recorded, or with what the packet alone tells.
 #[inline(always)]
-pub(crate) fn held(record: Option<&SocketRecord>, fallback: Event) {
+pub(crate) fn packet(kind: EventKind, sent: &Sent, record: Option<&SocketRecord>) {
+    let &Sent { at_ns, cookie, pod, container, destination, protocol, query } = sent;
+    let fallback = Event {
+        at_ns,
+        cookie,
+        pod,
+        container,
+        connect_ns: at_ns,
+        kind: kind as u32,
+        pid: 0,
+        uid: 0,
+        comm: [0; 16],
+        asked: destination,
+        protocol,
+        query: u32::from(query),
+    };
     event(match record {
         Some(record) => Event {
             connect_ns: record.connect_ns,

@@ -1,11 +1,11 @@
 //! `sock_ops`: makes a held socket's SYN retransmissions last, takes that back afterwards, and
-//! reports how a hold ends.
+//! reports how a hold ends. In mode refuse it ends sockets whose SYN had to be dropped.
 //!
 //! Only sockets of which a SYN was really dropped are touched: an unheld connect to a dead host
 //! times out exactly as it does without holdfast.
 
 use agent_ebpf::{
-    EventKind,
+    EventKind, Treatment,
     pacing::{DEFAULT_SYN_RETRIES, MAX_SYN_RETRIES},
 };
 use aya_ebpf::{
@@ -19,16 +19,17 @@ use aya_ebpf::{
 };
 
 use super::{
-    maps::{GATES, Hold, SOCKETS, hold_of},
-    report,
+    maps::{GATES, GiveUp, Hold, SOCKETS, hold_of},
+    record, report,
+    sock::{IPPROTO_TCP, TCP_CLOSE, TCP_SYN_SENT},
 };
 
-const IPPROTO_TCP: i32 = 6;
+const SOL_TCP: i32 = 6;
 const TCP_SYNCNT: i32 = 7;
+const TCP_USER_TIMEOUT: i32 = 18;
 
-/// TCP states (include/net/tcp_states.h).
-const TCP_SYN_SENT: u32 = 2;
-const TCP_CLOSE: u32 = 7;
+/// Passed by the time of the next retransmission, in milliseconds (0 would be none at all).
+const SHORTEST_TIMEOUT_MS: u32 = 1;
 
 pub(crate) fn on_callback(ctx: &SockOpsContext) {
     match ctx.op() {
@@ -49,110 +50,147 @@ fn hold<'a>(ctx: &SockOpsContext) -> Option<&'a mut Hold> {
     unsafe { hold_of((*ctx.ops).__bindgen_anon_2.sk, 0) }
 }
 
+/// Looks only after sockets that a connect hook has marked: through a guarded gate nearly all
+/// connects go without.
 fn connecting(ctx: &SockOpsContext) {
+    let Some(hold) = hold(ctx) else { return };
     // A socket may connect a second time; that is a new hold.
-    if let Some(hold) = hold(ctx) {
-        restore(ctx, hold);
-        *hold = Hold {
-            pod: 0,
-            drops: 0,
-            backoffs: 0,
-            own_syncnt: 0,
-            released: 0,
-            recorded: 0,
-            reserved: 0,
-        };
-    }
+    restore(ctx, hold);
+    *hold = Hold::NEW;
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG;
-    // Without its callbacks the socket is still held, for the 6 s of the default budget.
-    let _ = ctx.set_cb_flags(flags as i32);
+    hold.aided = u32::from(ctx.set_cb_flags(flags as i32).is_ok());
 }
 
 /// The retransmission timer fired; the SYN goes out after this callback.
 fn retransmitting(ctx: &SockOpsContext) {
     let Some(hold) = hold(ctx) else { return };
+    if hold.give_up == GiveUp::Asked as u32 {
+        give_up(ctx, hold);
+        return;
+    }
     if hold.drops == 0 {
         return;
     }
-    // SAFETY: the helper has no precondition; the map is not preallocated, so a removed element
-    // stays valid for this run.
-    let closed = unsafe { GATES.get(hold.pod).is_some_and(|gate| gate.holds(bpf_ktime_get_ns())) };
+    let closed = is_closed(hold);
     if closed && hold.own_syncnt == 0 {
-        let own = syncnt(ctx);
-        if set_syncnt(ctx, MAX_SYN_RETRIES) {
+        let own = option(ctx, TCP_SYNCNT).filter(|own| *own != 0).unwrap_or(DEFAULT_SYN_RETRIES);
+        if set_option(ctx, TCP_SYNCNT, MAX_SYN_RETRIES) {
             hold.own_syncnt = own;
         }
     } else if !closed && hold.own_syncnt != 0 && hold.released == 0 {
         // The tries of the hold are counted by the socket; it gets its own number of them anew.
         let retransmits = ctx.arg(0);
         let tries = retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES);
-        hold.released = u32::from(set_syncnt(ctx, tries));
+        hold.released = u32::from(set_option(ctx, TCP_SYNCNT, tries));
+    }
+}
+
+/// Whether the gate would still drop a SYN of this socket.
+#[inline(always)]
+fn is_closed(hold: &Hold) -> bool {
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
+    let Some(gate) = (unsafe { GATES.get(hold.pod) }) else {
+        return false;
+    };
+    match gate.treatment(now) {
+        Treatment::Hold => true,
+        Treatment::Guard => now < hold.first_ns + gate.guard_ns,
+        Treatment::Pass | Treatment::Refuse | Treatment::Observe => false,
+    }
+}
+
+/// Has the next expiry of the timer end the socket. TCP_USER_TIMEOUT is looked at for every SYN
+/// (`tcp_write_timeout` in net/ipv4/tcp_timer.c); TCP_SYNCNT would end it only after
+/// `tcp_syn_linear_timeouts` further ones.
+#[inline(always)]
+fn give_up(ctx: &SockOpsContext, hold: &mut Hold) {
+    // Where the kernel does not tell the socket's own (before 6.1) it gets the default back.
+    let own = option(ctx, TCP_USER_TIMEOUT).unwrap_or(0);
+    if set_option(ctx, TCP_USER_TIMEOUT, SHORTEST_TIMEOUT_MS) {
+        hold.own_user_timeout = own;
+        hold.give_up = GiveUp::Set as u32;
     }
 }
 
 fn connected(ctx: &SockOpsContext) {
+    // Without the flag no connect hook has marked it.
+    if ctx.cb_flags() & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
+        return;
+    }
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let Some(hold) = hold(ctx).filter(|hold| hold.drops > 0) else {
-        // A candidate that was never held: nothing redirected it to the proxy.
-        // SAFETY: as in `retransmitting`.
-        if let Some(pod) = unsafe { SOCKETS.get(cookie) }.map(|record| record.pod) {
-            report::remove_record(cookie, pod);
-        }
-        return;
-    };
+    let Some(hold) = hold(ctx) else { return };
     restore(ctx, hold);
-    end(EventKind::Connected, cookie, hold);
+    if hold.drops > 0 {
+        end(EventKind::Connected, cookie, hold);
+    } else {
+        // A candidate that was never held: nothing redirected it to the proxy.
+        forget(cookie);
+    }
 }
 
 /// From SYN_SENT to CLOSE: the kernel gave up, or the application closed a socket that
 /// `sock_release` has already reported and whose record is gone.
 fn ended(ctx: &SockOpsContext) {
-    let Some(hold) = hold(ctx).filter(|hold| hold.drops > 0) else {
-        return;
-    };
+    let Some(hold) = hold(ctx) else { return };
     // Refused, it may connect again.
     restore(ctx, hold);
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if hold.drops == 0 {
+        forget(cookie);
+        return;
+    }
     if hold.recorded != 0 && SOCKETS.get_ptr(cookie).is_none() {
         return;
     }
     end(EventKind::Failed, cookie, hold);
 }
 
+/// Removes the record of a socket that was not held.
+#[inline(always)]
+fn forget(cookie: u64) {
+    // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
+    if let Some(pod) = unsafe { SOCKETS.get(cookie) }.map(|record| record.pod) {
+        record::remove(cookie, pod);
+    }
+}
+
 #[inline(always)]
 fn end(kind: EventKind, cookie: u64, hold: &mut Hold) {
-    report::remove_record(cookie, hold.pod);
+    record::remove(cookie, hold.pod);
     // SAFETY: the helper has no precondition.
-    report::end(kind, cookie, hold.pod, unsafe { bpf_ktime_get_ns() });
+    report::end(kind, cookie, hold.pod, IPPROTO_TCP, unsafe { bpf_ktime_get_ns() });
     hold.drops = 0;
 }
 
-/// Gives the socket its own TCP_SYNCNT back.
+/// Gives the socket its own options back.
 #[inline(always)]
 fn restore(ctx: &SockOpsContext, hold: &mut Hold) {
-    if hold.own_syncnt != 0 && set_syncnt(ctx, hold.own_syncnt) {
+    if hold.own_syncnt != 0 && set_option(ctx, TCP_SYNCNT, hold.own_syncnt) {
         hold.own_syncnt = 0;
         hold.released = 0;
     }
+    if hold.give_up == GiveUp::Set as u32
+        && set_option(ctx, TCP_USER_TIMEOUT, hold.own_user_timeout)
+    {
+        hold.give_up = GiveUp::No as u32;
+    }
 }
 
-/// The socket's own TCP_SYNCNT, or the default where the kernel does not tell it (before 6.1).
+/// An option of the socket, where the kernel tells it to programs (from 6.1).
 #[inline(always)]
-fn syncnt(ctx: &SockOpsContext) -> u32 {
+fn option(ctx: &SockOpsContext, name: i32) -> Option<u32> {
     let mut value = 0_u32;
     // SAFETY: the context is the one the program was given; `value` is as long as said.
-    let ret = unsafe {
-        bpf_getsockopt(ctx.as_ptr(), IPPROTO_TCP, TCP_SYNCNT, (&raw mut value).cast(), 4)
-    };
-    if ret == 0 && value != 0 { value } else { DEFAULT_SYN_RETRIES }
+    let ret = unsafe { bpf_getsockopt(ctx.as_ptr(), SOL_TCP, name, (&raw mut value).cast(), 4) };
+    (ret == 0).then_some(value)
 }
 
 #[inline(always)]
-fn set_syncnt(ctx: &SockOpsContext, mut value: u32) -> bool {
+fn set_option(ctx: &SockOpsContext, name: i32, mut value: u32) -> bool {
     // SAFETY: the context is the one the program was given; `value` is as long as said.
-    unsafe {
-        bpf_setsockopt(ctx.as_ptr(), IPPROTO_TCP, TCP_SYNCNT, (&raw mut value).cast(), 4) == 0
-    }
+    unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_TCP, name, (&raw mut value).cast(), 4) == 0 }
 }

@@ -7,7 +7,9 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::BpfError;
-use crate::core::{CgroupId, KernelEvent, KernelEventKind, Monotonic, SocketCookie};
+use crate::core::{
+    Caller, CgroupId, KernelEvent, KernelEventKind, Monotonic, QueryId, SocketCookie,
+};
 
 /// Events handed over at a time, a millisecond of work: other facts get their turn in between.
 const MAX_BATCH: usize = 256;
@@ -81,22 +83,44 @@ impl EventReader {
 /// One ring record; anything of another size or kind is not of this ABI and is passed over.
 fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let event: Event = bytemuck::try_pod_read_unaligned(bytes).ok()?;
-    let Event { at_ns, cookie, pod, container, connect_ns, kind, pid, uid, comm, asked } = event;
-    let kind = match EventKind::from_raw(kind)? {
-        EventKind::Held => KernelEventKind::Held {
-            container: (container != 0).then_some(CgroupId(container)),
-            pid: (pid != 0).then_some(pid),
-            uid,
-            comm: text(&comm),
-            destination: socket_addr(&asked),
-            connect_at: Monotonic(connect_ns),
-        },
+    let kind = match EventKind::from_raw(event.kind)? {
+        EventKind::Held => KernelEventKind::Held(caller(&event)),
+        EventKind::Refused => KernelEventKind::Refused(caller(&event)),
+        EventKind::Observed => KernelEventKind::Observed(caller(&event)),
+        EventKind::InitPassed => KernelEventKind::InitPassed(caller(&event)),
         EventKind::Connected => KernelEventKind::Connected,
         EventKind::Closed => KernelEventKind::Closed,
         EventKind::Failed => KernelEventKind::Failed,
     };
-    let (at, cookie, pod) = (Monotonic(at_ns), SocketCookie(cookie), CgroupId(pod));
-    Some(KernelEvent { at, cookie, pod, kind })
+    let (at, cookie) = (Monotonic(event.at_ns), SocketCookie(event.cookie));
+    Some(KernelEvent { at, cookie, pod: CgroupId(event.pod), kind })
+}
+
+fn caller(event: &Event) -> Caller {
+    let Event {
+        at_ns: _,
+        cookie: _,
+        pod: _,
+        container,
+        connect_ns,
+        kind: _,
+        pid,
+        uid,
+        comm,
+        asked,
+        protocol,
+        query,
+    } = event;
+    let is_query = *protocol == libc::IPPROTO_UDP.unsigned_abs();
+    Caller {
+        container: (*container != 0).then_some(CgroupId(*container)),
+        pid: (*pid != 0).then_some(*pid),
+        uid: *uid,
+        comm: text(comm),
+        destination: socket_addr(asked),
+        connect_at: Monotonic(*connect_ns),
+        query: is_query.then_some(QueryId(u64::from(*query))),
+    }
 }
 
 /// A command name is whatever a process calls itself: only printable text goes on.
@@ -120,43 +144,69 @@ fn socket_addr(address: &Address) -> SocketAddr {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_event_is_read_as_it_was_written() {
+    fn event(kind: EventKind, protocol: libc::c_int) -> Event {
         let mut comm = [0; 16];
         comm[..5].copy_from_slice(b"a\x1bp\xff1");
         let mut ip = [0; 16];
         ip[..4].copy_from_slice(&[203, 0, 113, 9]);
-        let event = Event {
+        Event {
             at_ns: 5,
             cookie: 6,
             pod: 7,
             container: 8,
             connect_ns: 4,
-            kind: EventKind::Held as u32,
+            kind: kind as u32,
             pid: 9,
             uid: 10,
             comm,
             asked: Address { ip, port: 443, version: 4 },
-        };
-        let decoded = decode(bytemuck::bytes_of(&event)).unwrap();
+            protocol: protocol.unsigned_abs(),
+            query: 11,
+        }
+    }
+
+    fn caller(query: Option<QueryId>) -> Caller {
+        Caller {
+            container: Some(CgroupId(8)),
+            pid: Some(9),
+            uid: 10,
+            comm: "a?p\u{fffd}1".to_owned(),
+            destination: "203.0.113.9:443".parse().unwrap(),
+            connect_at: Monotonic(4),
+            query,
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let decoded =
+            decode(bytemuck::bytes_of(&event(EventKind::Held, libc::IPPROTO_TCP))).unwrap();
         assert_eq!((decoded.at, decoded.cookie), (Monotonic(5), SocketCookie(6)));
-        assert_eq!(
-            decoded.kind,
-            KernelEventKind::Held {
-                container: Some(CgroupId(8)),
-                pid: Some(9),
-                uid: 10,
-                comm: "a?p\u{fffd}1".to_owned(),
-                destination: "203.0.113.9:443".parse().unwrap(),
-                connect_at: Monotonic(4),
-            }
-        );
+        assert_eq!(decoded.pod, CgroupId(7));
+        assert_eq!(decoded.kind, KernelEventKind::Held(caller(None)));
+    }
+
+    #[test]
+    fn every_kind_has_its_own_meaning() {
+        let query = || caller(Some(QueryId(11)));
+        for (kind, expected) in [
+            (EventKind::Held, KernelEventKind::Held(query())),
+            (EventKind::Refused, KernelEventKind::Refused(query())),
+            (EventKind::Observed, KernelEventKind::Observed(query())),
+            (EventKind::InitPassed, KernelEventKind::InitPassed(query())),
+            (EventKind::Connected, KernelEventKind::Connected),
+            (EventKind::Closed, KernelEventKind::Closed),
+            (EventKind::Failed, KernelEventKind::Failed),
+        ] {
+            let event = event(kind, libc::IPPROTO_UDP);
+            assert_eq!(decode(bytemuck::bytes_of(&event)).unwrap().kind, expected);
+        }
     }
 
     #[test]
     fn foreign_bytes_are_passed_over() {
         assert!(decode(&[]).is_none());
-        assert!(decode(&[0; 87]).is_none());
-        assert!(decode(&[0xff; 88]).is_none());
+        assert!(decode(&[0; size_of::<Event>() - 1]).is_none());
+        assert!(decode(&[0xff; size_of::<Event>()]).is_none());
     }
 }

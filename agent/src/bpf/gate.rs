@@ -1,137 +1,55 @@
 //! The agent's side of the gate: state into the maps, programs onto the pods' cgroups.
-//!
-//! A link lives as long as its file descriptor. If the agent dies its descriptors close, the
-//! kernel detaches the programs, and every gate is open.
 
 use std::{collections::HashMap as StdHashMap, fs::File, path::Path};
 
-use agent_ebpf::{Gate, GateCounts, GateState, gate::MAX_PORTS};
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData, MapError},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
-        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock::CgroupSockLink,
-        cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
-    },
+use agent_ebpf::{
+    Gate, GateCounts, GateMode, GateState,
+    gate::{MAX_PORTS, NO_UID},
 };
+use aya::maps::{HashMap, MapData, MapError};
 
-use super::{BpfError, socket::SocketRemover};
-use crate::core::{CgroupId, CloseGate, Verdict};
+use super::{
+    BpfError,
+    program::{Links, Programs, SendLinks, SilenceLink},
+    socket::SocketRemover,
+};
+use crate::core::{CgroupId, GateSetting, Mode, RefuseErrno, SetGate, Verdict};
 
-/// Since Linux 5.7 a cgroup link is always one of many and `bpf_link_create` accepts no flags
-/// (`cgroup_bpf_link_attach` in kernel/bpf/cgroup.c). aya 0.14 passes the mode as flags: of its
-/// modes only `Single`, which is 0, is accepted, and other programs on the cgroup stay.
-const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-
-const CONNECT4: &str = "holdfast_connect4";
-const CONNECT6: &str = "holdfast_connect6";
-const GATE: &str = "holdfast_gate";
-const RETRANSMIT: &str = "holdfast_retransmit";
-const RELEASE: &str = "holdfast_release";
-
-/// The loaded programs. They stay in the object, which owns them.
-pub(super) struct Programs(Ebpf);
-
-/// The programs on one pod's cgroup. Dropping a link detaches it; fields drop in this order: the
-/// gate first, so that it drops nothing the other hooks do not see any more.
+/// What is on one pod's cgroup. Dropped in this order: nothing drops a query any more when the
+/// hooks that make that bearable go.
 #[derive(Debug)]
-struct Links {
-    _gate: CgroupSkbLink,
-    _connect: [CgroupSockAddrLink; 2],
-    _retransmit: SockOpsLink,
-    _release: CgroupSockLink,
+struct Attached {
+    _links: Links,
+    dns: DnsLinks,
+}
+
+/// What the holding of DNS queries takes.
+#[derive(Debug, Default)]
+struct DnsLinks {
+    silence: Option<SilenceLink>,
+    send: Option<SendLinks>,
 }
 
 /// Works the gates of the node's pods.
 pub struct Gates {
     programs: Programs,
-    gates: HashMap<MapData, u64, Gate>,
-    counts: HashMap<MapData, u64, GateCounts>,
-    containers: HashMap<MapData, u64, u32>,
-    sockets: SocketRemover,
+    maps: GateMaps,
     socket_quota: u32,
-    attached: StdHashMap<CgroupId, Links>,
+    attached: StdHashMap<CgroupId, Attached>,
+}
+
+/// The maps that the agent writes.
+pub(super) struct GateMaps {
+    pub(super) gates: HashMap<MapData, u64, Gate>,
+    pub(super) counts: HashMap<MapData, u64, GateCounts>,
+    pub(super) containers: HashMap<MapData, u64, u32>,
+    pub(super) sockets: SocketRemover,
 }
 
 impl std::fmt::Debug for Gates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gates").field("attached", &self.attached.keys()).finish_non_exhaustive()
     }
-}
-
-// === impl Programs ===
-
-impl Programs {
-    pub(super) fn load(ebpf: Ebpf) -> Result<Self, BpfError> {
-        let mut programs = Self(ebpf);
-        let failed = |program| {
-            move |source| BpfError::Program { operation: "load", program, source: Box::new(source) }
-        };
-        for name in [CONNECT4, CONNECT6] {
-            programs.get::<CgroupSockAddr>(name)?.load().map_err(failed(name))?;
-        }
-        programs.get::<CgroupSkb>(GATE)?.load().map_err(failed(GATE))?;
-        programs.get::<SockOps>(RETRANSMIT)?.load().map_err(failed(RETRANSMIT))?;
-        programs.get::<CgroupSock>(RELEASE)?.load().map_err(failed(RELEASE))?;
-        Ok(programs)
-    }
-
-    fn get<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
-    where
-        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-    {
-        let missing = BpfError::Missing { kind: "program", name };
-        self.0.program_mut(name).ok_or(missing)?.try_into().map_err(|source| BpfError::Program {
-            operation: "find",
-            program: name,
-            source: Box::new(source),
-        })
-    }
-
-    /// Attaches all programs to one cgroup; the gate comes last, so that a SYN it drops finds the
-    /// hooks that look after it in place. On an error what was attached so far detaches again.
-    fn attach(&mut self, cgroup: &File) -> Result<Links, BpfError> {
-        let release = self.get::<CgroupSock>(RELEASE)?;
-        let release = release
-            .attach(cgroup, MODE)
-            .and_then(|id| release.take_link(id))
-            .map_err(attach_failed(RELEASE))?;
-        let retransmit = self.get::<SockOps>(RETRANSMIT)?;
-        let retransmit = retransmit
-            .attach(cgroup, MODE)
-            .and_then(|id| retransmit.take_link(id))
-            .map_err(attach_failed(RETRANSMIT))?;
-        let connect4 = self.attach_connect(CONNECT4, cgroup)?;
-        let connect6 = self.attach_connect(CONNECT6, cgroup)?;
-        let gate = self.get::<CgroupSkb>(GATE)?;
-        let gate = gate
-            .attach(cgroup, CgroupSkbAttachType::Egress, MODE)
-            .and_then(|id| gate.take_link(id))
-            .map_err(attach_failed(GATE))?;
-        Ok(Links {
-            _gate: gate,
-            _connect: [connect4, connect6],
-            _retransmit: retransmit,
-            _release: release,
-        })
-    }
-
-    fn attach_connect(
-        &mut self,
-        name: &'static str,
-        cgroup: &File,
-    ) -> Result<CgroupSockAddrLink, BpfError> {
-        let program = self.get::<CgroupSockAddr>(name)?;
-        program
-            .attach(cgroup, MODE)
-            .and_then(|id| program.take_link(id))
-            .map_err(attach_failed(name))
-    }
-}
-
-fn attach_failed(program: &'static str) -> impl FnOnce(ProgramError) -> BpfError {
-    move |source| BpfError::Program { operation: "attach", program, source: Box::new(source) }
 }
 
 // === impl Gates ===
@@ -141,59 +59,116 @@ impl Gates {
     pub(super) const COUNTS_MAP: &'static str = "COUNTS";
     pub(super) const CONTAINERS_MAP: &'static str = "CONTAINERS";
 
-    pub(super) fn new(
-        programs: Programs,
-        gates: HashMap<MapData, u64, Gate>,
-        counts: HashMap<MapData, u64, GateCounts>,
-        containers: HashMap<MapData, u64, u32>,
-        sockets: SocketRemover,
-        socket_quota: u32,
-    ) -> Self {
-        let attached = StdHashMap::new();
-        Self { programs, gates, counts, containers, sockets, socket_quota, attached }
+    pub(super) fn new(programs: Programs, maps: GateMaps, socket_quota: u32) -> Self {
+        Self { programs, maps, socket_quota, attached: StdHashMap::new() }
     }
 
-    /// Closes a pod's gate: writes its state with its deadline, then attaches the programs to the
-    /// pod's cgroup at `path` unless they are there already.
+    /// Closes or guards a pod's gate: writes its state, then attaches the programs to the pod's
+    /// cgroup at `path` as far as they are not there already.
     ///
     /// # Errors
     ///
     /// [`BpfError`]; the gate is then open and nothing of it is left attached.
-    pub fn close(&mut self, close: &CloseGate, path: &Path) -> Result<(), BpfError> {
-        let result = self.try_close(close, path);
+    pub fn set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
+        let result = self.try_set(set, path);
         if result.is_err() {
-            self.detach(close.cgroup, &[]);
+            self.detach(set.cgroup, &[]);
         }
         result
     }
 
-    fn try_close(&mut self, close: &CloseGate, path: &Path) -> Result<(), BpfError> {
-        let CloseGate { uid: _, cgroup, deadline, ports } = close;
+    fn try_set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
+        let cgroup = set.cgroup;
+        let file = || {
+            File::open(path).map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })
+        };
+        let is_new = !self.attached.contains_key(&cgroup);
+        if is_new {
+            let zero = GateCounts::default();
+            self.maps
+                .counts
+                .insert(cgroup.0, zero, 0)
+                .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
+        }
+
+        let wants = DnsNeeds::of(set);
+        let mut dns = match self.attached.get_mut(&cgroup) {
+            Some(attached) => std::mem::take(&mut attached.dns),
+            None => DnsLinks::default(),
+        };
+        // Before the state is written: no query must be dropped while its sender would be told.
+        if wants.send && dns.send.is_none() {
+            dns.send = Some(self.programs.attach_send(&file()?)?);
+        }
+        if wants.silence && dns.silence.is_none() {
+            dns.silence = Some(self.programs.attach_silence(&file()?)?);
+        }
+        self.write(cgroup, self.gate_of(set))?;
+        if !wants.send {
+            dns.send = None;
+        }
+        if !wants.silence {
+            dns.silence = None;
+        }
+        match self.attached.get_mut(&cgroup) {
+            Some(attached) => attached.dns = dns,
+            None => {
+                let links = self.programs.attach(&file()?)?;
+                self.attached.insert(cgroup, Attached { _links: links, dns });
+            }
+        }
+        Ok(())
+    }
+
+    fn gate_of(&self, set: &SetGate) -> Gate {
+        let SetGate {
+            uid: _,
+            cgroup: _,
+            state,
+            renews: _,
+            mode,
+            errno,
+            proxy_uid,
+            ports,
+            dns_port,
+        } = set;
         let mut named = [0; MAX_PORTS];
         for (slot, port) in named.iter_mut().zip(ports) {
             *slot = *port;
         }
-        let gate = Gate {
-            deadline_ns: deadline.0,
-            state: GateState::Closed as u32,
-            socket_quota: self.socket_quota,
-            ports: named,
+        let (state, deadline_ns, refuse_until_ns, guard_ns) = match state {
+            GateSetting::Closed { deadline, refuse_until } => {
+                (GateState::Closed, deadline.0, refuse_until.map_or(0, |until| until.0), 0)
+            }
+            GateSetting::Guarded { budget } => {
+                let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
+                (GateState::Guarded, 0, 0, budget)
+            }
         };
-        let already = self.attached.contains_key(cgroup);
-        if !already {
-            let zero = GateCounts::default();
-            self.counts
-                .insert(cgroup.0, zero, 0)
-                .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
+        let mode = match mode {
+            // Who sends the SYN again makes no difference to its being dropped.
+            Mode::Hold | Mode::Retry => GateMode::Hold,
+            Mode::Refuse => GateMode::Refuse,
+            Mode::Observe => GateMode::Observe,
+        };
+        let errno = match errno {
+            RefuseErrno::ConnRefused => libc::ECONNREFUSED,
+            RefuseErrno::Again => libc::EAGAIN,
+            RefuseErrno::TimedOut => libc::ETIMEDOUT,
+        };
+        Gate {
+            deadline_ns,
+            refuse_until_ns,
+            guard_ns,
+            state: state as u32,
+            mode: mode as u32,
+            socket_quota: self.socket_quota,
+            proxy_uid: proxy_uid.unwrap_or(NO_UID),
+            errno: errno.unsigned_abs(),
+            dns_port: dns_port.unwrap_or(0),
+            reserved: 0,
+            ports: named,
         }
-        self.gates.insert(cgroup.0, gate, 0).map_err(|source| write_failed(Self::MAP, source))?;
-        if !already {
-            let file = File::open(path)
-                .map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })?;
-            let links = self.programs.attach(&file)?;
-            self.attached.insert(*cgroup, links);
-        }
-        Ok(())
     }
 
     /// Opens a pod's gate. From the return of this call on no SYN of the pod is dropped, except by
@@ -205,11 +180,22 @@ impl Gates {
     pub fn open(&mut self, cgroup: CgroupId) -> Result<(), BpfError> {
         let gate = Gate {
             deadline_ns: 0,
+            refuse_until_ns: 0,
+            guard_ns: 0,
             state: GateState::Open as u32,
+            mode: GateMode::Hold as u32,
             socket_quota: self.socket_quota,
+            proxy_uid: NO_UID,
+            errno: 0,
+            dns_port: 0,
+            reserved: 0,
             ports: [0; MAX_PORTS],
         };
-        self.gates.insert(cgroup.0, gate, 0).map_err(|source| write_failed(Self::MAP, source))
+        self.write(cgroup, gate)
+    }
+
+    fn write(&mut self, cgroup: CgroupId, gate: Gate) -> Result<(), BpfError> {
+        self.maps.gates.insert(cgroup.0, gate, 0).map_err(|source| write_failed(Self::MAP, source))
     }
 
     /// Takes the programs off a pod's cgroup and removes all that the maps hold of it. There is
@@ -219,12 +205,15 @@ impl Gates {
         for container in containers {
             self.forget_verdict(*container);
         }
-        // Walking the table is for the few that go with candidates still in it.
-        let records = self.counts(cgroup).map_or(0, |counts| counts.records);
-        let _: Result<(), MapError> = self.gates.remove(&cgroup.0);
-        let _: Result<(), MapError> = self.counts.remove(&cgroup.0);
-        if records > 0 {
-            self.sockets.forget(cgroup);
+        // Walking a table is for the few that go with something still in it.
+        let counts = self.counts(cgroup).unwrap_or_default();
+        let _: Result<(), MapError> = self.maps.gates.remove(&cgroup.0);
+        let _: Result<(), MapError> = self.maps.counts.remove(&cgroup.0);
+        if counts.records > 0 {
+            self.maps.sockets.forget_records(cgroup);
+        }
+        if counts.datagrams > 0 {
+            self.maps.sockets.forget_datagrams(cgroup);
         }
     }
 
@@ -237,21 +226,43 @@ impl Gates {
         let verdict = match verdict {
             Verdict::Hold => agent_ebpf::ContainerVerdict::Hold,
             Verdict::Pass => agent_ebpf::ContainerVerdict::Pass,
+            Verdict::PassAndTell => agent_ebpf::ContainerVerdict::PassAndTell,
         };
-        self.containers
+        self.maps
+            .containers
             .insert(container.0, verdict as u32, 0)
             .map_err(|source| write_failed(Self::CONTAINERS_MAP, source))
     }
 
     /// Removes what was set for a container. Most have no entry: they are held.
     pub fn forget_verdict(&mut self, container: CgroupId) {
-        let _: Result<(), MapError> = self.containers.remove(&container.0);
+        let _: Result<(), MapError> = self.maps.containers.remove(&container.0);
     }
 
     /// What the kernel counted for a gate that is attached.
     #[must_use]
     pub fn counts(&self, cgroup: CgroupId) -> Option<GateCounts> {
-        self.counts.get(&cgroup.0, 0).ok()
+        self.maps.counts.get(&cgroup.0, 0).ok()
+    }
+}
+
+/// Which of the DNS hooks a gate needs.
+struct DnsNeeds {
+    /// To know who asks, and whom.
+    send: bool,
+    /// To drop queries unheard.
+    silence: bool,
+}
+
+impl DnsNeeds {
+    fn of(set: &SetGate) -> Self {
+        let closed = set.dns_port.is_some() && matches!(set.state, GateSetting::Closed { .. });
+        match set.mode {
+            Mode::Hold | Mode::Retry => Self { send: closed, silence: closed },
+            Mode::Observe => Self { send: closed, silence: false },
+            // Queries pass.
+            Mode::Refuse => Self { send: false, silence: false },
+        }
     }
 }
 

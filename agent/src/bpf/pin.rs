@@ -13,7 +13,13 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{BpfError, Gates, SocketTable};
 
-const MAPS: [&str; 4] = [Gates::MAP, Gates::COUNTS_MAP, Gates::CONTAINERS_MAP, SocketTable::MAP];
+const MAPS: [&str; 5] = [
+    Gates::MAP,
+    Gates::COUNTS_MAP,
+    Gates::CONTAINERS_MAP,
+    SocketTable::MAP,
+    SocketTable::DATAGRAMS_MAP,
+];
 
 /// Removes the pins when the agent ends.
 #[derive(Debug)]

@@ -1,24 +1,29 @@
-//! The agent's side of the table of held sockets.
+//! The agent's side of the tables of held sockets and of their queries.
 
 use std::{os::fd::AsFd as _, sync::Arc};
 
-use agent_ebpf::SocketRecord;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use agent_ebpf::{Datagram, QueryKey, SocketRecord, socket::MAX_QUERIES};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
 
 use super::{BpfError, loader::convert};
-use crate::core::{CgroupId, SocketCookie};
+use crate::core::{CgroupId, QueryId, SocketCookie};
 
-type Records = HashMap<MapData, u64, SocketRecord>;
+type Table<K, V> = HashMap<MapData, K, V>;
 
 /// The sockets that called connect() behind a closed gate, for reading. Clones read the same table.
 #[derive(Clone)]
 pub struct SocketTable {
-    records: Arc<Records>,
+    records: Arc<Table<u64, SocketRecord>>,
+    datagrams: Arc<Table<QueryKey, Datagram>>,
 }
 
-/// The same table, for removing what no hook looks after any more.
+/// The same tables, for removing what no hook looks after any more.
 pub(super) struct SocketRemover {
-    records: Records,
+    records: Table<u64, SocketRecord>,
+    datagrams: Table<QueryKey, Datagram>,
 }
 
 impl std::fmt::Debug for SocketTable {
@@ -31,31 +36,24 @@ impl std::fmt::Debug for SocketTable {
 
 impl SocketTable {
     pub(super) const MAP: &'static str = "SOCKETS";
+    pub(super) const DATAGRAMS_MAP: &'static str = "DATAGRAMS";
 
-    /// Two handles to one map: reading needs no lock that way.
-    pub(super) fn new(map: Map) -> Result<(Self, SocketRemover), BpfError> {
-        let failed = |source| BpfError::Map {
-            operation: "duplicate the handle of",
-            map: Self::MAP,
-            source: Box::new(source),
-        };
-        let Map::HashMap(data) = &map else {
-            return Err(BpfError::Missing { kind: "hash map", name: Self::MAP });
-        };
-        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|e| failed(MapError::from(e)))?;
-        let twin = Map::HashMap(MapData::from_fd(fd).map_err(failed)?);
-        let remover = SocketRemover { records: convert(twin, Self::MAP)? };
-        Ok((Self { records: Arc::new(convert(map, Self::MAP)?) }, remover))
+    /// Two handles to each map: reading needs no lock that way.
+    pub(super) fn new(records: Map, datagrams: Map) -> Result<(Self, SocketRemover), BpfError> {
+        let [records, records_twin] = twins(records, Self::MAP)?;
+        let [datagrams, datagrams_twin] = twins(datagrams, Self::DATAGRAMS_MAP)?;
+        let remover = SocketRemover { records: records_twin, datagrams: datagrams_twin };
+        Ok((Self { records: Arc::new(records), datagrams: Arc::new(datagrams) }, remover))
     }
 
-    /// The record of one socket, if a SYN of it has been dropped.
+    /// The record of one socket, if a packet of it has been dropped.
     #[must_use]
     pub fn get(&self, cookie: SocketCookie) -> Option<SocketRecord> {
         self.records.get(&cookie.0, 0).ok().filter(|record| record.dropped_ns != 0)
     }
 
-    /// The records of one pod whose SYN has been dropped; walks the whole table. A record that the
-    /// kernel removes meanwhile may be missing, as it should: its socket waits no longer.
+    /// The records of one pod of which a packet has been dropped; walks the whole table. A record
+    /// that the kernel removes meanwhile may be missing, as it should: its socket waits no longer.
     #[must_use]
     pub fn held_by(&self, pod: CgroupId) -> Vec<(SocketCookie, SocketRecord)> {
         self.records
@@ -65,22 +63,58 @@ impl SocketTable {
             .map(|(cookie, record)| (SocketCookie(cookie), record))
             .collect()
     }
+
+    /// The queries of one UDP socket that are in store, oldest first.
+    #[must_use]
+    pub fn queries(&self, cookie: SocketCookie, record: &SocketRecord) -> Vec<(QueryId, Datagram)> {
+        let newest = MAX_QUERIES as u64;
+        (record.query_count.saturating_sub(newest)..record.query_count)
+            .filter_map(|nth| {
+                let id = u64::from(record.queries[(nth % newest) as usize]);
+                let datagram = self.datagrams.get(&QueryKey { cookie: cookie.0, id }, 0).ok()?;
+                Some((QueryId(id), datagram))
+            })
+            .collect()
+    }
+}
+
+/// Two handles to one map.
+fn twins<K: Pod, V: Pod>(map: Map, name: &'static str) -> Result<[Table<K, V>; 2], BpfError> {
+    let failed = |source| BpfError::Map {
+        operation: "duplicate the handle of",
+        map: name,
+        source: Box::new(source),
+    };
+    let Map::HashMap(data) = &map else {
+        return Err(BpfError::Missing { kind: "hash map", name });
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|e| failed(MapError::from(e)))?;
+    let twin = Map::HashMap(MapData::from_fd(fd).map_err(failed)?);
+    Ok([convert(map, name)?, convert(twin, name)?])
 }
 
 // === impl SocketRemover ===
 
 impl SocketRemover {
     /// Removes every record of a pod; walks the whole table.
-    pub(super) fn forget(&mut self, pod: CgroupId) {
-        let cookies: Vec<u64> = self
-            .records
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, record)| record.pod == pod.0)
-            .map(|(cookie, _)| cookie)
-            .collect();
-        for cookie in cookies {
-            let _: Result<(), MapError> = self.records.remove(&cookie);
-        }
+    pub(super) fn forget_records(&mut self, pod: CgroupId) {
+        remove_where(&mut self.records, |record| record.pod == pod.0);
+    }
+
+    /// Removes every query of a pod; walks the whole table.
+    pub(super) fn forget_datagrams(&mut self, pod: CgroupId) {
+        remove_where(&mut self.datagrams, |datagram| datagram.pod == pod.0);
+    }
+}
+
+fn remove_where<K: Pod, V: Pod>(map: &mut Table<K, V>, is_gone: impl Fn(&V) -> bool) {
+    let keys: Vec<K> = map
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(_, value)| is_gone(value))
+        .map(|(key, _)| key)
+        .collect();
+    for key in keys {
+        let _: Result<(), MapError> = map.remove(&key);
     }
 }

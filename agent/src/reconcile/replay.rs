@@ -1,4 +1,5 @@
-//! The release: each held SYN is sent once more, now that the gate lets it through.
+//! The release: each held SYN, and each held query, is sent once more, now that the gate lets it
+//! through.
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,7 +13,10 @@ use tokio::{
 use crate::{
     bpf::SocketTable,
     clock,
-    core::{CgroupId, NetnsCookie, PodUid, ReplayPacket, SocketCookie, replay_packet},
+    core::{
+        CgroupId, Monotonic, NetnsCookie, PodUid, QueryId, ReplayError, ReplayPacket, SocketCookie,
+        query_packet, syn_packet,
+    },
     netns::{Entrance, Netns, cookie_of},
 };
 
@@ -27,7 +31,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// socket's own retransmission, and within the time for which an opened gate keeps its programs.
 const SECOND_LOOK: Duration = Duration::from_millis(15);
 
-/// Sends held SYNs again.
+/// What was dropped later than this after a replay began is none of its business: the longest that
+/// a program run which had begun before it takes. A guarded gate may hold again by then, because
+/// nobody listens, and a SYN sent to nobody is refused.
+const LATE_DROP: Duration = Duration::from_millis(5);
+
+/// Sends held SYNs and queries again.
 #[derive(Debug)]
 pub struct Replayer {
     replay: Replay,
@@ -61,6 +70,19 @@ struct RawSockets {
     /// `None` on a kernel without IPv6.
     v6: Option<Socket>,
     netns: Option<NetnsCookie>,
+}
+
+/// One replay under way.
+struct Run<'a> {
+    replay: &'a Replay,
+    of: &'a ReplayOf,
+    netns: &'a Netns,
+    raw: RawSockets,
+    /// What was dropped after that waits for something else.
+    until: Monotonic,
+    /// When what has been sent again was dropped: the table is read twice.
+    replayed: HashMap<(SocketCookie, Option<QueryId>), u64>,
+    tally: &'a mut Tally,
 }
 
 /// What one replay did, for the log.
@@ -115,14 +137,15 @@ impl Replayer {
 
 impl Replay {
     async fn run(&self, of: &ReplayOf, netns: &Arc<Netns>, tally: &mut Tally) -> io::Result<()> {
+        let until = clock::now() + LATE_DROP;
         let raw = self.entrance.run(netns, RawSockets::open).await?;
-        let mut replayed = HashMap::new();
+        let mut run = Run { replay: self, of, netns, raw, until, replayed: HashMap::new(), tally };
         for (nth, cookie) in of.held.iter().enumerate() {
             if nth % BURST == BURST - 1 {
                 sleep(PAUSE).await;
             }
             if let Some(record) = self.sockets.get(*cookie) {
-                self.one(of, *cookie, &record, netns, &raw, &mut replayed, tally);
+                run.socket(*cookie, &record);
             }
         }
         sleep(SECOND_LOOK).await;
@@ -133,53 +156,72 @@ impl Replay {
             if nth % BURST == BURST - 1 {
                 sleep(PAUSE).await;
             }
-            self.one(of, *cookie, record, netns, &raw, &mut replayed, tally);
+            run.socket(*cookie, record);
         }
         Ok(())
     }
+}
 
-    #[expect(clippy::too_many_arguments, reason = "the two rounds of `run` share this one step")]
-    fn one(
-        &self,
-        of: &ReplayOf,
-        cookie: SocketCookie,
-        record: &SocketRecord,
-        netns: &Netns,
-        raw: &RawSockets,
-        replayed: &mut HashMap<SocketCookie, u64>,
-        tally: &mut Tally,
-    ) {
-        let ours = record.pod == of.cgroup.0
-            && of.container.is_none_or(|container| record.container == container.0)
-            && self.is_in(record, netns, raw.netns);
-        if !ours || replayed.get(&cookie) == Some(&record.dropped_ns) {
+// === impl Run ===
+
+impl Run<'_> {
+    /// Sends what one socket waits for.
+    fn socket(&mut self, cookie: SocketCookie, record: &SocketRecord) {
+        if !self.concerns(record) {
             return;
         }
-        let Ok(packet) = replay_packet(record, clock::now()) else {
-            tally.unusable += 1;
+        if record.protocol == libc::IPPROTO_UDP.unsigned_abs() {
+            for (id, datagram) in self.replay.sockets.queries(cookie, record) {
+                self.packet((cookie, Some(id)), datagram.dropped_ns, || {
+                    query_packet(&datagram, clock::now())
+                });
+            }
+        } else {
+            self.packet((cookie, None), record.dropped_ns, || syn_packet(record, clock::now()));
+        }
+    }
+
+    fn packet(
+        &mut self,
+        key: (SocketCookie, Option<QueryId>),
+        dropped_ns: u64,
+        build: impl FnOnce() -> Result<ReplayPacket, ReplayError>,
+    ) {
+        if dropped_ns > self.until.0 || self.replayed.get(&key) == Some(&dropped_ns) {
+            return;
+        }
+        let Ok(packet) = build() else {
+            self.tally.unusable += 1;
             return;
         };
-        match raw.send(&packet) {
+        match self.raw.send(&packet) {
             Ok(()) => {
-                replayed.insert(cookie, record.dropped_ns);
-                tally.sent += 1;
+                self.replayed.insert(key, dropped_ns);
+                self.tally.sent += 1;
             }
-            Err(error) => tally.failed = Some(error),
+            Err(error) => self.tally.failed = Some(error),
         }
+    }
+
+    fn concerns(&self, record: &SocketRecord) -> bool {
+        record.pod == self.of.cgroup.0
+            && self.of.container.is_none_or(|container| record.container == container.0)
+            && self.is_in_netns(record)
     }
 
     /// Whether connect() was called in the pod's own network namespace. A process of the pod may
     /// be in another one; its SYN must not appear here. Where the kernel does not tell a
     /// namespace's cookie (before 5.14) the caller's namespace is looked up.
-    fn is_in(&self, record: &SocketRecord, netns: &Netns, cookie: Option<NetnsCookie>) -> bool {
-        match cookie {
+    fn is_in_netns(&self, record: &SocketRecord) -> bool {
+        match self.raw.netns {
             Some(cookie) => record.netns_cookie == cookie.0,
             None => {
                 // The thread may have ended since.
-                let of =
-                    |task: u32| Netns::open(&self.proc_root.join(task.to_string()).join("ns/net"));
+                let of = |task: u32| {
+                    Netns::open(&self.replay.proc_root.join(task.to_string()).join("ns/net"))
+                };
                 let caller = of(record.tid).or_else(|_| of(record.pid));
-                caller.is_ok_and(|caller| caller.inode() == netns.inode())
+                caller.is_ok_and(|caller| caller.inode() == self.netns.inode())
             }
         }
     }

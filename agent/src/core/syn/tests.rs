@@ -1,7 +1,13 @@
+use std::net::SocketAddr;
+
+use agent_ebpf::Address;
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    super::packet::{ip, tests::address},
+    *,
+};
 
 const MS: u64 = 1_000_000;
 
@@ -21,17 +27,6 @@ fn linux_syn(tsval: u32) -> TcpHeader {
     header
 }
 
-fn address(ip: &str, port: u16) -> Address {
-    match ip.parse().unwrap() {
-        IpAddr::V4(ip) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&ip.octets());
-            Address { ip: bytes, port, version: 4 }
-        }
-        IpAddr::V6(ip) => Address { ip: ip.octets(), port, version: 6 },
-    }
-}
-
 fn record(source: Address, destination: Address, header: &[u8]) -> SocketRecord {
     let mut stored = [0; 60];
     stored[..header.len()].copy_from_slice(header);
@@ -47,7 +42,9 @@ fn record(source: Address, destination: Address, header: &[u8]) -> SocketRecord 
         comm: [0; 16],
         asked: destination,
         drops: 1,
-        reserved: 0,
+        protocol: 6,
+        queries: [0; 8],
+        query_count: 0,
         syn: StoredSyn {
             source,
             destination,
@@ -77,7 +74,7 @@ fn a_replay_repeats_the_syn_before_nat_with_a_current_timestamp() {
         let syn = linux_syn(1_000);
         let (source, destination) = (address(source, 51_234), address(destination, 443));
         let record = record(source, destination, &syn.to_bytes());
-        let packet = replay_packet(&record, Monotonic(2_510 * MS + 999_999)).unwrap();
+        let packet = syn_packet(&record, Monotonic(2_510 * MS + 999_999)).unwrap();
         assert_eq!(packet.destination, SocketAddr::new(ip(&destination).unwrap(), 443));
         let mut expected = linux_syn(3_500);
         expected.source_port = 51_234;
@@ -92,7 +89,7 @@ fn a_replay_repeats_the_syn_before_nat_with_a_current_timestamp() {
 fn the_timestamp_wraps_like_the_clock_it_comes_from() {
     let syn = linux_syn(u32::MAX);
     let record = record(address("10.7.0.2", 1), address("10.8.0.2", 2), &syn.to_bytes());
-    let sent = tcp_of(&replay_packet(&record, Monotonic(12 * MS)).unwrap());
+    let sent = tcp_of(&syn_packet(&record, Monotonic(12 * MS)).unwrap());
     assert_eq!(sent.options.as_slice(), linux_syn(1).options.as_slice());
 }
 
@@ -102,7 +99,7 @@ fn a_syn_without_timestamps_is_repeated_as_it_is() {
     syn.syn = true;
     syn.set_options(&[TcpOptionElement::MaximumSegmentSize(1460)]).unwrap();
     let record = record(address("10.7.0.2", 1), address("10.8.0.2", 2), &syn.to_bytes());
-    let sent = tcp_of(&replay_packet(&record, Monotonic(MS * 60_000)).unwrap());
+    let sent = tcp_of(&syn_packet(&record, Monotonic(MS * 60_000)).unwrap());
     assert_eq!(sent.options, syn.options);
 }
 
@@ -110,7 +107,7 @@ fn a_syn_without_timestamps_is_repeated_as_it_is() {
 fn nothing_but_a_syn_is_ever_built() {
     let (source, destination) = (address("10.7.0.2", 1), address("10.8.0.2", 2));
     let now = Monotonic(MS);
-    assert_eq!(replay_packet(&record(source, destination, &[]), now), Err(SynError::Nothing));
+    assert_eq!(syn_packet(&record(source, destination, &[]), now), Err(ReplayError::Nothing));
     let mut ack = linux_syn(1);
     ack.ack = true;
     let mut rst = linux_syn(1);
@@ -119,14 +116,14 @@ fn nothing_but_a_syn_is_ever_built() {
     data.syn = false;
     for header in [ack, rst, data] {
         let record = record(source, destination, &header.to_bytes());
-        assert_eq!(replay_packet(&record, now), Err(SynError::NotASyn));
+        assert_eq!(syn_packet(&record, now), Err(ReplayError::NotASyn));
     }
     let six = address("fd00::1", 1);
     let mixed = record(six, destination, &linux_syn(1).to_bytes());
-    assert_eq!(replay_packet(&mixed, now), Err(SynError::Addresses));
+    assert_eq!(syn_packet(&mixed, now), Err(ReplayError::Addresses));
     let mut none = record(source, destination, &linux_syn(1).to_bytes());
     none.syn.destination.version = 0;
-    assert_eq!(replay_packet(&none, now), Err(SynError::Addresses));
+    assert_eq!(syn_packet(&none, now), Err(ReplayError::Addresses));
 }
 
 proptest! {
@@ -141,7 +138,7 @@ proptest! {
         record.syn.header_len = len;
         record.syn.source.version = versions.0;
         record.syn.destination.version = versions.1;
-        if let Ok(packet) = replay_packet(&record, Monotonic(now)) {
+        if let Ok(packet) = syn_packet(&record, Monotonic(now)) {
             let sent = tcp_of(&packet);
             prop_assert!(sent.syn && !sent.ack);
             prop_assert_eq!(&sent.sequence_number.to_be_bytes()[..], &bytes[4..8]);

@@ -1,0 +1,256 @@
+//! SYNs to the proxy's ports, and to its DNS port.
+
+use agent_ebpf::{
+    EventKind, SocketRecord, Treatment,
+    gate::DNS_BUDGET_NS,
+    pacing::{self, Answer},
+    socket::{MAX_TCP_HEADER, MIN_TCP_HEADER},
+};
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::bpf_ktime_get_ns,
+    programs::SkBuffContext,
+};
+use aya_log_ebpf::debug;
+
+use crate::programs::{
+    gate::is_exempt,
+    listener,
+    maps::{GiveUp, REDIRECTED, Target, hold_of},
+    packet::{self, Syn},
+    pod::{self, Found, Standing},
+    record,
+    report::{self, Sent},
+    sock::{self, IPPROTO_TCP, SOCK_STREAM},
+};
+
+/// The SYN of one socket behind one gate.
+struct Attempt<'a> {
+    ctx: &'a SkBuffContext,
+    syn: &'a Syn,
+    found: &'a Found,
+    sk: *mut bpf_sock,
+    now: u64,
+}
+
+/// Drops the packet if it is a SYN that is to wait, or to fail.
+#[inline(always)]
+pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
+    let syn = packet::syn(ctx)?;
+    let found = pod::of_packet(ctx)?;
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let gate = found.gate;
+    let treatment = gate.treatment(now);
+    if treatment == Treatment::Pass {
+        return None;
+    }
+    if !syn.loopback {
+        if treatment != Treatment::Guard {
+            went_around(ctx, &found);
+        }
+        return None;
+    }
+    let port = syn.destination.port;
+    let is_named = gate.ports.contains(&port);
+    let is_dns = !is_named && port == gate.dns_port;
+    let concerns =
+        is_named || (is_dns && matches!(treatment, Treatment::Hold | Treatment::Observe));
+    if !concerns {
+        return None;
+    }
+    // Before all else: it is what most SYNs to a guarded gate meet.
+    if treatment == Treatment::Guard && listener::listens(ctx, &syn.destination) {
+        return None;
+    }
+    let sk = sock::of_kind(ctx, SOCK_STREAM, IPPROTO_TCP)?;
+    let attempt = Attempt { ctx, syn: &syn, found: &found, sk, now };
+    if treatment != Treatment::Guard {
+        if is_exempt(ctx, &found, || attempt.sent(0)) {
+            return None;
+        }
+    } else if found.standing() != Standing::Held || super::is_proxy(ctx, gate) {
+        return None;
+    }
+    match treatment {
+        Treatment::Pass => None,
+        Treatment::Hold if is_dns => attempt.wait(Some(DNS_BUDGET_NS)),
+        Treatment::Hold => attempt.wait(None),
+        Treatment::Guard => attempt.wait(Some(gate.guard_ns)),
+        Treatment::Refuse => attempt.refuse(),
+        Treatment::Observe => {
+            attempt.observe();
+            None
+        }
+    }
+}
+
+/// Counts a SYN that nothing redirected to the proxy.
+#[inline(always)]
+fn went_around(ctx: &SkBuffContext, found: &Found) {
+    if found.standing() == Standing::Held
+        && !super::is_proxy(ctx, found.gate)
+        && sock::of_kind(ctx, SOCK_STREAM, IPPROTO_TCP).is_some()
+    {
+        record::count(found.pod, |counts| &raw mut counts.around, 1);
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt<'_> {
+    #[inline(always)]
+    fn sent(&self, cookie: u64) -> Sent {
+        Sent {
+            at_ns: self.now,
+            cookie,
+            pod: self.found.pod,
+            container: self.found.container,
+            // SAFETY: `sk` came from `of_kind`.
+            destination: unsafe { sock::destination(self.sk, self.syn.destination.version) },
+            protocol: IPPROTO_TCP,
+            query: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn record(&self) -> (u64, Option<&'static mut SocketRecord>) {
+        record::of_packet(self.ctx, self.found.pod, IPPROTO_TCP)
+    }
+
+    /// Drops the SYN: until the gate's deadline, or for `budget` from the socket's first drop. A
+    /// budget needs the socket's storage; without, the SYN passes.
+    #[inline(always)]
+    fn wait(&self, budget: Option<u64>) -> Option<Answer> {
+        let Self { ctx, syn, found, sk, now } = *self;
+        // SAFETY: `sk` came from `of_kind`.
+        let hold = unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) };
+        let until = match (budget, &hold) {
+            (None, _) => found.gate.deadline_ns,
+            (Some(_), None) => return None,
+            (Some(budget), Some(hold)) if hold.drops == 0 => now + budget,
+            (Some(budget), Some(hold)) => hold.first_ns + budget,
+        };
+        if now >= until {
+            return None;
+        }
+        let (cookie, mut record) = self.record();
+        if let Some(record) = record.as_deref_mut() {
+            self.store(record);
+        }
+        record::count(found.pod, |counts| &raw mut counts.dropped, 1);
+        let Some(hold) = hold else {
+            return Some(Answer::Flat);
+        };
+        hold.drops += 1;
+        if hold.drops == 1 {
+            hold.pod = found.pod;
+            hold.first_ns = now;
+            hold.recorded = u32::from(record.is_some());
+            record::count(found.pod, |counts| &raw mut counts.held, 1);
+            report::packet(EventKind::Held, &self.sent(cookie), record.as_deref());
+        }
+        let remaining = until.saturating_sub(now);
+        let answer = if hold.aided == 0 {
+            pacing::unaided_answer(hold.drops, hold.backoffs, remaining)
+        } else {
+            pacing::answer(hold.drops, hold.backoffs, remaining)
+        };
+        if answer == Answer::BackOff {
+            hold.backoffs += 1;
+        }
+        debug!(
+            ctx,
+            "SYN dropped: pod {} cookie {} port {} -> {} drop {}",
+            found.pod,
+            cookie,
+            syn.source_port,
+            syn.destination.port,
+            hold.drops
+        );
+        Some(answer)
+    }
+
+    /// Lets connect() fail. Where nobody listens the kernel's own RST does that at once. Where
+    /// somebody listens who is not ready, the SYN is dropped, and the socket's timer ends it.
+    #[inline(always)]
+    fn refuse(&self) -> Option<Answer> {
+        let (cookie, record) = self.record();
+        // SAFETY: `sk` came from `of_kind`.
+        let mut hold = unsafe { hold_of(self.sk, BPF_SK_STORAGE_GET_F_CREATE) };
+        if let Some(hold) = hold.as_deref_mut()
+            && hold.told == 0
+        {
+            hold.told = 1;
+            record::count(self.found.pod, |counts| &raw mut counts.refused, 1);
+            // One that was held before is reported when it fails.
+            if hold.drops == 0 {
+                report::packet(EventKind::Refused, &self.sent(cookie), record.as_deref());
+            }
+            if let Some(record) = record {
+                let target = Target { pod: self.found.pod, address: record.asked, reserved: 0 };
+                // Full or not, an LRU map takes it; without memory the next connect is refused
+                // like this one.
+                let _ = REDIRECTED.insert(target, 1, 0);
+            }
+        }
+        if !listener::listens(self.ctx, &self.syn.destination) {
+            return None;
+        }
+        record::count(self.found.pod, |counts| &raw mut counts.dropped, 1);
+        if let Some(hold) = hold
+            && hold.give_up == GiveUp::No as u32
+        {
+            hold.give_up = GiveUp::Asked as u32;
+        }
+        Some(Answer::Flat)
+    }
+
+    /// Reports what would have been held, once a socket.
+    #[inline(always)]
+    fn observe(&self) {
+        // SAFETY: `sk` came from `of_kind`.
+        let hold = unsafe { hold_of(self.sk, BPF_SK_STORAGE_GET_F_CREATE) };
+        if let Some(hold) = hold
+            && hold.told == 0
+        {
+            hold.told = 1;
+            record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
+            let (cookie, record) = self.record();
+            report::packet(EventKind::Observed, &self.sent(cookie), record.as_deref());
+        }
+    }
+
+    /// Writes the SYN into the socket's record: header and options only. The payload of a TCP Fast
+    /// Open SYN stays with the socket; replayed, it could reach the proxy after its sender has
+    /// gone.
+    #[inline(always)]
+    fn store(&self, record: &mut SocketRecord) {
+        let Self { ctx, syn, found: _, sk, now } = *self;
+        record.drops += 1;
+        record.dropped_ns = now;
+        record.syn.header_len = 0;
+        // SAFETY: `sk` came from `of_kind`.
+        unsafe {
+            record.syn.source = sock::source(sk, syn.destination.version);
+            record.syn.destination = sock::destination(sk, syn.destination.version);
+        }
+        let Ok(fixed) = ctx.load::<[u8; MIN_TCP_HEADER]>(syn.offset) else {
+            return;
+        };
+        record.syn.header[..MIN_TCP_HEADER].copy_from_slice(&fixed);
+        // A word at a time: a load of variable length is hard to prove to the verifier.
+        let mut at = MIN_TCP_HEADER;
+        while at < MAX_TCP_HEADER {
+            if at >= syn.header_len {
+                break;
+            }
+            let Ok(word) = ctx.load::<[u8; 4]>(syn.offset + at) else {
+                return;
+            };
+            record.syn.header[at..at + 4].copy_from_slice(&word);
+            at += 4;
+        }
+        record.syn.header_len = syn.header_len as u32;
+    }
+}

@@ -1,0 +1,15 @@
+//! The programs on the running kernel, driven through the agent's own handle to them.
+//!
+//! Needs root and nothing else: no iptables, no proxy, no API. `cargo xtask kernels` runs this very
+//! binary on every supported kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod exempt;
+mod guard;
+mod hold;
+mod load;
+mod pod;
+mod query;
+mod refuse;
+mod sockopt;
