@@ -4,23 +4,38 @@
 mod action;
 mod cgroup_path;
 mod classify;
-mod enablement;
+mod datagram;
 mod event;
 mod ids;
+mod line;
 mod machine;
+mod packet;
 mod pod;
 mod profile;
+mod rules;
+mod settings;
 mod syn;
 
 pub use self::{
-    action::{Action, CloseGate, Exemption, HeldConnect, Line, OpenReason, Outcome, Pace},
+    action::{Action, GateSetting, Pace, SetGate},
     cgroup_path::{CgroupKind, kind_of},
     classify::{ContainerIdentity, ContainerKind, Verdict},
-    enablement::{HOLD_LABEL, Hold, is_enabled},
-    event::{Event, KernelEvent, KernelEventKind},
-    ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, SocketCookie},
-    machine::{Machine, MachineOptions},
-    pod::{ContainerRole, ContainerView, NamespaceView, PodView},
-    profile::{ISTIO, Profile, ReadyEndpoint},
-    syn::{ReplayPacket, SynError, replay_packet},
+    datagram::query_packet,
+    event::{Caller, Event, KernelEvent, KernelEventKind, Order},
+    ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
+    line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
+    machine::Machine,
+    packet::{ReplayError, ReplayPacket},
+    pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView},
+    profile::{
+        CheckKind, CheckSpec, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
+        Profiles, ProfilesError, Reference, Source, Wish,
+    },
+    rules::{Judgement, Plan, Rules},
+    settings::{
+        Choices, Chosen, Defaults, Key, Mode, OnTimeout, Origin, PREFIX, Problem, Proxy,
+        ReadyCheck, RefuseErrno, Settings, ValueError, hold_timeout, namespace_problems, resolve,
+        switch,
+    },
+    syn::syn_packet,
 };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     CgroupId, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodName, PodUid, PodView,
-    SocketCookie,
+    QueryId, SocketCookie,
 };
 
 /// A fact from one of the sources. Every source is a snapshot, then deltas; each event may come
@@ -29,7 +29,8 @@ pub enum Event {
         uid: PodUid,
         /// Its directory.
         cgroup: CgroupId,
-        /// It was there when the agent began to watch, so its containers may run already.
+        /// Its containers may have run for a while: it was there when the agent began to watch, or
+        /// came while news of cgroups was lost.
         at_start: bool,
     },
     /// Cgroups: a pod's directory is gone.
@@ -62,6 +63,32 @@ pub enum Event {
     ProxyNotReady(PodUid),
     /// The kernel reports a held socket.
     Kernel(KernelEvent),
+    /// Cgroups: whether a container has a process (`cgroup.events`, `populated`). Told when its
+    /// directory is found and at every change.
+    ContainerPopulated {
+        /// The pod.
+        uid: PodUid,
+        /// The directory's container id.
+        id: ContainerId,
+        /// It has one.
+        populated: bool,
+    },
+    /// What the kernel has counted for a gate since its programs were attached.
+    Counted {
+        /// The pod.
+        uid: PodUid,
+        /// Connects and queries that were held, refused or observed.
+        reached: u64,
+        /// Connects that left for somewhere else.
+        around: u64,
+    },
+    /// The operator has given an order, or taken it back.
+    Ordered {
+        /// The pod.
+        uid: PodUid,
+        /// The order; `None`: the gate follows the facts again.
+        order: Option<Order>,
+    },
     /// A gate could not be closed, or not be opened in an orderly way; its programs are detached.
     GateFailed {
         /// The pod.
@@ -73,24 +100,48 @@ pub enum Event {
     Tick,
 }
 
-/// What happened to a held socket.
+/// What the operator wants of a pod's gate, whatever the facts say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Open.
+    Open,
+    /// Closed, at most until then.
+    Closed {
+        /// When it ends by itself.
+        until: Monotonic,
+    },
+}
+
+/// Whose socket a report of the kernel is about, and where it wanted to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The container's cgroup, if the socket was made in one.
+    pub container: Option<CgroupId>,
+    /// Thread group id of the caller of connect() or sendmsg().
+    pub pid: Option<u32>,
+    /// Uid of the caller.
+    pub uid: u32,
+    /// Command name of the caller.
+    pub comm: String,
+    /// Where the application wanted to connect or send to.
+    pub destination: SocketAddr,
+    /// When it called connect() or sendmsg().
+    pub connect_at: Monotonic,
+    /// The id of the DNS query; `None` for a TCP connect.
+    pub query: Option<QueryId>,
+}
+
+/// What happened to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelEventKind {
-    /// Its first SYN was dropped.
-    Held {
-        /// The container's cgroup, if the socket was made in one.
-        container: Option<CgroupId>,
-        /// Thread group id of the caller of connect().
-        pid: Option<u32>,
-        /// Uid of the caller.
-        uid: u32,
-        /// Command name of the caller.
-        comm: String,
-        /// Where the application wanted to connect to.
-        destination: SocketAddr,
-        /// When it called connect().
-        connect_at: Monotonic,
-    },
+    /// Its first SYN, or the first datagram of one query, was dropped.
+    Held(Caller),
+    /// Mode refuse: its connect was or will be refused.
+    Refused(Caller),
+    /// Mode observe: it would have been held.
+    Observed(Caller),
+    /// It belongs to an init container in front of the proxy, and passed.
+    InitPassed(Caller),
     /// The connection is established.
     Connected,
     /// The application closed the socket.

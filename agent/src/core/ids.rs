@@ -98,6 +98,10 @@ number! {
     SocketCookie
 }
 number! {
+    /// The id of a DNS query: the first two bytes of its message.
+    QueryId
+}
+number! {
     /// A network namespace's cookie (`SO_NETNS_COOKIE`, Linux 5.14): never reused until reboot.
     NetnsCookie
 }

@@ -1,66 +1,58 @@
 //! The state of the node's pods: facts come in, actions go out.
 //!
-//! ```text
-//!            cgroup found, enabled or not yet known
-//!   Absent ────────────────────────────────────────► Closed ──┐ ready, deadline, exempt
-//!     │  ▲                                             ▲      ▼
-//!     │  │ exempt                            not ready │    Opening ── settled ──► Open
-//!     ▼  │                                             │                            │
-//!   Checking ──────────────────────────────────────────┘ ◄── (a pod that may have   │
-//!     │      first probe: ready                               run before) ──────────┘
-//!     └────────────────────────────────────────────────────► Open    exempt: Absent again
-//! ```
-//!
 //! Each event changes facts first; then the pods it concerns are evaluated from their facts alone,
-//! so that the order of events does not matter for where they end.
+//! so that the order of events does not matter for where they end. The states of a gate are in
+//! `machine/gate.rs`, its transitions in `machine/evaluate.rs`; docs/architecture.md draws them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, KernelEventKind,
-    Monotonic, NamespaceView, PodUid, PodView, Profile,
-    action::{Exemption, Line},
-    enablement::{Hold, is_enabled},
+    Monotonic, NamespaceView, Plan, PodUid, PodView, Rules, namespace_problems,
 };
 
+mod evaluate;
 mod gate;
 mod held;
 mod pod;
+mod steps;
+mod waiting;
 
 use pod::Pod;
-
-/// Namespaces that are never held, whatever their labels say: a node must be able to start.
-const SYSTEM_NAMESPACES: [&str; 1] = ["kube-system"];
-
-/// What the operator chose.
-#[derive(Clone, Copy, Debug)]
-pub struct MachineOptions {
-    /// How long a gate stays closed at most.
-    pub timeout: Duration,
-    /// The mesh.
-    pub profile: &'static Profile,
-}
 
 /// The state of all pods of the node.
 #[derive(Debug)]
 pub struct Machine {
-    options: MachineOptions,
+    rules: Rules,
+    /// What applies to pods of which the API has not told yet.
+    unknown: Arc<Plan>,
     /// `None` until the first list: a pod's namespace is then not yet known, not unlabelled.
     namespaces: Option<HashMap<String, NamespaceView>>,
     pods: HashMap<PodUid, Pod>,
     by_cgroup: HashMap<CgroupId, PodUid>,
 }
 
-/// Whether a pod is one to hold, as far as its facts tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Enabled,
-    Exempt(Exemption),
-    /// The API has not told enough yet.
-    Unknown,
+/// One container of a pod, by its cgroup.
+#[derive(Debug)]
+struct Container {
+    cgroup: CgroupId,
+    identity: Option<ContainerIdentity>,
+    /// It has a process; `None`: not yet told.
+    populated: Option<bool>,
+    /// The verdict that the kernel was told.
+    told: Option<super::Verdict>,
+}
+
+/// The containers of a pod, by id.
+type Containers = HashMap<ContainerId, Container>;
+
+// === impl Container ===
+
+impl Container {
+    /// Its name in the pod's spec, if known.
+    fn name(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| identity.name.as_str())
+    }
 }
 
 // === impl Machine ===
@@ -68,8 +60,10 @@ enum Standing {
 impl Machine {
     /// A node without pods.
     #[must_use]
-    pub fn new(options: MachineOptions) -> Self {
-        Self { options, namespaces: None, pods: HashMap::new(), by_cgroup: HashMap::new() }
+    pub fn new(rules: Rules) -> Self {
+        let unknown = Arc::new(rules.unknown());
+        let (pods, by_cgroup) = (HashMap::new(), HashMap::new());
+        Self { rules, unknown, namespaces: None, pods, by_cgroup }
     }
 
     /// Takes in one event that became known at `now`; returns what is to be done, in order.
@@ -87,11 +81,17 @@ impl Machine {
             Event::NamespacesListed(views) => self.namespaces_listed(views, now, &mut actions),
             Event::NamespaceApplied(view) => self.namespace_applied(view, now, &mut actions),
             Event::NamespaceDeleted(name) => {
+                // Its pods are deleted one by one; until then what applied to them does.
                 if let Some(namespaces) = &mut self.namespaces {
                     namespaces.remove(&name);
                 }
             }
             Event::PodCgroupFound { uid, cgroup, at_start } => {
+                // Made anew, and the news of its end was lost.
+                let former = self.pods.get(&uid).and_then(|pod| pod.cgroup);
+                if former.is_some_and(|former| former != cgroup) {
+                    self.pod_cgroup_gone(&uid, now, &mut actions);
+                }
                 self.by_cgroup.insert(cgroup, uid.clone());
                 self.pod(&uid).found(cgroup, at_start);
                 self.evaluate(&uid, now, &mut actions);
@@ -103,9 +103,16 @@ impl Machine {
                 pod.container_found(id, cgroup, identity);
                 self.evaluate(&uid, now, &mut actions);
             }
+            Event::ContainerPopulated { uid, id, populated } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.container_populated(&id, populated);
+                    self.evaluate(&uid, now, &mut actions);
+                }
+            }
             Event::ContainerGone { uid, id } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.container_gone(&id, &mut actions);
+                    self.evaluate(&uid, now, &mut actions);
                 }
             }
             Event::HostNetworkSeen(uid) => {
@@ -117,6 +124,18 @@ impl Machine {
             Event::ProxyReady(uid) => self.probed(&uid, true, now, &mut actions),
             Event::ProxyNotReady(uid) => self.probed(&uid, false, now, &mut actions),
             Event::Kernel(event) => self.kernel(event, now, &mut actions),
+            Event::Counted { uid, reached, around } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.counted(reached, around, now, &mut actions);
+                    self.evaluate(&uid, now, &mut actions);
+                }
+            }
+            Event::Ordered { uid, order } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.order = order;
+                    self.evaluate(&uid, now, &mut actions);
+                }
+            }
             Event::GateFailed { uid, error } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.failed(error, now, &mut actions);
@@ -137,9 +156,14 @@ impl Machine {
     /// yet: a process can be faster than the news of its own cgroup.
     #[must_use]
     pub fn unreported_container(&self, event: &KernelEvent) -> Option<(PodUid, CgroupId)> {
-        let KernelEventKind::Held { container: Some(cgroup), .. } = event.kind else {
+        let (KernelEventKind::Held(caller)
+        | KernelEventKind::Refused(caller)
+        | KernelEventKind::Observed(caller)
+        | KernelEventKind::InitPassed(caller)) = &event.kind
+        else {
             return None;
         };
+        let cgroup = caller.container?;
         let pod = self.pods.get(self.by_cgroup.get(&event.pod)?)?;
         let known = pod.containers.values().any(|container| container.cgroup == cgroup);
         (!known).then(|| (pod.uid.clone(), cgroup))
@@ -173,11 +197,11 @@ impl Machine {
     }
 
     fn remember_view(&mut self, view: PodView, actions: &mut Vec<Action>) {
-        let pod = self.pod(&view.uid);
-        let known = pod.view.as_ref().map(|view| &view.labels);
-        actions.extend(invalid_label(&view.labels, known, || format!("pod {}", view.name)));
+        let uid = view.uid.clone();
+        let pod = self.pod(&uid);
         pod.deleted = false;
         pod.view = Some(view);
+        self.judge(&uid, actions);
     }
 
     fn namespaces_listed(
@@ -188,11 +212,12 @@ impl Machine {
     ) {
         let before = self.namespaces.take().unwrap_or_default();
         for view in &views {
-            let known = before.get(&view.name).map(|view| &view.labels);
-            actions
-                .extend(invalid_label(&view.labels, known, || format!("namespace {}", view.name)));
+            tell_problems(before.get(&view.name), view, actions);
         }
         self.namespaces = Some(views.into_iter().map(|view| (view.name.clone(), view)).collect());
+        for uid in self.uids(|_| true) {
+            self.judge(&uid, actions);
+        }
         self.evaluate_all(now, actions);
     }
 
@@ -202,20 +227,34 @@ impl Machine {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        let namespaces = self.namespaces.get_or_insert_default();
         let name = view.name.clone();
-        let known = namespaces.get(&name).map(|view| &view.labels);
-        actions.extend(invalid_label(&view.labels, known, || format!("namespace {name}")));
+        let namespaces = self.namespaces.get_or_insert_default();
+        tell_problems(namespaces.get(&name), &view, actions);
         namespaces.insert(name.clone(), view);
-        let concerned: Vec<PodUid> = self
-            .pods
-            .values()
-            .filter(|pod| pod.view.as_ref().is_some_and(|view| *view.name.namespace == *name))
-            .map(|pod| pod.uid.clone())
-            .collect();
-        for uid in concerned {
+        let ours = |pod: &Pod| pod.view.as_ref().is_some_and(|view| *view.name.namespace == *name);
+        for uid in self.uids(ours) {
+            self.judge(&uid, actions);
             self.evaluate(&uid, now, actions);
         }
+    }
+
+    /// Draws what follows from the API's objects alone.
+    fn judge(&mut self, uid: &PodUid, actions: &mut Vec<Action>) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let namespaces = self.namespaces.as_ref();
+        let judgement = pod.view.as_ref().and_then(|view| {
+            let namespace = namespaces.and_then(|all| all.get(&*view.name.namespace));
+            self.rules.judge(view, namespace)
+        });
+        pod.judge(judgement, actions);
+    }
+
+    /// In a stable order, which makes runs comparable.
+    fn uids(&self, which: impl Fn(&Pod) -> bool) -> Vec<PodUid> {
+        let which = self.pods.values().filter(|pod| which(pod));
+        let mut uids: Vec<PodUid> = which.map(|pod| pod.uid.clone()).collect();
+        uids.sort();
+        uids
     }
 
     fn pod_cgroup_gone(&mut self, uid: &PodUid, now: Monotonic, actions: &mut Vec<Action>) {
@@ -250,89 +289,27 @@ impl Machine {
     }
 
     fn evaluate_all(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let mut uids: Vec<PodUid> = self.pods.keys().cloned().collect();
-        // A stable order makes runs comparable.
-        uids.sort();
-        for uid in uids {
+        for uid in self.uids(|_| true) {
             self.evaluate(&uid, now, actions);
         }
     }
 
     fn evaluate(&mut self, uid: &PodUid, now: Monotonic, actions: &mut Vec<Action>) {
-        let Some(pod) = self.pods.get(uid) else {
-            return;
-        };
-        let standing = self.standing(pod);
-        let options = self.options;
-        if let Some(pod) = self.pods.get_mut(uid) {
-            pod.evaluate(standing, &options, now, actions);
-            if pod.deleted && pod.cgroup.is_none() {
-                self.pods.remove(uid);
-            }
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.evaluate(&self.unknown, now, actions);
+        if pod.deleted && pod.cgroup.is_none() {
+            self.pods.remove(uid);
         }
     }
-
-    fn standing(&self, pod: &Pod) -> Standing {
-        let exempt = |exemption| Standing::Exempt(exemption);
-        if pod.deleted {
-            return exempt(Exemption::Deleted);
-        }
-        let Some(view) = &pod.view else {
-            // What was seen counts only until the API tells: a runtime that is slow to start a
-            // sandbox looks the same.
-            let seen = pod.host_network_seen;
-            return if seen { exempt(Exemption::HostNetwork) } else { Standing::Unknown };
-        };
-        let profile = self.options.profile;
-        let namespace = &*view.name.namespace;
-        if view.host_network {
-            return exempt(Exemption::HostNetwork);
-        }
-        if view.terminating {
-            return exempt(Exemption::Terminating);
-        }
-        if view.finished {
-            return exempt(Exemption::Finished);
-        }
-        if SYSTEM_NAMESPACES.contains(&namespace) || profile.control_plane.contains(&namespace) {
-            return exempt(Exemption::ControlPlane);
-        }
-        let Some(namespace) = self.namespaces.as_ref().and_then(|all| all.get(namespace)) else {
-            return Standing::Unknown;
-        };
-        if !is_enabled(&view.labels, &namespace.labels) {
-            return exempt(Exemption::NotEnabled);
-        }
-        if view.container(profile.proxy_container).is_none() {
-            return exempt(Exemption::NoProxy);
-        }
-        Standing::Enabled
-    }
 }
 
-/// The warning about an object's label, once for each change of its labels.
-fn invalid_label(
-    labels: &Labels,
-    known: Option<&Labels>,
-    object: impl FnOnce() -> String,
-) -> Option<Action> {
-    let value = Hold::from_labels(labels).err()?.to_owned();
-    (known != Some(labels)).then(|| Action::Log(Line::InvalidLabel { object: object(), value }))
+/// Tells what is wrong with a namespace's settings, once for each change of them.
+fn tell_problems(before: Option<&NamespaceView>, now: &NamespaceView, actions: &mut Vec<Action>) {
+    let known = before.map(namespace_problems).unwrap_or_default();
+    let problems = namespace_problems(now).into_iter();
+    let new = problems.filter(|problem| !known.contains(problem));
+    actions.extend(new.map(|problem| Action::LogNamespace(now.name.clone(), problem)));
 }
-
-type Labels = BTreeMap<String, String>;
-
-/// One container of a pod, by its cgroup.
-#[derive(Debug)]
-struct Container {
-    cgroup: CgroupId,
-    identity: Option<ContainerIdentity>,
-    /// The verdict that the kernel was told.
-    told: Option<super::Verdict>,
-}
-
-/// The containers of a pod, by id.
-type Containers = HashMap<ContainerId, Container>;
 
 #[cfg(test)]
 mod tests;

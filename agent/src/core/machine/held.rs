@@ -1,44 +1,33 @@
-//! The connects that wait: what the kernel reports of them.
+//! The connects and queries that wait: what the kernel reports of them.
+
+use std::time::Duration;
 
 use super::{gate::GatePhase, pod::Pod};
 use crate::core::{
-    Action, CgroupId, HeldConnect, KernelEvent, KernelEventKind, Line, Monotonic, Outcome, Pace,
-    SocketCookie,
+    Action, Caller, CgroupId, HeldConnect, KernelEvent, KernelEventKind, Line, Monotonic, Outcome,
+    Pace, SocketCookie,
 };
+
+/// How long a DNS query waits at most, see `agent_ebpf::gate::DNS_BUDGET_NS`.
+const DNS_BUDGET: Duration = Duration::from_nanos(agent_ebpf::gate::DNS_BUDGET_NS);
 
 impl Pod {
     /// Takes in what the kernel reports of one of the pod's sockets.
     pub(super) fn kernel(&mut self, event: KernelEvent, actions: &mut Vec<Action>) {
         let KernelEvent { at, cookie, pod: _, kind } = event;
         match kind {
-            KernelEventKind::Held { container, pid, uid, comm, destination, connect_at } => {
-                let connect = HeldConnect {
-                    cookie,
-                    container: self.container_name(container),
-                    container_cgroup: container,
-                    pid,
-                    uid,
-                    comm,
-                    destination,
-                    connect_at,
-                };
-                let (uid, name) = (self.uid.clone(), self.name());
-                let line = Line::Held { uid, name, connect: connect.clone() };
-                actions.push(Action::Log(line));
-                if !self.gate.is_attached() {
-                    // Read so late that the programs are off: nobody will report its end.
-                    actions.push(Action::Log(self.still_connecting(connect, at)));
-                    return;
-                }
-                if self.is_closed() {
-                    self.first_wait = self.first_wait.or(Some(connect_at));
-                }
-                if self.held.is_empty() && self.is_closed() {
-                    let uid = self.uid.clone();
-                    actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
-                }
-                self.held.insert(cookie, connect);
+            KernelEventKind::Held(caller) => self.hold(cookie, caller, at, actions),
+            KernelEventKind::Refused(caller) => {
+                self.note_wait(caller.connect_at);
+                let line = Line::Refused(self.connect(cookie, caller));
+                self.log(line, actions);
             }
+            KernelEventKind::Observed(caller) => {
+                self.note_wait(caller.connect_at);
+                let line = Line::Observed(self.connect(cookie, caller));
+                self.log(line, actions);
+            }
+            KernelEventKind::InitPassed(caller) => self.init_passed(cookie, caller, actions),
             KernelEventKind::Connected => self.released(cookie, at, Outcome::Connected, actions),
             KernelEventKind::Closed => {
                 self.released(cookie, at, Outcome::ClosedByApplication, actions);
@@ -50,11 +39,63 @@ impl Pod {
         }
     }
 
-    /// The last word on a connect whose end will not be reported any more.
-    pub(super) fn still_connecting(&self, connect: HeldConnect, now: Monotonic) -> Line {
-        let (uid, name) = (self.uid.clone(), self.name());
-        let waited = now.since(connect.connect_at);
-        Line::Released { uid, name, connect, waited, outcome: Outcome::StillConnecting }
+    fn hold(
+        &mut self,
+        cookie: SocketCookie,
+        caller: Caller,
+        at: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        let connect = self.connect(cookie, caller);
+        self.log(Line::Held(connect.clone()), actions);
+        let stale = match self.gate {
+            GatePhase::Guarded { since } => at < since,
+            phase => !phase.is_attached(),
+        };
+        if stale {
+            // Read so late that its gate has passed on: nobody will report its end.
+            self.log(still_connecting(connect, at), actions);
+            return;
+        }
+        self.note_wait(connect.connect_at);
+        if self.held.is_empty() && self.gate.is_probing() {
+            let uid = self.uid.clone();
+            actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
+        }
+        self.held.insert(connect);
+    }
+
+    /// From the first wait the deadline counts.
+    fn note_wait(&mut self, connect_at: Monotonic) {
+        if self.gate.is_closed() {
+            self.first_wait = self.first_wait.or(Some(connect_at));
+        }
+    }
+
+    fn init_passed(&mut self, cookie: SocketCookie, caller: Caller, actions: &mut Vec<Action>) {
+        let connect = self.connect(cookie, caller);
+        // It may be started again and again; its owner is told once.
+        if let Some(name) = connect.container.clone()
+            && self.told_init.insert(name)
+        {
+            let hint = self.applied.as_ref().and_then(|plan| plan.proxy.exclusion_hint.clone());
+            self.log(Line::InitPassed { connect, hint }, actions);
+        }
+    }
+
+    fn connect(&self, cookie: SocketCookie, caller: Caller) -> HeldConnect {
+        let Caller { container, pid, uid, comm, destination, connect_at, query } = caller;
+        HeldConnect {
+            cookie,
+            container: self.container_name(container),
+            container_cgroup: container,
+            pid,
+            uid,
+            comm,
+            destination,
+            connect_at,
+            query,
+        }
     }
 
     fn released(
@@ -64,18 +105,62 @@ impl Pod {
         outcome: Outcome,
         actions: &mut Vec<Action>,
     ) {
-        // The report of its hold was lost, or it was given up as still connecting.
-        let Some(mut connect) = self.held.remove(&cookie) else {
-            return;
-        };
-        // The API may have named the container since; one that has ended is not known any more.
-        if let Some(container) = self.container_name(connect.container_cgroup) {
-            connect.container = Some(container);
+        // One whose hold was not reported, or which was given up, is not there.
+        let ended = self.held.remove(cookie);
+        self.release(ended, at, outcome, actions);
+    }
+
+    /// The queries of an open gate have been sent again; whether they are answered is the proxy's
+    /// and the resolver's business.
+    pub(super) fn release_queries(
+        &mut self,
+        outcome: Outcome,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        let ended = self.held.remove_queries(|_| true);
+        self.release(ended, now, outcome, actions);
+    }
+
+    /// A query that has waited so long is not waited for any more.
+    pub(super) fn expire_queries(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
+        if self.queries_expire().is_some_and(|at| now >= at) {
+            let ended = self.held.remove_queries(|query| now.since(query.connect_at) >= DNS_BUDGET);
+            self.release(ended, now, Outcome::QueryExpired, actions);
         }
-        let (uid, name) = (self.uid.clone(), self.name());
-        let waited = at.since(connect.connect_at);
-        actions.push(Action::Log(Line::Released { uid, name, connect, waited, outcome }));
-        if self.held.is_empty() && self.is_closed() {
+    }
+
+    /// When the first of the waiting queries expires.
+    pub(super) fn queries_expire(&self) -> Option<Monotonic> {
+        self.held.first_query().map(|first| first + DNS_BUDGET)
+    }
+
+    /// The last word on connects whose end will not be reported any more.
+    pub(super) fn give_up_waiting(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
+        for connect in self.held.take() {
+            self.log(still_connecting(connect, now), actions);
+        }
+    }
+
+    fn release(
+        &mut self,
+        ended: Vec<HeldConnect>,
+        at: Monotonic,
+        outcome: Outcome,
+        actions: &mut Vec<Action>,
+    ) {
+        if ended.is_empty() {
+            return;
+        }
+        for mut connect in ended {
+            // The API may have named the container since; one that has ended is not known any more.
+            if let Some(container) = self.container_name(connect.container_cgroup) {
+                connect.container = Some(container);
+            }
+            let waited = at.since(connect.connect_at);
+            self.log(Line::Released { connect, waited, outcome }, actions);
+        }
+        if self.held.is_empty() && self.gate.is_probing() {
             actions.push(Action::SetPace { uid: self.uid.clone(), pace: Pace::Idle });
         }
     }
@@ -83,13 +168,9 @@ impl Pod {
     /// Behind a closed gate the kernel gives up by a timeout; through an open one it is refused.
     fn failure(&self, at: Monotonic) -> Outcome {
         match self.gate {
-            GatePhase::Closed { deadline, renew_at: _ } if at < deadline => Outcome::TimedOut,
+            GatePhase::Closed { deadline, .. } if at < deadline => Outcome::TimedOut,
             _ => Outcome::Refused,
         }
-    }
-
-    const fn is_closed(&self) -> bool {
-        matches!(self.gate, GatePhase::Closed { .. })
     }
 
     fn container_name(&self, cgroup: Option<CgroupId>) -> Option<String> {
@@ -99,4 +180,9 @@ impl Pod {
         let name = container.identity.as_ref().map(|identity| identity.name.clone());
         Some(name.unwrap_or_else(|| id.to_string()))
     }
+}
+
+fn still_connecting(connect: HeldConnect, now: Monotonic) -> Line {
+    let waited = now.since(connect.connect_at);
+    Line::Released { connect, waited, outcome: Outcome::StillConnecting }
 }

@@ -1,11 +1,14 @@
-//! One pod: its facts, and what follows from them.
+//! One pod: its facts.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::{Container, Containers, MachineOptions, Standing, gate::GatePhase};
+use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
-    Action, CgroupId, CloseGate, ContainerId, ContainerIdentity, ContainerKind, HeldConnect, Line,
-    Monotonic, OpenReason, Pace, PodName, PodUid, PodView, SocketCookie, Verdict, classify,
+    Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
+    Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView, Problem,
 };
 
 /// A pod's facts and the state of its gate.
@@ -17,17 +20,50 @@ pub(super) struct Pod {
     pub(super) bundle_name: Option<PodName>,
     /// The API had it and has it no more.
     pub(super) deleted: bool,
+    /// What follows from the API's objects; `None` until both the pod and its namespace are known.
+    pub(super) judged: Option<Result<Arc<Plan>, Exemption>>,
+    /// Somebody has chosen to hold it.
+    wanted: bool,
+    /// What was wrong with its settings at the last look.
+    problems: Vec<Problem>,
+    /// The exemption that the log has told.
+    told_exemption: Option<Exemption>,
+    pub(super) order: Option<Order>,
     pub(super) cgroup: Option<CgroupId>,
     pub(super) containers: Containers,
+    /// A container of the proxy has had a process.
+    pub(super) proxy_ran: bool,
     pub(super) host_network_seen: bool,
     /// The last answer of the probe since it was started.
     pub(super) probed: Option<bool>,
     /// Its containers may have run without a gate, so its proxy may be ready.
     pub(super) late: bool,
+    /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
+    former: HashSet<ContainerId>,
     pub(super) gate: GatePhase,
+    /// The plan that the kernel and the probe were told of.
+    pub(super) applied: Option<Arc<Plan>>,
     /// When the first connect that this closing of the gate holds was called.
     pub(super) first_wait: Option<Monotonic>,
-    pub(super) held: HashMap<SocketCookie, HeldConnect>,
+    /// Of what the kernel has counted for this closing: how many had reached the proxy's port, and
+    /// when it was known that there were no more. `None`: not told yet.
+    pub(super) counted: Option<(u64, Monotonic)>,
+    pub(super) held: Waiting,
+    /// The container that was the proxy when it was last known to be ready.
+    pub(super) ready_proxy: Option<ContainerId>,
+    /// Init containers whose passing the log has told.
+    pub(super) told_init: HashSet<String>,
+    /// The log has told that nothing redirects it.
+    pub(super) told_not_redirected: bool,
+}
+
+/// Whether a pod is one to hold, as far as its facts tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Hold,
+    Exempt(Exemption),
+    /// The API has not told enough yet.
+    Unknown,
 }
 
 // === impl Pod ===
@@ -39,26 +75,102 @@ impl Pod {
             view: None,
             bundle_name: None,
             deleted: false,
+            judged: None,
+            wanted: false,
+            problems: Vec::new(),
+            told_exemption: None,
+            order: None,
             cgroup: None,
             containers: HashMap::new(),
+            proxy_ran: false,
             host_network_seen: false,
             probed: None,
             late: false,
+            former: HashSet::new(),
             gate: GatePhase::Absent,
+            applied: None,
             first_wait: None,
-            held: HashMap::new(),
+            counted: None,
+            held: Waiting::default(),
+            ready_proxy: None,
+            told_init: HashSet::new(),
+            told_not_redirected: false,
         }
     }
 
-    pub(super) fn name(&self) -> Option<PodName> {
-        self.view.as_ref().map(|view| view.name.clone()).or_else(|| self.bundle_name.clone())
+    pub(super) fn reference(&self) -> PodRef {
+        let name =
+            self.view.as_ref().map(|view| view.name.clone()).or_else(|| self.bundle_name.clone());
+        PodRef { uid: self.uid.clone(), name }
+    }
+
+    pub(super) fn log(&self, line: Line, actions: &mut Vec<Action>) {
+        actions.push(Action::Log(self.reference(), line));
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        if self.deleted {
+            return Standing::Exempt(Exemption::Deleted);
+        }
+        match (&self.judged, self.order) {
+            (Some(Err(exemption)), _) => Standing::Exempt(*exemption),
+            (_, Some(Order::Open)) => Standing::Exempt(Exemption::Operator),
+            (Some(Ok(_)), _) => Standing::Hold,
+            // What was seen counts only until the API tells: a runtime that is slow to start a
+            // sandbox looks the same.
+            (None, _) if self.view.is_none() && self.host_network_seen => {
+                Standing::Exempt(Exemption::HostNetwork)
+            }
+            (None, _) => Standing::Unknown,
+        }
+    }
+
+    /// Takes in what follows from the API's objects, and tells what is wrong with them.
+    pub(super) fn judge(&mut self, judgement: Option<Judgement>, actions: &mut Vec<Action>) {
+        let Some(Judgement { plan, wanted, problems }) = judgement else {
+            self.judged = None;
+            return;
+        };
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            self.log(Line::InvalidSetting(problem.clone()), actions);
+        }
+        self.problems = problems;
+        self.wanted = wanted;
+        // The same plan stays the same object, by which a change is told.
+        let plan = plan.map(|plan| match &self.judged {
+            Some(Ok(known)) if **known == plan => Arc::clone(known),
+            _ => Arc::new(plan),
+        });
+        self.judged = Some(plan);
+    }
+
+    /// Tells once that the pod is not held, if its gate has nothing to tell about that.
+    pub(super) fn tell_exemption(&mut self, standing: Standing, actions: &mut Vec<Action>) {
+        let exemption = match standing {
+            Standing::Exempt(exemption) => Some(exemption),
+            Standing::Hold | Standing::Unknown => None,
+        };
+        if let Some(exemption) = exemption
+            && self.told_exemption != Some(exemption)
+            && !self.gate.is_attached()
+        {
+            self.log(Line::NotHeld { exemption, wanted: self.wanted }, actions);
+        }
+        self.told_exemption = exemption;
     }
 
     pub(super) fn found(&mut self, cgroup: CgroupId, at_start: bool) {
-        if self.cgroup != Some(cgroup) {
-            self.cgroup = Some(cgroup);
-            self.late |= at_start;
+        if self.cgroup == Some(cgroup) {
+            return;
         }
+        self.cgroup = Some(cgroup);
+        self.late |= at_start;
+        let told = self.view.iter().flat_map(|view| &view.containers);
+        self.former = if at_start {
+            HashSet::new()
+        } else {
+            told.filter_map(|container| container.id.clone()).collect()
+        };
     }
 
     pub(super) fn container_found(
@@ -67,9 +179,19 @@ impl Pod {
         cgroup: CgroupId,
         identity: Option<ContainerIdentity>,
     ) {
-        let container =
-            self.containers.entry(id).or_insert(Container { cgroup, identity: None, told: None });
+        let container = self.containers.entry(id).or_insert(Container {
+            cgroup,
+            identity: None,
+            populated: None,
+            told: None,
+        });
         container.identity = identity.or(container.identity.take());
+    }
+
+    pub(super) fn container_populated(&mut self, id: &ContainerId, populated: bool) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.populated = Some(populated);
+        }
     }
 
     /// The directory is gone, and with it whatever was attached to it.
@@ -77,25 +199,29 @@ impl Pod {
         if self.gate.is_attached() {
             self.detach(now, actions);
         }
-        if self.gate != GatePhase::Open {
+        if self.gate.is_probing() {
             actions.push(Action::StopProbe(self.uid.clone()));
         }
         self.gate = GatePhase::Absent;
         self.cgroup = None;
         self.containers.clear();
+        self.proxy_ran = false;
+        self.ready_proxy = None;
         self.late = false;
         self.probed = None;
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
-        let Some(Container { cgroup, identity, told }) = self.containers.remove(id) else { return };
+        let Some(Container { cgroup, identity, populated: _, told }) = self.containers.remove(id)
+        else {
+            return;
+        };
         if told.is_some() {
             actions.push(Action::ForgetVerdict { container: cgroup });
         }
         // Its last connects end with it, and their ends are read after its own: they keep its name.
         if let Some(ContainerIdentity { kind: _, name }) = identity {
-            for held in self.held.values_mut().filter(|held| held.container_cgroup == Some(cgroup))
-            {
+            for held in self.held.of_container(cgroup) {
                 held.container = Some(name.clone());
             }
         }
@@ -103,261 +229,147 @@ impl Pod {
 
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
-        actions.push(Action::StopProbe(self.uid.clone()));
-        let (uid, name) = (self.uid.clone(), self.name());
-        actions.push(Action::Log(Line::GateFailed { uid, name, error }));
+        if self.gate.is_probing() {
+            actions.push(Action::StopProbe(self.uid.clone()));
+        }
+        self.log(Line::GateFailed { error }, actions);
         if self.gate.is_attached() {
             self.detach(now, actions);
         }
-        self.gate = GatePhase::Open;
+        self.gate = GatePhase::Failed;
     }
 
-    pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
-        self.gate.ends(!self.held.is_empty())
-    }
-
-    /// Draws the consequences of the facts; called after every change.
-    pub(super) fn evaluate(
-        &mut self,
-        standing: Standing,
-        options: &MachineOptions,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(cgroup) = self.cgroup else { return };
-        match self.gate {
-            GatePhase::Absent => self.leave_absent(cgroup, standing, options, now, actions),
-            GatePhase::Checking => match (standing, self.ready(options)) {
-                (Standing::Exempt(_), _) => {
-                    actions.push(Action::StopProbe(self.uid.clone()));
-                    self.gate = GatePhase::Absent;
-                }
-                (_, Some(_)) => {
-                    actions.push(Action::StopProbe(self.uid.clone()));
-                    self.gate = GatePhase::Open;
-                }
-                (_, None) if self.probed == Some(false) => {
-                    self.close(cgroup, options, now, actions);
-                }
-                (_, None) => {}
-            },
-            GatePhase::Closed { .. } => {
-                let deadline = self.set_deadline(cgroup, options, now, actions);
-                let reason = match (standing, self.ready(options)) {
-                    (Standing::Exempt(exemption), _) => Some(OpenReason::Exempt(exemption)),
-                    (_, Some(reason)) => Some(reason),
-                    (_, None) => (now >= deadline).then_some(OpenReason::Deadline),
-                };
-                match reason {
-                    Some(reason) => self.open(cgroup, reason, now, actions),
-                    None => self.tell_verdicts(cgroup, options, actions),
-                }
-            }
-            GatePhase::Opening { since: _, exempt } => {
-                if self.next_wakeup().is_some_and(|end| now >= end) {
-                    self.detach(now, actions);
-                    self.late |= exempt;
-                    self.gate = if exempt { GatePhase::Absent } else { GatePhase::Open };
-                    self.evaluate(standing, options, now, actions);
-                }
-            }
-            GatePhase::Open => {
-                if let Standing::Exempt(_) = standing {
-                    self.gate = GatePhase::Absent;
-                    self.late = true;
-                }
-            }
-        }
-    }
-
-    fn leave_absent(
-        &mut self,
-        cgroup: CgroupId,
-        standing: Standing,
-        options: &MachineOptions,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
-        match standing {
-            Standing::Exempt(_) => self.late = true,
-            Standing::Unknown if self.late => {}
-            Standing::Enabled if self.late && self.kube_ready(options) => {
-                self.gate = GatePhase::Open;
-            }
-            Standing::Enabled if self.late => {
-                self.probed = None;
-                self.gate = GatePhase::Checking;
-                self.start_probe(options, Pace::Idle, actions);
-            }
-            Standing::Enabled | Standing::Unknown => {
-                self.probed = None;
-                self.close(cgroup, options, now, actions);
-                self.start_probe(options, Pace::Idle, actions);
-            }
-        }
-    }
-
-    fn start_probe(&self, options: &MachineOptions, pace: Pace, actions: &mut Vec<Action>) {
-        let profile = options.profile;
-        actions.push(Action::StartProbe {
-            uid: self.uid.clone(),
-            endpoint: profile.ready,
-            ports: profile.outbound_ports.to_vec(),
-            pace,
-        });
-    }
-
-    /// Whichever says ready first opens the gate.
-    fn ready(&self, options: &MachineOptions) -> Option<OpenReason> {
-        if self.probed == Some(true) {
-            Some(OpenReason::ProbeReady)
-        } else if self.kube_ready(options) {
-            Some(OpenReason::KubeReady)
-        } else {
-            None
-        }
-    }
-
-    /// Kubelet's word counts if it is about a container that is there: after a reboot of the node
-    /// the API tells for a while what was before.
-    fn kube_ready(&self, options: &MachineOptions) -> bool {
-        let present =
-            |id: &ContainerId| self.containers.is_empty() || self.containers.contains_key(id);
-        self.view
-            .as_ref()
-            .and_then(|view| view.container(options.profile.proxy_container))
-            .is_some_and(|proxy| proxy.ready && proxy.id.as_ref().is_none_or(present))
-    }
-
-    fn close(
-        &mut self,
-        cgroup: CgroupId,
-        options: &MachineOptions,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
-        self.first_wait = None;
-        self.close_until(now + options.timeout, cgroup, options, actions);
-        self.gate = GatePhase::Closed {
-            deadline: now + options.timeout,
-            renew_at: Some(now + options.timeout / 2),
-        };
-        let (uid, name) = (self.uid.clone(), self.name());
-        actions.push(Action::Log(Line::GateClosed { uid, name, deadline: options.timeout }));
-        self.tell_verdicts(cgroup, options, actions);
-    }
-
-    fn close_until(
-        &self,
-        deadline: Monotonic,
-        cgroup: CgroupId,
-        options: &MachineOptions,
-        actions: &mut Vec<Action>,
-    ) {
-        actions.push(Action::CloseGate(CloseGate {
-            uid: self.uid.clone(),
-            cgroup,
-            deadline,
-            ports: options.profile.outbound_ports.to_vec(),
-        }));
-    }
-
-    /// The deadline counts from the first connect that waits. Until there is one it is moved on,
-    /// always well before it passes, so that the kernel has one at any time.
-    fn set_deadline(
-        &mut self,
-        cgroup: CgroupId,
-        options: &MachineOptions,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) -> Monotonic {
-        let GatePhase::Closed { deadline, renew_at } = self.gate else { return now };
-        let (deadline, renew_at) = match (renew_at, self.first_wait) {
-            (Some(_), Some(first)) => (first + options.timeout, None),
-            (Some(at), None) if now >= at => {
-                (now + options.timeout, Some(now + options.timeout / 2))
-            }
-            _ => return deadline,
-        };
-        self.close_until(deadline, cgroup, options, actions);
-        self.gate = GatePhase::Closed { deadline, renew_at };
-        deadline
-    }
-
-    fn open(
-        &mut self,
-        cgroup: CgroupId,
-        reason: OpenReason,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
-        let held = self.held.keys().copied().collect();
-        actions.push(Action::OpenGate { uid: self.uid.clone(), cgroup, held });
-        actions.push(Action::StopProbe(self.uid.clone()));
-        let (uid, name) = (self.uid.clone(), self.name());
-        let held = self.held.len();
-        actions.push(Action::Log(Line::GateOpened { uid, name, at: now, reason, held }));
-        let exempt = matches!(reason, OpenReason::Exempt(_));
-        self.gate = GatePhase::Opening { since: now, exempt };
-    }
-
-    fn detach(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let Some(cgroup) = self.cgroup else { return };
-        let containers = self.containers.values().map(|container| container.cgroup).collect();
-        actions.push(Action::DetachGate { uid: self.uid.clone(), cgroup, containers });
-        self.forget_verdicts();
-        let (uid, name) = (self.uid.clone(), self.name());
-        for connect in std::mem::take(&mut self.held).into_values() {
-            actions.push(Action::Log(self.still_connecting(connect, now)));
-        }
-        actions.push(Action::Log(Line::GateDetached { uid, name }));
-    }
-
-    fn forget_verdicts(&mut self) {
-        for container in self.containers.values_mut() {
-            container.told = None;
-        }
-    }
-
-    /// Brings the kernel's verdicts up to date with what is known of the containers.
-    fn tell_verdicts(
-        &mut self,
-        pod_cgroup: CgroupId,
-        options: &MachineOptions,
-        actions: &mut Vec<Action>,
-    ) {
-        let view = self.view.as_ref();
+    /// Names the containers that only the API can name: the second source of their identity.
+    pub(super) fn name_containers(&mut self) {
+        let Some(view) = &self.view else { return };
         for (id, container) in &mut self.containers {
             if container.identity.is_none() {
-                container.identity = named_by_api(view, id);
-            }
-            let Some(identity) = &container.identity else {
-                continue;
-            };
-            let verdict = classify::verdict(identity, view, options.profile);
-            // No entry means hold.
-            if container.told.unwrap_or(Verdict::Hold) == verdict {
-                continue;
-            }
-            container.told = Some(verdict);
-            let cgroup = container.cgroup;
-            actions.push(Action::SetVerdict { container: cgroup, verdict });
-            let held: Vec<SocketCookie> = self
-                .held
-                .values()
-                .filter(|held| held.container_cgroup == Some(cgroup))
-                .map(|held| held.cookie)
-                .collect();
-            if verdict == Verdict::Pass && !held.is_empty() {
-                let (uid, container) = (self.uid.clone(), cgroup);
-                actions.push(Action::ReplayContainer { uid, cgroup: pod_cgroup, container, held });
+                container.identity =
+                    view.containers.iter().find(|named| named.id.as_ref() == Some(id)).map(
+                        |named| ContainerIdentity {
+                            kind: ContainerKind::Container,
+                            name: named.name.clone(),
+                        },
+                    );
             }
         }
     }
-}
 
-/// The second source of a container's identity: the API, once its status names the id.
-fn named_by_api(view: Option<&PodView>, id: &ContainerId) -> Option<ContainerIdentity> {
-    let container = view?.containers.iter().find(|container| container.id.as_ref() == Some(id))?;
-    Some(ContainerIdentity { kind: ContainerKind::Container, name: container.name.clone() })
+    /// Notes that the proxy has run, which is what makes its end one; and that another container of
+    /// it has become ready without anybody having waited.
+    pub(super) fn note_proxy(&mut self, plan: &Plan) {
+        self.proxy_ran |= self.running_proxy(plan).is_some();
+        if self.ready_proxy.is_some() && self.kube_ready(plan) {
+            self.ready_proxy = self.running_proxy(plan).or(self.ready_proxy.take());
+        }
+    }
+
+    /// Notes that the proxy is ready.
+    pub(super) fn note_ready(&mut self, plan: &Plan) {
+        self.ready_proxy = self.running_proxy(plan);
+    }
+
+    /// The proxy's container that has a process.
+    fn running_proxy(&self, plan: &Plan) -> Option<ContainerId> {
+        let runs = |container: &Container| {
+            container.populated == Some(true)
+                && container.name() == Some(plan.proxy.container.as_str())
+        };
+        self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone())
+    }
+
+    /// The proxy that was ready has ended, none is known to be ready in its place, and an
+    /// application is there that needs one.
+    pub(super) fn proxy_died(&self, plan: &Plan) -> bool {
+        let ended = match &self.ready_proxy {
+            Some(id) => self.containers.get(id).is_none_or(|proxy| proxy.populated == Some(false)),
+            None => self.proxy_ran && self.running_proxy(plan).is_none(),
+        };
+        ended && !self.kube_ready(plan) && self.application_runs(plan)
+    }
+
+    /// Whether a container other than the proxy and the sandbox may still connect. One of which
+    /// nothing is known counts: being wrong costs a delay.
+    fn application_runs(&self, plan: &Plan) -> bool {
+        let ended = |container: &Container| container.populated == Some(false);
+        self.containers.values().filter(|container| !ended(container)).any(|container| {
+            match &container.identity {
+                None => true,
+                Some(ContainerIdentity { kind: ContainerKind::Sandbox, name: _ }) => false,
+                Some(ContainerIdentity { kind: ContainerKind::Container, name }) => {
+                    *name != plan.proxy.container && self.role(name) != Some(ContainerRole::Init)
+                }
+            }
+        })
+    }
+
+    fn role(&self, container: &str) -> Option<ContainerRole> {
+        self.view.as_ref()?.container(container).map(|container| container.role)
+    }
+
+    /// Takes in what the kernel has counted.
+    ///
+    /// While the gate is closed it shows whether somebody waits whose report was lost: the deadline
+    /// then counts from the last time at which nobody did. When it has opened, a pod that connected
+    /// and never to its proxy is not redirected, or only dialled what its mesh leaves out.
+    pub(super) fn counted(
+        &mut self,
+        reached: u64,
+        around: u64,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.gate {
+            GatePhase::Closed { reason, deadline, renew_at: Some(_) } => match self.counted {
+                Some((before, at)) if reached > before => {
+                    self.first_wait = self.first_wait.or(Some(at));
+                }
+                _ => {
+                    self.counted = Some((reached, now));
+                    self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(now) };
+                }
+            },
+            GatePhase::Opening { .. } => self.tell_not_redirected(reached, around, actions),
+            _ => {}
+        }
+    }
+
+    fn tell_not_redirected(&mut self, reached: u64, around: u64, actions: &mut Vec<Action>) {
+        let Some(Ok(plan)) = &self.judged else { return };
+        if reached > 0 || around == 0 || !plan.proxy.redirects || self.told_not_redirected {
+            return;
+        }
+        let profile = plan.proxy.profile.clone();
+        self.told_not_redirected = true;
+        self.log(Line::NotRedirected { around, profile }, actions);
+    }
+
+    /// When [`crate::core::Event::Tick`] is due for this pod at the latest.
+    pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
+        let order = match self.order {
+            Some(Order::Closed { until }) => Some(until),
+            Some(Order::Open) | None => None,
+        };
+        let gate = self.gate.ends(!self.held.is_empty());
+        [gate, self.queries_expire(), order].into_iter().flatten().min()
+    }
+
+    /// Kubelet's word counts if it is about a container that runs: after a reboot of the node, and
+    /// after the proxy's death, the API tells for a while what was before.
+    pub(super) fn kube_ready(&self, plan: &Plan) -> bool {
+        let runs = |id: &ContainerId| match self.containers.get(id) {
+            Some(found) => found.populated != Some(false),
+            // A runtime whose cgroups have unknown names. Of a pod that was there before there is
+            // no telling whether its containers are still those.
+            None => !self.late && self.containers.is_empty() && !self.former.contains(id),
+        };
+        let there = !self.proxy_ran || self.running_proxy(plan).is_some();
+        plan.proxy.kube_ready
+            && there
+            && self
+                .view
+                .as_ref()
+                .and_then(|view| view.container(&plan.proxy.container))
+                .is_some_and(|proxy| proxy.ready && proxy.id.as_ref().map_or(!self.late, runs))
+    }
 }

@@ -3,11 +3,18 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use super::*;
+use std::time::Duration;
+
+use super::{gate::GatePhase, *};
 use crate::core::{
-    ContainerKind, ContainerRole, ContainerView, HOLD_LABEL, ISTIO, KernelEventKind, OpenReason,
-    Outcome, Pace, PodName, SocketCookie, Verdict,
+    Caller, Choices, CloseReason, ContainerKind, ContainerRole, ContainerSpec, ContainerView,
+    Defaults, Exemption, GateSetting, KernelEventKind, Line, OnTimeout, OpenReason, Order, Outcome,
+    Pace, PodName, Profiles, QueryId, ReadyCheck, SocketCookie, Verdict,
 };
+
+mod death;
+mod held;
+mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
 const APP: CgroupId = CgroupId(101);
@@ -22,20 +29,26 @@ fn at(ms: u64) -> Monotonic {
 }
 
 fn labels(hold: Option<&str>) -> BTreeMap<String, String> {
-    hold.map(|value| (HOLD_LABEL.to_owned(), value.to_owned())).into_iter().collect()
+    hold.map(|value| ("holdfast.dev/hold".to_owned(), value.to_owned())).into_iter().collect()
 }
 
 fn namespace(hold: Option<&str>) -> NamespaceView {
-    NamespaceView { name: "shop".to_owned(), labels: labels(hold) }
+    NamespaceView { name: "shop".to_owned(), labels: labels(hold), annotations: BTreeMap::new() }
 }
 
 fn view() -> PodView {
-    let container =
-        |name: &str, role| ContainerView { name: name.to_owned(), role, id: None, ready: false };
+    let container = |name: &str, role| ContainerView {
+        name: name.to_owned(),
+        role,
+        spec: ContainerSpec::default(),
+        id: None,
+        ready: false,
+    };
     PodView {
         uid: uid(),
         name: PodName::new("shop", "cart"),
         labels: labels(None),
+        annotations: [("sidecar.istio.io/status".to_owned(), "{}".to_owned())].into(),
         host_network: false,
         terminating: false,
         finished: false,
@@ -44,6 +57,17 @@ fn view() -> PodView {
             container("app", ContainerRole::App),
             container("istio-proxy", ContainerRole::App),
         ],
+    }
+}
+
+/// An ordinary init container.
+fn migrate(id: &str) -> ContainerView {
+    ContainerView {
+        name: "migrate".to_owned(),
+        role: ContainerRole::Init,
+        spec: ContainerSpec::default(),
+        id: Some(ContainerId::new(id)),
+        ready: false,
     }
 }
 
@@ -61,7 +85,7 @@ fn container(cgroup: CgroupId, name: Option<&str>) -> Event {
     Event::ContainerFound {
         uid: uid(),
         cgroup,
-        id: ContainerId::new(&format!("id{cgroup}")),
+        id: id_of(cgroup),
         identity: name.map(|name| ContainerIdentity {
             kind: ContainerKind::Container,
             name: name.to_owned(),
@@ -74,16 +98,54 @@ fn kernel(ms: u64, cookie: u64, kind: KernelEventKind) -> Event {
     Event::Kernel(KernelEvent { at: at(ms), cookie: SocketCookie(cookie), pod: CGROUP, kind })
 }
 
-fn held(ms: u64, cookie: u64) -> Event {
-    let kind = KernelEventKind::Held {
+fn caller(ms: u64) -> Caller {
+    Caller {
         container: Some(APP),
         pid: Some(4711),
         uid: 1000,
         comm: "app".to_owned(),
         destination: SocketAddr::from((Ipv4Addr::new(203, 0, 113, 9), 443)),
         connect_at: at(ms),
+        query: None,
+    }
+}
+
+fn held(ms: u64, cookie: u64) -> Event {
+    kernel(ms, cookie, KernelEventKind::Held(caller(ms)))
+}
+
+/// What the properties vary.
+#[derive(Clone, Copy, Debug, Default)]
+struct TestRules {
+    guard: bool,
+    refuse: bool,
+}
+
+fn rules(TestRules { guard, refuse }: TestRules) -> Rules {
+    let choices = Choices {
+        guard: Some(guard),
+        on_timeout: Some(if refuse { OnTimeout::Refuse } else { OnTimeout::Open }),
+        ..Choices::default()
     };
-    kernel(ms, cookie, kind)
+    let defaults = Defaults::default().with(choices);
+    Rules { defaults, profiles: Profiles::builtin(), own_pod: None }
+}
+
+fn id_of(cgroup: CgroupId) -> ContainerId {
+    ContainerId::new(&format!("id{cgroup}"))
+}
+
+fn counted(reached: u64) -> Event {
+    Event::Counted { uid: uid(), reached, around: 0 }
+}
+
+fn populated(cgroup: CgroupId, populated: bool) -> Event {
+    Event::ContainerPopulated { uid: uid(), id: id_of(cgroup), populated }
+}
+
+fn query(ms: u64, cookie: u64, id: u64) -> Event {
+    let caller = Caller { query: Some(QueryId(id)), ..caller(ms) };
+    kernel(ms, cookie, KernelEventKind::Held(caller))
 }
 
 /// A machine and everything it asked for.
@@ -94,8 +156,11 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let options = MachineOptions { timeout: Duration::from_secs(60), profile: &ISTIO };
-        Self { machine: Machine::new(options), actions: Vec::new() }
+        Self::with(TestRules::default())
+    }
+
+    fn with(test: TestRules) -> Self {
+        Self { machine: Machine::new(rules(test)), actions: Vec::new() }
     }
 
     /// A node of which the API has said all it knows.
@@ -112,32 +177,35 @@ impl Run {
         actions
     }
 
-    fn gate(&self) -> Option<gate::GatePhase> {
+    fn gate(&self) -> Option<GatePhase> {
         self.machine.pods.get(&uid()).map(|pod| pod.gate)
     }
 
     fn is_closed(&self) -> bool {
-        matches!(self.gate(), Some(gate::GatePhase::Closed { .. }))
+        matches!(self.gate(), Some(GatePhase::Closed { .. }))
     }
 }
 
 fn closes(actions: &[Action]) -> Option<Monotonic> {
     actions.iter().find_map(|action| match action {
-        Action::CloseGate(close) => Some(close.deadline),
+        Action::SetGate(set) => match set.state {
+            GateSetting::Closed { deadline, .. } => Some(deadline),
+            GateSetting::Guarded { .. } => None,
+        },
         _ => None,
     })
 }
 
 fn opened(actions: &[Action]) -> Option<OpenReason> {
     actions.iter().find_map(|action| match action {
-        Action::Log(Line::GateOpened { reason, .. }) => Some(*reason),
+        Action::Log(_, Line::GateOpened { reason, .. }) => Some(*reason),
         _ => None,
     })
 }
 
 fn outcomes(actions: &[Action]) -> Vec<Outcome> {
     let outcome = |action: &Action| match action {
-        Action::Log(Line::Released { outcome, .. }) => Some(*outcome),
+        Action::Log(_, Line::Released { outcome, .. }) => Some(*outcome),
         _ => None,
     };
     actions.iter().filter_map(outcome).collect()
@@ -154,8 +222,8 @@ fn an_enabled_pod_is_held_from_its_cgroup_on_until_its_proxy_is_ready() {
     assert!(actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Held(at(500)) }));
 
     let actions = run.apply(2_000, Event::ProxyReady(uid()));
-    let held = vec![SocketCookie(1)];
-    assert_eq!(actions[0], Action::OpenGate { uid: uid(), cgroup: CGROUP, held });
+    let replay = Some(vec![SocketCookie(1)]);
+    assert_eq!(actions[0], Action::OpenGate { uid: uid(), cgroup: CGROUP, replay });
     assert_eq!(opened(&actions), Some(OpenReason::ProbeReady));
     assert!(actions.contains(&Action::StopProbe(uid())));
 
@@ -164,7 +232,7 @@ fn an_enabled_pod_is_held_from_its_cgroup_on_until_its_proxy_is_ready() {
     assert_eq!(run.machine.next_wakeup(), Some(at(2_030)));
     let actions = run.apply(2_030, Event::Tick);
     assert!(matches!(actions[0], Action::DetachGate { .. }));
-    assert_eq!(run.gate(), Some(gate::GatePhase::Open));
+    assert_eq!(run.gate(), Some(GatePhase::Open));
     assert_eq!(run.machine.next_wakeup(), None);
 }
 
@@ -203,7 +271,7 @@ fn whatever_must_never_be_held_is_not() {
         let mut run = Run::listed(Some("enabled"), vec![view.clone()]);
         run.apply(10, found(false));
         run.apply(20, container(APP, Some("app")));
-        assert!(!run.actions.iter().any(|a| matches!(a, Action::CloseGate(_))), "{view:?}");
+        assert!(!run.actions.iter().any(|a| matches!(a, Action::SetGate(_))), "{view:?}");
 
         let mut run = Run::listed(Some("enabled"), vec![]);
         run.apply(10, found(false));
@@ -232,26 +300,31 @@ fn a_pod_that_ran_before_is_asked_first() {
         run.apply(20, event);
         assert_eq!(run.is_closed(), held);
     }
-    let mut run = Run::listed(Some("enabled"), vec![ready_view()]);
+    // Kubelet's word is about a container that is there.
+    let mut ready = ready_view();
+    ready.containers[2].id = Some(id_of(PROXY));
+    let mut run = Run::listed(Some("enabled"), vec![ready]);
     run.apply(10, found(true));
-    assert_eq!(run.gate(), Some(gate::GatePhase::Open));
+    assert_eq!(run.gate(), Some(GatePhase::Checking), "after a reboot it is not");
+    run.apply(11, container(PROXY, Some("istio-proxy")));
+    assert_eq!(run.gate(), Some(GatePhase::Open));
 }
 
 #[test]
 fn labels_take_effect_while_a_pod_starts() {
     let mut run = Run::listed(None, vec![view()]);
     run.apply(10, found(false));
-    assert_eq!(run.gate(), Some(gate::GatePhase::Absent));
+    assert_eq!(run.gate(), Some(GatePhase::Absent));
     run.apply(20, Event::NamespaceApplied(namespace(Some("enabled"))));
-    assert_eq!(run.gate(), Some(gate::GatePhase::Checking));
+    assert_eq!(run.gate(), Some(GatePhase::Checking));
     run.apply(30, Event::ProxyNotReady(uid()));
     assert!(run.is_closed());
     let actions = run.apply(40, Event::NamespaceApplied(namespace(None)));
     assert_eq!(opened(&actions), Some(OpenReason::Exempt(Exemption::NotEnabled)));
     run.apply(100, Event::Tick);
-    assert_eq!(run.gate(), Some(gate::GatePhase::Absent));
+    assert_eq!(run.gate(), Some(GatePhase::Absent));
     run.apply(110, Event::NamespaceApplied(namespace(Some("enabled"))));
-    assert_eq!(run.gate(), Some(gate::GatePhase::Checking));
+    assert_eq!(run.gate(), Some(GatePhase::Checking));
 }
 
 #[test]
@@ -265,9 +338,52 @@ fn a_deadline_opens_once_and_for_all() {
     let actions = run.apply(60_101, kernel(60_101, 1, KernelEventKind::Failed));
     assert_eq!(outcomes(&actions), [Outcome::Refused]);
     run.apply(60_200, Event::Tick);
-    assert_eq!(run.gate(), Some(gate::GatePhase::Open));
+    assert_eq!(run.gate(), Some(GatePhase::GivenUp { reason: CloseReason::Start }));
     let actions = run.apply(60_300, Event::PodApplied(view()));
     assert!(actions.is_empty());
+    // It is still asked, so that its death is seen once it has been ready.
+    let probes = |action: &Action| matches!(action, Action::StartProbe { pace: Pace::GivenUp, .. });
+    assert!(run.actions.iter().any(probes));
+    run.apply(70_000, Event::ProxyReady(uid()));
+    assert_eq!(run.gate(), Some(GatePhase::Open));
+}
+
+#[test]
+fn a_lost_report_of_a_wait_does_not_move_the_deadline_on() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(30_000, Event::Tick);
+    run.apply(30_000, counted(0));
+    // Somebody waits since then, and nobody has told.
+    run.apply(60_000, Event::Tick);
+    let actions = run.apply(60_001, counted(1));
+    assert_eq!(closes(&actions), None, "{actions:?}");
+    assert_eq!(run.machine.next_wakeup(), Some(at(90_000)));
+    assert_eq!(opened(&run.apply(90_000, Event::Tick)), Some(OpenReason::Deadline));
+}
+
+#[test]
+fn a_count_that_never_comes_lets_the_deadline_pass() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(30_000, Event::Tick);
+    assert_eq!(run.machine.next_wakeup(), Some(at(60_000)));
+    assert_eq!(opened(&run.apply(60_000, Event::Tick)), Some(OpenReason::Deadline));
+}
+
+#[test]
+fn whoever_waited_for_nothing_does_not_use_up_the_others_time() {
+    let mut run = Run::listed(Some("enabled"), vec![]);
+    run.apply(0, found(false));
+    run.apply(10, container(APP, Some("migrate")));
+    run.apply(1_000, held(1_000, 1));
+    assert_eq!(run.machine.next_wakeup(), Some(at(61_000)));
+    let mut named = view();
+    named.containers.insert(1, migrate("id101"));
+    let actions = run.apply(1_100, Event::PodApplied(named));
+    let last = &actions[actions.len() - 1..];
+    assert_eq!(closes(last), Some(at(61_100)));
+    assert_eq!(run.machine.next_wakeup(), Some(at(31_100)));
 }
 
 #[test]
@@ -278,6 +394,8 @@ fn the_deadline_counts_from_the_first_connect_that_waits() {
     for renewal in [30_000, 60_000, 90_000, 120_000] {
         assert_eq!(run.machine.next_wakeup(), Some(at(renewal)));
         let actions = run.apply(renewal, Event::Tick);
+        assert_eq!(actions, [Action::CountGate { uid: uid(), cgroup: CGROUP }]);
+        let actions = run.apply(renewal, counted(0));
         assert_eq!(closes(&actions), Some(at(renewal + 60_000)));
         assert_eq!(actions.len(), 1);
     }
@@ -287,17 +405,6 @@ fn the_deadline_counts_from_the_first_connect_that_waits() {
     assert_eq!(closes(&run.apply(130_000, held(130_000, 2))), None);
     assert_eq!(run.machine.next_wakeup(), Some(at(185_000)));
     assert_eq!(opened(&run.apply(185_000, Event::Tick)), Some(OpenReason::Deadline));
-}
-
-#[test]
-fn a_hold_that_is_read_too_late_is_told_and_not_kept() {
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    run.apply(10, Event::ProxyReady(uid()));
-    run.apply(100, Event::Tick);
-    let actions = run.apply(110, held(5, 1));
-    assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
-    assert!(run.machine.pods[&uid()].held.is_empty());
 }
 
 #[test]
@@ -334,56 +441,6 @@ fn readiness_of_a_container_that_is_not_there_is_none() {
 }
 
 #[test]
-fn an_opened_gate_waits_for_its_sockets_but_not_for_ever() {
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    run.apply(100, held(100, 1));
-    run.apply(1_000, Event::ProxyReady(uid()));
-    assert!(run.apply(1_500, Event::Tick).is_empty());
-    assert_eq!(run.machine.next_wakeup(), Some(at(4_000)));
-    let actions = run.apply(4_000, Event::Tick);
-    assert!(matches!(actions[0], Action::DetachGate { .. }));
-    assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
-}
-
-#[test]
-fn the_ends_of_a_hold_are_told_apart() {
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    for cookie in 1..=2 {
-        run.apply(100, held(100, cookie));
-    }
-    run.apply(200, kernel(200, 1, KernelEventKind::Closed));
-    run.apply(300, kernel(300, 2, KernelEventKind::Failed));
-    run.apply(300, kernel(300, 2, KernelEventKind::Failed));
-    assert_eq!(outcomes(&run.actions), [Outcome::ClosedByApplication, Outcome::TimedOut]);
-    assert!(run.actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Idle }));
-}
-
-#[test]
-fn containers_are_held_until_they_are_known_to_pass() {
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    let actions = run.apply(10, container(PROXY, Some("istio-proxy")));
-    let passes = |container| Action::SetVerdict { container, verdict: Verdict::Pass };
-    assert_eq!(actions, [passes(PROXY)]);
-    assert!(run.apply(11, container(APP, Some("app"))).is_empty());
-    assert!(run.apply(12, container(PROXY, Some("istio-proxy"))).is_empty());
-
-    // No bundle: held, until the API names it; what it sent in the meantime is replayed.
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    run.apply(0, found(false));
-    assert!(run.apply(10, container(APP, None)).is_empty());
-    run.apply(20, held(20, 1));
-    let mut named = view();
-    named.containers[0].id = Some(ContainerId::new(&format!("id{APP}")));
-    let actions = run.apply(30, Event::PodApplied(named));
-    let held = vec![SocketCookie(1)];
-    let replay = Action::ReplayContainer { uid: uid(), cgroup: CGROUP, container: APP, held };
-    assert_eq!(actions, [passes(APP), replay]);
-}
-
-#[test]
 fn a_pod_that_is_enabled_while_its_gate_opens_is_held_again() {
     let mut run = Run::listed(Some("disabled"), vec![]);
     run.apply(0, found(false));
@@ -391,63 +448,9 @@ fn a_pod_that_is_enabled_while_its_gate_opens_is_held_again() {
     assert_eq!(opened(&actions), Some(OpenReason::Exempt(Exemption::NotEnabled)));
     run.apply(11, Event::NamespaceApplied(namespace(Some("enabled"))));
     run.apply(50, Event::Tick);
-    assert_eq!(run.gate(), Some(gate::GatePhase::Checking));
+    assert_eq!(run.gate(), Some(GatePhase::Checking));
     run.apply(60, Event::ProxyNotReady(uid()));
     assert!(run.is_closed());
-}
-
-#[test]
-fn an_invalid_label_is_told_once_for_each_change() {
-    let told = |actions: &[Action]| {
-        let invalid = |action: &&Action| matches!(action, Action::Log(Line::InvalidLabel { .. }));
-        actions.iter().filter(invalid).count()
-    };
-    let mut run = Run::new();
-    assert_eq!(told(&run.apply(0, Event::NamespacesListed(vec![namespace(Some("on"))]))), 1);
-    assert_eq!(told(&run.apply(1, Event::NamespacesListed(vec![namespace(Some("on"))]))), 0);
-    assert_eq!(told(&run.apply(2, Event::NamespaceApplied(namespace(Some("on"))))), 0);
-    assert_eq!(told(&run.apply(3, Event::NamespaceApplied(namespace(Some("yes"))))), 1);
-    let mut pod = view();
-    pod.labels = labels(Some("no"));
-    assert_eq!(told(&run.apply(4, Event::PodApplied(pod.clone()))), 1);
-    assert_eq!(told(&run.apply(5, Event::PodsListed(vec![pod]))), 0);
-}
-
-#[test]
-fn a_release_names_the_container_that_was_unknown_when_it_was_held() {
-    for gone_first in [false, true] {
-        let mut run = Run::listed(Some("enabled"), vec![view()]);
-        run.apply(0, found(false));
-        run.apply(10, container(APP, None));
-        run.apply(20, held(20, 1));
-        let id = ContainerId::new(&format!("id{APP}"));
-        let mut named = view();
-        named.containers[1].id = Some(id.clone());
-        run.apply(30, Event::PodApplied(named));
-        if gone_first {
-            run.apply(35, Event::ContainerGone { uid: uid(), id });
-        }
-        let actions = run.apply(40, kernel(40, 1, KernelEventKind::Closed));
-        let names = actions.iter().find_map(|action| match action {
-            Action::Log(Line::Released { connect, .. }) => connect.container.clone(),
-            _ => None,
-        });
-        assert_eq!(names.as_deref(), Some("app"));
-    }
-}
-
-#[test]
-fn a_connect_that_overtakes_the_news_of_its_container_is_noticed() {
-    let unreported = |run: &Run| {
-        let Event::Kernel(event) = held(20, 1) else { panic!("not a kernel event") };
-        run.machine.unreported_container(&event)
-    };
-    let mut run = Run::listed(Some("enabled"), vec![view()]);
-    assert_eq!(unreported(&run), None);
-    run.apply(0, found(false));
-    assert_eq!(unreported(&run), Some((uid(), APP)));
-    run.apply(10, container(APP, None));
-    assert_eq!(unreported(&run), None);
 }
 
 #[test]
@@ -455,7 +458,7 @@ fn a_gate_that_fails_stays_open() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
     run.apply(1, Event::GateFailed { uid: uid(), error: "no memory".to_owned() });
-    assert_eq!(run.gate(), Some(gate::GatePhase::Open));
+    assert_eq!(run.gate(), Some(GatePhase::Failed));
     assert!(run.apply(2, Event::Tick).is_empty());
 }
 
@@ -476,77 +479,5 @@ fn nothing_is_left_of_a_pod_that_is_gone() {
         assert!(run.machine.pods.is_empty() && run.machine.by_cgroup.is_empty());
         let detached = |action: &Action| matches!(action, Action::DetachGate { .. });
         assert_eq!(run.actions.iter().filter(|action| detached(action)).count(), 1);
-    }
-}
-
-mod properties {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn any_event() -> impl Strategy<Value = Event> {
-        let hold = prop_oneof![Just(None), Just(Some("enabled")), Just(Some("disabled"))];
-        let view =
-            (any::<bool>(), any::<bool>(), hold.clone()).prop_map(|(ready, leaving, own)| {
-                let mut view = if ready { ready_view() } else { view() };
-                view.terminating = leaving;
-                view.labels = labels(own);
-                view
-            });
-        prop_oneof![
-            hold.clone().prop_map(|hold| Event::NamespacesListed(vec![namespace(hold)])),
-            hold.prop_map(|hold| Event::NamespaceApplied(namespace(hold))),
-            proptest::collection::vec(view.clone(), 0..2).prop_map(Event::PodsListed),
-            view.prop_map(Event::PodApplied),
-            Just(Event::PodDeleted(uid())),
-            any::<bool>().prop_map(found),
-            Just(Event::PodCgroupGone(uid())),
-            Just(container(APP, Some("app"))),
-            Just(container(PROXY, Some("istio-proxy"))),
-            Just(Event::ProxyReady(uid())),
-            Just(Event::ProxyNotReady(uid())),
-            Just(Event::GateFailed { uid: uid(), error: String::new() }),
-            (1_u64..4).prop_map(|cookie| held(0, cookie)),
-            (1_u64..4).prop_map(|cookie| kernel(0, cookie, KernelEventKind::Connected)),
-            Just(Event::Tick),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn every_closed_gate_has_a_deadline_and_ends(
-            events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..60)
-        ) {
-            let mut run = Run::new();
-            let mut now = 0;
-            let mut attached = false;
-            for (event, step) in events {
-                now += step;
-                for action in run.apply(now, event) {
-                    match action {
-                        Action::CloseGate(close) => {
-                            prop_assert!(close.deadline <= at(now + 60_000));
-                            attached = true;
-                        }
-                        Action::OpenGate { .. } | Action::SetPace { .. } => prop_assert!(attached),
-                        Action::DetachGate { .. } => {
-                            attached = false;
-                        }
-                        _ => {}
-                    }
-                }
-                prop_assert_eq!(run.machine.attached() == 1, attached);
-                prop_assert_eq!(run.machine.next_wakeup().is_some(), attached);
-            }
-            // Once somebody waits, every gate is open and off within its deadline and the grace
-            // after it.
-            run.apply(now, held(now, 9));
-            for _ in 0..2 {
-                if let Some(end) = run.machine.next_wakeup() {
-                    run.machine.apply(Event::Tick, end);
-                }
-            }
-            prop_assert_eq!(run.machine.attached(), 0);
-        }
     }
 }

@@ -1,0 +1,261 @@
+//! What the log tells: one variant for each constant message.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{CgroupId, Mode, Monotonic, Origin, PodName, PodUid, Problem, QueryId, SocketCookie};
+
+/// Whom a line or an Event is about. The API may not have told the pod's name yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRef {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its name, if known.
+    pub name: Option<PodName>,
+}
+
+/// Why a gate closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The pod starts.
+    Start,
+    /// It may have run before it was to be held, and its proxy is not ready.
+    NotReady,
+    /// The proxy's container has no process any more.
+    ProxyDied,
+    /// A connect found nobody listening on the proxy's port.
+    NobodyListens,
+    /// The operator wants it.
+    Operator,
+}
+
+/// Why a gate opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenReason {
+    /// A check of the proxy's own says ready.
+    ProbeReady,
+    /// Kubelet calls the proxy's container ready.
+    KubeReady,
+    /// The time is up.
+    Deadline,
+    /// The pod is not, or no longer, one to hold.
+    Exempt(Exemption),
+}
+
+/// Why a pod is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// Neither it nor its namespace is labelled, or one of them says no.
+    NotEnabled,
+    /// It has no container of a known proxy.
+    NoProxy,
+    /// Its mesh is told to leave its traffic alone.
+    RedirectOff,
+    /// It is served by a proxy outside the pod.
+    NoSidecar,
+    /// It lives in the node's network namespace.
+    HostNetwork,
+    /// It is being deleted.
+    Terminating,
+    /// All its containers have ended.
+    Finished,
+    /// It is part of Kubernetes or of the mesh's control plane.
+    ControlPlane,
+    /// It is the agent's own.
+    Agent,
+    /// The operator has opened its gate.
+    Operator,
+    /// The API no longer knows it.
+    Deleted,
+}
+
+/// How a hold ended for its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// connect() succeeded.
+    Connected,
+    /// The gate was open and the proxy's port refused.
+    Refused,
+    /// The kernel gave up while the gate was closed: a timeout that the application had set.
+    TimedOut,
+    /// The application closed the socket, or ended.
+    ClosedByApplication,
+    /// Released, and not connected when the programs were detached.
+    StillConnecting,
+    /// A DNS query: sent again to the proxy, which is ready.
+    QuerySent,
+    /// A DNS query: its resolver has given it up by now.
+    QueryExpired,
+}
+
+/// A connect(), or a DNS query, of an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldConnect {
+    /// The socket.
+    pub cookie: SocketCookie,
+    /// The container's name; its id, or nothing, until that is known.
+    pub container: Option<String>,
+    /// The container's cgroup.
+    pub container_cgroup: Option<CgroupId>,
+    /// Thread group id of the caller.
+    pub pid: Option<u32>,
+    /// Uid of the caller.
+    pub uid: u32,
+    /// Command name of the caller.
+    pub comm: String,
+    /// Where the application wanted to connect to.
+    pub destination: SocketAddr,
+    /// When it called connect() or sendmsg().
+    pub connect_at: Monotonic,
+    /// The id of the DNS query; `None` for a TCP connect.
+    pub query: Option<QueryId>,
+}
+
+/// A line for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A gate was closed.
+    GateClosed {
+        /// Why.
+        reason: CloseReason,
+        /// The proxy's profile.
+        profile: String,
+        /// What it does.
+        mode: Mode,
+        /// Whose choice it is to hold this pod; `None`: the API has not told of it yet.
+        enabled_by: Option<Origin>,
+        /// How long a connect waits at most.
+        timeout: Duration,
+    },
+    /// A connect began to wait.
+    Held(HeldConnect),
+    /// Mode refuse: a connect fails.
+    Refused(HeldConnect),
+    /// Mode observe: a connect would have waited.
+    Observed(HeldConnect),
+    /// An init container reached for the proxy, which cannot be there yet.
+    InitPassed {
+        /// The connect.
+        connect: HeldConnect,
+        /// How its mesh leaves destinations out.
+        hint: Option<String>,
+    },
+    /// A gate was opened.
+    GateOpened {
+        /// When it was decided; the gate opens within microseconds of it.
+        at: Monotonic,
+        /// Why.
+        reason: OpenReason,
+        /// How many connects wait.
+        held: usize,
+    },
+    /// The time is up, and connects fail from now on.
+    DeadlineRefuses {
+        /// How many connects waited.
+        held: usize,
+    },
+    /// A connect waits no longer.
+    Released {
+        /// The connect.
+        connect: HeldConnect,
+        /// How long it waited.
+        waited: Duration,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The programs stay on to hold connects should the proxy go.
+    GateGuards,
+    /// The programs were taken off.
+    GateDetached,
+    /// A gate failed; its programs are off.
+    GateFailed {
+        /// Why.
+        error: String,
+    },
+    /// The pod is not held, and its gate has not been closed.
+    NotHeld {
+        /// Why.
+        exemption: Exemption,
+        /// Somebody wants it to be held.
+        wanted: bool,
+    },
+    /// While the gate was closed connects left the pod, and none of them came to the proxy's port.
+    NotRedirected {
+        /// How many.
+        around: u64,
+        /// The profile's name.
+        profile: String,
+    },
+    /// A setting has a value that means nothing.
+    InvalidSetting(Problem),
+}
+
+// === impl CloseReason ===
+
+impl CloseReason {
+    /// In words, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "pod starts",
+            Self::NotReady => "the proxy is not ready",
+            Self::ProxyDied => "the proxy's container has ended",
+            Self::NobodyListens => "nobody listens on the proxy's port any more",
+            Self::Operator => "closed by the operator",
+        }
+    }
+}
+
+// === impl OpenReason ===
+
+impl OpenReason {
+    /// In words, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ProbeReady => "the proxy says it is ready",
+            Self::KubeReady => "kubelet reports the proxy ready",
+            Self::Deadline => "deadline passed",
+            Self::Exempt(exemption) => exemption.as_str(),
+        }
+    }
+}
+
+// === impl Exemption ===
+
+impl Exemption {
+    /// In words, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotEnabled => "not enabled",
+            Self::NoProxy => "no proxy container in the pod",
+            Self::RedirectOff => "the mesh's redirect is switched off for the pod",
+            Self::NoSidecar => "the mesh serves the pod without a sidecar",
+            Self::HostNetwork => "pod uses the host network",
+            Self::Terminating => "pod is terminating",
+            Self::Finished => "pod has finished",
+            Self::ControlPlane => "pod belongs to the control plane",
+            Self::Agent => "pod is the agent's own",
+            Self::Operator => "opened by the operator",
+            Self::Deleted => "pod was deleted",
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// In words, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed out",
+            Self::ClosedByApplication => "closed by the application",
+            Self::StillConnecting => "still connecting",
+            Self::QuerySent => "query sent",
+            Self::QueryExpired => "given up by the resolver",
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The transitions of one pod's gate: what its facts ask for, state by state.
+
+use std::sync::Arc;
+
+use super::{
+    gate::{AfterOpening, GatePhase},
+    pod::{Pod, Standing},
+    steps::{guarded, guards, refuses_late},
+};
+use crate::core::{Action, CgroupId, CloseReason, Monotonic, OpenReason, Order, Plan};
+
+/// Transitions in a row, without waiting between them: no path through the states is longer.
+const MAX_STEPS: usize = 8;
+
+impl Pod {
+    /// Draws the consequences of the facts; called after every change.
+    pub(super) fn evaluate(
+        &mut self,
+        unknown: &Arc<Plan>,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(Order::Closed { until }) = self.order
+            && now >= until
+        {
+            self.order = None;
+        }
+        let standing = self.standing();
+        self.tell_exemption(standing, actions);
+        let Some(cgroup) = self.cgroup else { return };
+        let plan = match &self.judged {
+            Some(Ok(plan)) => Arc::clone(plan),
+            Some(Err(_)) | None => Arc::clone(unknown),
+        };
+        self.name_containers();
+        self.note_proxy(&plan);
+        self.expire_queries(now, actions);
+        let context = &Context { standing, plan: &plan, cgroup, now };
+        // Facts that contradict each other must not keep the agent busy: it goes on at the next event.
+        let settled = (0..MAX_STEPS).any(|_| !self.step(context, actions));
+        debug_assert!(settled, "{:?} does not settle", self.gate);
+    }
+
+    /// One transition; `false`: the state stays.
+    fn step(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        match self.gate {
+            GatePhase::Absent => self.leave_absent(context, actions),
+            GatePhase::Checking => self.leave_checking(context, actions),
+            GatePhase::Closed { reason, deadline, renew_at: _ } => {
+                self.leave_closed(reason, deadline, context, actions)
+            }
+            GatePhase::Refusing { reason, renew_at } => {
+                self.leave_refusing(reason, renew_at, context, actions)
+            }
+            GatePhase::Opening { then, .. } => self.leave_opening(then, context, actions),
+            GatePhase::Guarded { .. } => self.leave_guarded(context, actions),
+            GatePhase::Open => self.leave_open(context, actions),
+            GatePhase::GivenUp { reason } => self.leave_given_up(reason, context, actions),
+            GatePhase::Failed => self.rest_if_exempt(context),
+        }
+    }
+
+    fn leave_absent(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        match context.standing {
+            Standing::Exempt(_) => {
+                self.late = true;
+                false
+            }
+            _ if self.is_ordered_closed() => self.close(CloseReason::Operator, context, actions),
+            Standing::Unknown if self.late => false,
+            Standing::Hold if self.late && self.kube_ready(context.plan) => {
+                self.arm(context, actions)
+            }
+            Standing::Hold if self.late => {
+                self.start_probe(context.plan, None, actions);
+                self.go(GatePhase::Checking)
+            }
+            Standing::Hold | Standing::Unknown => self.close(CloseReason::Start, context, actions),
+        }
+    }
+
+    fn leave_checking(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        if let Standing::Exempt(_) = context.standing {
+            self.stop_probe(actions);
+            return self.go(GatePhase::Absent);
+        }
+        if self.ready(context.plan).is_some() {
+            self.stop_probe(actions);
+            return self.arm(context, actions);
+        }
+        if self.is_ordered_closed() {
+            return self.close(CloseReason::Operator, context, actions);
+        }
+        if self.probed == Some(false) {
+            return self.close(CloseReason::NotReady, context, actions);
+        }
+        if self.is_outdated(context.plan) {
+            self.start_probe(context.plan, None, actions);
+        }
+        false
+    }
+
+    fn leave_closed(
+        &mut self,
+        closed_for: CloseReason,
+        deadline: Monotonic,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if self.is_outdated(context.plan) {
+            self.start_probe(context.plan, Some(closed_for), actions);
+            self.set_gate(self.closed_until(deadline, context), context, actions);
+        }
+        self.tell_verdicts(context, actions);
+        let deadline = self.move_deadline(context, actions);
+        let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
+            (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
+            (_, Some(reason)) if !self.is_ordered_closed() => reason,
+            _ if context.now < deadline => return false,
+            _ if refuses_late(context.plan) => return self.refuse(closed_for, context, actions),
+            _ => OpenReason::Deadline,
+        };
+        self.open(closed_for, reason, context, actions)
+    }
+
+    fn leave_refusing(
+        &mut self,
+        closed_for: CloseReason,
+        renew_at: Monotonic,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
+            (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
+            (_, Some(reason)) => reason,
+            _ if !refuses_late(context.plan) => OpenReason::Deadline,
+            _ => {
+                if self.is_outdated(context.plan) {
+                    self.start_probe(context.plan, Some(closed_for), actions);
+                    return self.go_on_refusing(closed_for, context, actions);
+                }
+                self.tell_verdicts(context, actions);
+                return context.now >= renew_at
+                    && self.go_on_refusing(closed_for, context, actions);
+            }
+        };
+        self.open(closed_for, reason, context, actions)
+    }
+
+    fn leave_opening(
+        &mut self,
+        then: AfterOpening,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let died = then == AfterOpening::Ready && self.proxy_died(context.plan);
+        if died && context.standing == Standing::Hold {
+            return self.close(CloseReason::ProxyDied, context, actions);
+        }
+        if self.gate.ends(!self.held.is_empty()).is_none_or(|end| context.now < end) {
+            return false;
+        }
+        match then {
+            AfterOpening::Ready => self.arm(context, actions),
+            AfterOpening::GivenUp { reason } => {
+                self.detach(context.now, actions);
+                self.gate = GatePhase::GivenUp { reason };
+                self.start_probe(context.plan, Some(reason), actions);
+                true
+            }
+            AfterOpening::Exempt => {
+                self.detach(context.now, actions);
+                self.late = true;
+                self.go(GatePhase::Absent)
+            }
+        }
+    }
+
+    fn leave_guarded(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        match context.standing {
+            Standing::Exempt(_) => {
+                self.detach(context.now, actions);
+                self.late = true;
+                return self.go(GatePhase::Absent);
+            }
+            // The API cannot take back what it has told, but namespaces may be listed anew.
+            Standing::Unknown => return false,
+            Standing::Hold => {}
+        }
+        if let Some(reason) = self.reason_to_close_again(context.plan) {
+            return self.close(reason, context, actions);
+        }
+        if !guards(context.plan) {
+            self.detach(context.now, actions);
+            return self.go(GatePhase::Open);
+        }
+        self.tell_verdicts(context, actions);
+        if self.is_outdated(context.plan) {
+            self.set_gate(guarded(context.plan), context, actions);
+        }
+        false
+    }
+
+    fn leave_open(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        match context.standing {
+            Standing::Exempt(_) => {
+                self.late = true;
+                return self.go(GatePhase::Absent);
+            }
+            Standing::Unknown => return false,
+            Standing::Hold => {}
+        }
+        if self.is_ordered_closed() {
+            return self.close(CloseReason::Operator, context, actions);
+        }
+        if self.proxy_died(context.plan) {
+            return self.close(CloseReason::ProxyDied, context, actions);
+        }
+        guards(context.plan) && self.arm(context, actions)
+    }
+
+    fn leave_given_up(
+        &mut self,
+        closed_for: CloseReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        match context.standing {
+            Standing::Exempt(_) => {
+                self.stop_probe(actions);
+                self.late = true;
+                return self.go(GatePhase::Absent);
+            }
+            Standing::Unknown => return false,
+            Standing::Hold => {}
+        }
+        if self.is_ordered_closed() {
+            return self.close(CloseReason::Operator, context, actions);
+        }
+        if self.ready_since(closed_for, context.plan).is_some() {
+            self.stop_probe(actions);
+            return self.arm(context, actions);
+        }
+        if self.is_outdated(context.plan) {
+            self.start_probe(context.plan, Some(closed_for), actions);
+        }
+        false
+    }
+
+    fn rest_if_exempt(&mut self, context: &Context<'_>) -> bool {
+        if let Standing::Exempt(_) = context.standing {
+            self.late = true;
+            return self.go(GatePhase::Absent);
+        }
+        false
+    }
+
+    /// Why a gate that has been open for a ready proxy closes again. Failed probes are no reason:
+    /// nobody asks any more, and a busy proxy is not a dead one.
+    fn reason_to_close_again(&self, plan: &Plan) -> Option<CloseReason> {
+        if self.is_ordered_closed() {
+            Some(CloseReason::Operator)
+        } else if self.proxy_died(plan) {
+            Some(CloseReason::ProxyDied)
+        } else if self.held.is_empty() {
+            None
+        } else {
+            Some(CloseReason::NobodyListens)
+        }
+    }
+
+    /// Whichever says ready first opens the gate.
+    fn ready(&self, plan: &Plan) -> Option<OpenReason> {
+        if self.probed == Some(true) {
+            Some(OpenReason::ProbeReady)
+        } else if self.kube_ready(plan) {
+            Some(OpenReason::KubeReady)
+        } else {
+            None
+        }
+    }
+
+    /// As [`Self::ready`], for a gate that was closed for this reason. Where nobody listens although
+    /// the container runs kubelet has not noticed yet, and its word is an old one.
+    fn ready_since(&self, closed_for: CloseReason, plan: &Plan) -> Option<OpenReason> {
+        self.ready(plan).filter(|reason| {
+            closed_for != CloseReason::NobodyListens || *reason == OpenReason::ProbeReady
+        })
+    }
+
+    const fn is_ordered_closed(&self) -> bool {
+        matches!(self.order, Some(Order::Closed { .. }))
+    }
+
+    /// The kernel and the probe were told something else.
+    fn is_outdated(&self, plan: &Arc<Plan>) -> bool {
+        self.applied.as_ref().is_none_or(|applied| !Arc::ptr_eq(applied, plan) && applied != plan)
+    }
+}
+
+/// What a step looks at besides the pod itself.
+pub(super) struct Context<'a> {
+    pub(super) standing: Standing,
+    pub(super) plan: &'a Arc<Plan>,
+    pub(super) cgroup: CgroupId,
+    pub(super) now: Monotonic,
+}

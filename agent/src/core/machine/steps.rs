@@ -1,0 +1,309 @@
+//! The steps from one state of a gate to the next: what is done, in which order. Those that change
+//! the state return `true`.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Containers,
+    evaluate::Context,
+    gate::{AfterOpening, GatePhase},
+    pod::{Pod, Standing},
+};
+use crate::core::{
+    Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Order, Outcome,
+    Pace, Plan, Proxy, ReadyCheck, SetGate, SocketCookie, Verdict, classify,
+};
+
+/// For how long the kernel goes on refusing without an agent, where `on-timeout` says so. Renewed
+/// at half of it.
+const REFUSE_AHEAD: Duration = Duration::from_secs(10);
+
+impl Pod {
+    pub(super) const fn go(&mut self, phase: GatePhase) -> bool {
+        self.gate = phase;
+        true
+    }
+
+    pub(super) fn close(
+        &mut self,
+        reason: CloseReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let now = context.now;
+        let was_attached = self.gate.is_attached();
+        // A connect that waits already has made the proxy's absence known.
+        self.first_wait = self.held.first();
+        let timeout = self.timeout(context);
+        let deadline = self.first_wait.unwrap_or(now) + timeout;
+        let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
+        self.set_gate(self.closed_until(deadline, context), context, actions);
+        self.gate = GatePhase::Closed { reason, deadline, renew_at };
+        // The kernel counts from the attaching on.
+        self.counted = (!was_attached).then_some((0, now));
+        let plan = context.plan;
+        let enabled_by = (context.standing == Standing::Hold).then_some(plan.settings.hold.origin);
+        let line = Line::GateClosed {
+            reason,
+            profile: plan.proxy.profile.clone(),
+            mode: plan.settings.mode.value,
+            enabled_by,
+            timeout,
+        };
+        self.log(line, actions);
+        self.start_probe(plan, Some(reason), actions);
+        self.tell_verdicts(context, actions);
+        true
+    }
+
+    /// How long this closing holds a connect at most.
+    pub(super) fn timeout(&self, context: &Context<'_>) -> Duration {
+        match self.order {
+            Some(Order::Closed { until }) => until.since(context.now),
+            Some(Order::Open) | None => context.plan.settings.timeout.value,
+        }
+    }
+
+    pub(super) fn closed_until(&self, deadline: Monotonic, context: &Context<'_>) -> GateSetting {
+        let refuses = refuses_late(context.plan);
+        GateSetting::Closed { deadline, refuse_until: refuses.then(|| deadline + REFUSE_AHEAD) }
+    }
+
+    pub(super) fn set_gate(
+        &mut self,
+        state: GateSetting,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Plan { settings, proxy } = &**context.plan;
+        actions.push(Action::SetGate(SetGate {
+            uid: self.uid.clone(),
+            cgroup: context.cgroup,
+            state,
+            renews: matches!(
+                (state, self.gate),
+                (GateSetting::Closed { .. }, GatePhase::Closed { .. })
+                    | (GateSetting::Guarded { .. }, GatePhase::Guarded { .. })
+            ),
+            mode: settings.mode.value,
+            errno: settings.errno.value,
+            proxy_uid: proxy.uid,
+            ports: proxy.ports.clone(),
+            dns_port: proxy.dns_port,
+        }));
+        self.applied = Some(Arc::clone(context.plan));
+    }
+
+    /// The deadline counts from the first connect that waits. Until there is one it is moved on,
+    /// always well before it passes, so that the kernel has one at any time; but only once the
+    /// kernel has said that nobody waits, since the report of one who does may have been lost.
+    pub(super) fn move_deadline(
+        &mut self,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Monotonic {
+        let GatePhase::Closed { reason, deadline, renew_at } = self.gate else {
+            return context.now;
+        };
+        let (now, timeout) = (context.now, self.timeout(context));
+        let (new, renew_at) = match (self.first_wait, renew_at) {
+            (Some(first), Some(_)) => (first + timeout, None),
+            // The user has chosen another time.
+            (Some(first), None) if self.order.is_none() => (first + timeout, None),
+            (None, Some(at)) if now >= at && self.counted.is_some_and(|(_, at)| at >= now) => {
+                (now + timeout, Some(now + timeout / 2))
+            }
+            (None, Some(at)) if now >= at && at < deadline => {
+                let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+                actions.push(Action::CountGate { uid, cgroup });
+                self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(deadline) };
+                return deadline;
+            }
+            // Whoever waited may pass.
+            (None, None) => (now + timeout, Some(now + timeout / 2)),
+            _ => return deadline,
+        };
+        if new == deadline && renew_at.is_none() {
+            self.gate = GatePhase::Closed { reason, deadline, renew_at };
+            return deadline;
+        }
+        self.set_gate(self.closed_until(new, context), context, actions);
+        self.gate = GatePhase::Closed { reason, deadline: new, renew_at };
+        new
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        reason: CloseReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let held = self.held.len();
+        self.log(Line::DeadlineRefuses { held }, actions);
+        // The SYNs go out once more, to be refused.
+        let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+        self.go_on_refusing(reason, context, actions);
+        let held = self.held.sockets();
+        actions.push(Action::Replay { uid, cgroup, container: None, held });
+        true
+    }
+
+    pub(super) fn go_on_refusing(
+        &mut self,
+        reason: CloseReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let refuse_until = Some(context.now + REFUSE_AHEAD);
+        let state = GateSetting::Closed { deadline: context.now, refuse_until };
+        self.set_gate(state, context, actions);
+        self.go(GatePhase::Refusing { reason, renew_at: context.now + REFUSE_AHEAD / 2 })
+    }
+
+    pub(super) fn open(
+        &mut self,
+        closed_for: CloseReason,
+        reason: OpenReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let replays = context.plan.settings.mode.value != Mode::Retry;
+        actions.push(Action::OpenGate {
+            uid: self.uid.clone(),
+            cgroup: context.cgroup,
+            replay: replays.then(|| self.held.sockets()),
+        });
+        self.stop_probe(actions);
+        let held = self.held.len();
+        self.log(Line::GateOpened { at: context.now, reason, held }, actions);
+        let then = match reason {
+            OpenReason::ProbeReady | OpenReason::KubeReady => {
+                self.note_ready(context.plan);
+                AfterOpening::Ready
+            }
+            OpenReason::Deadline => AfterOpening::GivenUp { reason: closed_for },
+            OpenReason::Exempt(_) => AfterOpening::Exempt,
+        };
+        if replays {
+            self.release_queries(Outcome::QuerySent, context.now, actions);
+        }
+        self.go(GatePhase::Opening { since: context.now, then })
+    }
+
+    /// The proxy is ready: from now on its gate is guarded, or gone.
+    pub(super) fn arm(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        self.note_ready(context.plan);
+        if !guards(context.plan) {
+            if self.gate.is_attached() {
+                self.detach(context.now, actions);
+            }
+            return self.go(GatePhase::Open);
+        }
+        self.give_up_waiting(context.now, actions);
+        self.set_gate(guarded(context.plan), context, actions);
+        self.tell_verdicts(context, actions);
+        self.log(Line::GateGuards, actions);
+        self.go(GatePhase::Guarded { since: context.now })
+    }
+
+    /// Asks whether the proxy is ready, from now on; `closed_for`: why its gate is closed.
+    pub(super) fn start_probe(
+        &mut self,
+        plan: &Arc<Plan>,
+        closed_for: Option<CloseReason>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.probed = None;
+        self.applied = Some(Arc::clone(plan));
+        let pace = match self.held.first() {
+            _ if matches!(self.gate, GatePhase::GivenUp { .. }) => Pace::GivenUp,
+            Some(first) => Pace::Held(first),
+            None => Pace::Idle,
+        };
+        let Proxy { ready, ports, guessed, .. } = &plan.proxy;
+        // Kubelet does not notice a listener that goes and comes back; who was ready before is
+        // again when somebody listens.
+        let kube_alone = ready.iter().all(|check| *check == ReadyCheck::Kube);
+        let checks = if closed_for == Some(CloseReason::NobodyListens) && kube_alone {
+            ports.iter().map(|&port| ReadyCheck::Tcp { port }).collect()
+        } else {
+            ready.clone()
+        };
+        actions.push(Action::StartProbe {
+            uid: self.uid.clone(),
+            checks,
+            ports: ports.clone(),
+            any_port: *guessed,
+            pace,
+        });
+    }
+
+    pub(super) fn stop_probe(&self, actions: &mut Vec<Action>) {
+        actions.push(Action::StopProbe(self.uid.clone()));
+    }
+
+    pub(super) fn detach(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
+        let Some(cgroup) = self.cgroup else { return };
+        let containers = self.containers.values().map(|container| container.cgroup).collect();
+        actions.push(Action::DetachGate { uid: self.uid.clone(), cgroup, containers });
+        forget_verdicts(&mut self.containers);
+        self.applied = None;
+        self.give_up_waiting(now, actions);
+        self.log(Line::GateDetached, actions);
+    }
+
+    /// Brings the kernel's verdicts up to date with what is known of the containers.
+    pub(super) fn tell_verdicts(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        let view = self.view.as_ref();
+        let mut passing = Vec::new();
+        for container in self.containers.values_mut() {
+            let Some(identity) = &container.identity else {
+                continue;
+            };
+            let verdict = classify::verdict(identity, view, &context.plan.proxy);
+            // No entry means hold.
+            if container.told.unwrap_or(Verdict::Hold) == verdict {
+                continue;
+            }
+            container.told = Some(verdict);
+            let cgroup = container.cgroup;
+            actions.push(Action::SetVerdict { container: cgroup, verdict });
+            if verdict != Verdict::Hold {
+                passing.push(cgroup);
+            }
+        }
+        for container in passing {
+            let held: Vec<SocketCookie> =
+                self.held.of_container(container).map(|held| held.cookie).collect();
+            if held.is_empty() {
+                continue;
+            }
+            // Whoever waited for nothing does not use up the others' time.
+            let waits = self.held.iter().filter(|held| held.container_cgroup != Some(container));
+            self.first_wait = waits.map(|held| held.connect_at).min();
+            let (uid, container) = (self.uid.clone(), Some(container));
+            actions.push(Action::Replay { uid, cgroup: context.cgroup, container, held });
+        }
+    }
+}
+
+/// Whether connects fail once the time is up. Who only wants to look is in nobody's way.
+pub(super) fn refuses_late(plan: &Plan) -> bool {
+    plan.settings.on_timeout.value == OnTimeout::Refuse && plan.settings.mode.value != Mode::Observe
+}
+
+/// Whether the open gate of a ready proxy stays attached. Where connects do not wait there is
+/// nothing to guard.
+pub(super) fn guards(plan: &Plan) -> bool {
+    plan.settings.guard.value && matches!(plan.settings.mode.value, Mode::Hold | Mode::Retry)
+}
+
+pub(super) fn guarded(plan: &Plan) -> GateSetting {
+    GateSetting::Guarded { budget: plan.settings.timeout.value }
+}
+
+fn forget_verdicts(containers: &mut Containers) {
+    for container in containers.values_mut() {
+        container.told = None;
+    }
+}

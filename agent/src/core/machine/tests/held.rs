@@ -1,0 +1,102 @@
+//! The connects that wait, and the containers they come from.
+
+use super::*;
+
+#[test]
+fn the_ends_of_a_hold_are_told_apart() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    for cookie in 1..=2 {
+        run.apply(100, held(100, cookie));
+    }
+    run.apply(200, kernel(200, 1, KernelEventKind::Closed));
+    run.apply(300, kernel(300, 2, KernelEventKind::Failed));
+    run.apply(300, kernel(300, 2, KernelEventKind::Failed));
+    assert_eq!(outcomes(&run.actions), [Outcome::ClosedByApplication, Outcome::TimedOut]);
+    assert!(run.actions.contains(&Action::SetPace { uid: uid(), pace: Pace::Idle }));
+}
+
+#[test]
+fn containers_are_held_until_they_are_known_to_pass() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let actions = run.apply(10, container(PROXY, Some("istio-proxy")));
+    let passes = |container| Action::SetVerdict { container, verdict: Verdict::Pass };
+    assert_eq!(actions, [passes(PROXY)]);
+    assert!(run.apply(11, container(APP, Some("app"))).is_empty());
+    assert!(run.apply(12, container(PROXY, Some("istio-proxy"))).is_empty());
+
+    // No bundle: held, until the API names it; what it sent in the meantime is replayed.
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    assert!(run.apply(10, container(APP, None)).is_empty());
+    run.apply(20, held(20, 1));
+    let mut named = view();
+    named.containers.insert(1, migrate(&format!("id{APP}")));
+    let actions = run.apply(30, Event::PodApplied(named));
+    let held = vec![SocketCookie(1)];
+    let replay = Action::Replay { uid: uid(), cgroup: CGROUP, container: Some(APP), held };
+    let tells = Action::SetVerdict { container: APP, verdict: Verdict::PassAndTell };
+    assert_eq!(actions[..2], [tells, replay]);
+}
+
+#[test]
+fn a_release_names_the_container_that_was_unknown_when_it_was_held() {
+    for gone_first in [false, true] {
+        let mut run = Run::listed(Some("enabled"), vec![view()]);
+        run.apply(0, found(false));
+        run.apply(10, container(APP, None));
+        run.apply(20, held(20, 1));
+        let id = ContainerId::new(&format!("id{APP}"));
+        let mut named = view();
+        named.containers[1].id = Some(id.clone());
+        run.apply(30, Event::PodApplied(named));
+        if gone_first {
+            run.apply(35, Event::ContainerGone { uid: uid(), id });
+        }
+        let actions = run.apply(40, kernel(40, 1, KernelEventKind::Closed));
+        let names = actions.iter().find_map(|action| match action {
+            Action::Log(_, Line::Released { connect, .. }) => connect.container.clone(),
+            _ => None,
+        });
+        assert_eq!(names.as_deref(), Some("app"));
+    }
+}
+
+#[test]
+fn a_connect_that_overtakes_the_news_of_its_container_is_noticed() {
+    let unreported = |run: &Run| {
+        let Event::Kernel(event) = held(20, 1) else { panic!("not a kernel event") };
+        run.machine.unreported_container(&event)
+    };
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    assert_eq!(unreported(&run), None);
+    run.apply(0, found(false));
+    assert_eq!(unreported(&run), Some((uid(), APP)));
+    run.apply(10, container(APP, None));
+    assert_eq!(unreported(&run), None);
+}
+
+#[test]
+fn a_hold_that_is_read_too_late_is_told_and_not_kept() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(10, Event::ProxyReady(uid()));
+    run.apply(100, Event::Tick);
+    let actions = run.apply(110, held(5, 1));
+    assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
+    assert!(run.machine.pods[&uid()].held.is_empty());
+}
+
+#[test]
+fn an_opened_gate_waits_for_its_sockets_but_not_for_ever() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(100, held(100, 1));
+    run.apply(1_000, Event::ProxyReady(uid()));
+    assert!(run.apply(1_500, Event::Tick).is_empty());
+    assert_eq!(run.machine.next_wakeup(), Some(at(4_000)));
+    let actions = run.apply(4_000, Event::Tick);
+    assert!(matches!(actions[0], Action::DetachGate { .. }));
+    assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
+}
