@@ -3,5 +3,9 @@
 mod http;
 mod listener;
 mod probe;
+mod round;
 
-pub use self::probe::{ProbeEvent, ProbeTarget, Prober};
+pub use self::probe::{ProbeEvent, ProbeRun, ProbeTarget, Prober};
+
+#[cfg(test)]
+mod sandbox;

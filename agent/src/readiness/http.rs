@@ -1,66 +1,72 @@
-//! One GET over a socket that is already in the right network namespace.
+//! GETs over sockets that are already in the right network namespace.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use http_body_util::Empty;
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, body::Bytes, header};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpSocket, time::timeout};
 
-use crate::{
-    core::ReadyEndpoint,
-    netns::{Entrance, Netns},
-};
+use crate::request;
 
-/// A whole probe: Istio's own request timeout (`pilot-agent wait --requestTimeoutMillis`).
+/// All questions of a round: Istio's own request timeout (`pilot-agent wait --requestTimeoutMillis`).
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Asks once. `Ok(true)`: the endpoint answered 200; any other answer, a refused connection and a
-/// timeout are `Ok(false)`. The body is not read: the status line is all that counts, and the
-/// answer may come from anything in the pod.
-///
-/// # Errors
-///
-/// If the namespace cannot be entered.
-pub(super) async fn is_ready(
-    entrance: &Entrance,
-    netns: &Arc<Netns>,
-    address: SocketAddr,
-    endpoint: ReadyEndpoint,
-) -> io::Result<bool> {
-    let socket = entrance
-        .run(netns, move || {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        })
-        .await?;
-    let socket = TcpSocket::from_std_stream(socket.into());
-    match timeout(TIMEOUT, get(socket, address, endpoint)).await {
-        Ok(Ok(status)) => Ok(status == StatusCode::OK),
-        Ok(Err(_)) | Err(_) => Ok(false),
+/// A GET that is about to be made.
+pub(super) struct Question {
+    /// Which of the pod's checks it belongs to.
+    pub(super) check: usize,
+    /// Whom to ask.
+    pub(super) address: SocketAddr,
+    /// Path with its query.
+    pub(super) path: String,
+    /// Of the namespace in which to ask.
+    pub(super) socket: Socket,
+}
+
+// === impl Question ===
+
+impl Question {
+    /// Must be called inside the namespace in which to ask.
+    pub(super) fn new(check: usize, address: SocketAddr, path: &str) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { check, address, path: path.to_owned(), socket })
+    }
+
+    /// Whether the answer is 200 or another 2xx (Dapr's is 204). Any other answer, and none, mean
+    /// not ready.
+    async fn ask(self) -> Option<usize> {
+        let Self { check, address, path, socket } = self;
+        let request = Request::get(&path)
+            .header(header::HOST, address.to_string())
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::debug!(path, %error, "no path of a GET");
+                return None;
+            }
+        };
+        let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await.ok()?;
+        let status = request::status(stream, request).await.ok()?;
+        tracing::trace!(%address, path, %status, "asked");
+        status.is_success().then_some(check)
     }
 }
 
-async fn get(
-    socket: TcpSocket,
-    address: SocketAddr,
-    endpoint: ReadyEndpoint,
-) -> Result<StatusCode, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = socket.connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(endpoint.path)
-        .header(header::HOST, address.to_string())
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    let mut response = std::pin::pin!(sender.send_request(request));
-    let response = tokio::select! {
-        biased;
-        response = &mut response => response?,
-        // The connection only makes progress while it is polled; it may end in the very moment in
-        // which it delivers the answer.
-        _ = connection => response.await?,
+/// Asks all at once; the check that is the first to be answered with 2xx.
+pub(super) async fn first_ready(questions: Vec<Question>) -> Option<usize> {
+    let mut answers: FuturesUnordered<_> = questions.into_iter().map(Question::ask).collect();
+    let first = async {
+        while let Some(answer) = answers.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
     };
-    Ok(response.status())
+    timeout(TIMEOUT, first).await.ok().flatten()
 }

@@ -1,12 +1,6 @@
 //! One task for each proxy that is being waited for.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,17 +8,24 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{http, listener};
+use super::{
+    listener,
+    round::{Finding, Round},
+};
 use crate::{
     clock,
-    core::{Pace, PodUid, ReadyEndpoint},
+    core::{Pace, PodUid, ReadyCheck},
     netns::{Entrance, Netns},
 };
 
 /// Between probes while nobody waits.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Between probes while a connect waits: at first this, a third of a millisecond of work each...
+/// Between probes of a proxy whose deadline has passed: nobody waits for the answer.
+const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between probes while a connect waits: at first this, 0.1 ms of work each while nobody listens and
+/// 0.5 ms when the endpoint is asked...
 const HELD_INTERVAL_MIN: Duration = Duration::from_millis(5);
 
 /// ... and never less often than this.
@@ -42,27 +43,40 @@ const HOST_NETWORK_AFTER: Duration = Duration::from_secs(1);
 pub struct ProbeTarget {
     /// The pod.
     pub uid: PodUid,
-    /// Its readiness endpoint.
-    pub endpoint: ReadyEndpoint,
-    /// Ports that must have a listener before a 200 counts.
+    /// How to ask; the first that says ready counts. With kubelet's word alone there is nothing to
+    /// ask, and the probe reports only where the pod lives and that nobody listens.
+    pub checks: Vec<ReadyCheck>,
+    /// Ports that must have a listener before it counts.
     pub ports: Vec<u16>,
+    /// One of them is enough.
+    pub any_port: bool,
     /// How often.
     pub pace: Pace,
     /// Finds the process that stands for the pod, or none yet.
     pub find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
 }
 
+/// One start of a pod's probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeRun {
+    /// The pod.
+    pub uid: PodUid,
+    /// Tells it from an earlier one, of which answers may still be queued.
+    generation: u64,
+}
+
 /// What a probe found out.
 #[derive(Clone, Debug)]
 pub enum ProbeEvent {
     /// The pod's network namespace; once, and again if the pod's sandbox is replaced.
-    Netns(PodUid, Arc<Netns>),
-    /// The pod lives in the node's own network namespace.
-    HostNetwork(PodUid),
-    /// The proxy is not ready, and nobody listens on its ports; once.
-    NotReady(PodUid),
-    /// The proxy is ready; the last event of a probe.
-    Ready(PodUid),
+    Netns(ProbeRun, Arc<Netns>),
+    /// The pod lives in the node's own network namespace; once. Nobody is asked there, but the probe
+    /// goes on: the API may know better, and the pod's process may still move.
+    HostNetwork(ProbeRun),
+    /// The proxy is not ready, and does not listen on its ports; once.
+    NotReady(ProbeRun),
+    /// The proxy is ready by this check; the last event of a probe.
+    Ready(ProbeRun, ReadyCheck),
 }
 
 /// Runs the probes.
@@ -71,12 +85,17 @@ pub struct Prober {
     entrance: Entrance,
     proc_root: PathBuf,
     host_netns: u64,
+    /// Whether the kernel tells who listens.
+    listeners: bool,
     events: mpsc::Sender<ProbeEvent>,
     running: HashMap<PodUid, Running>,
+    /// Of the last start.
+    generation: u64,
 }
 
 #[derive(Debug)]
 struct Running {
+    generation: u64,
     pace: watch::Sender<Pace>,
     task: JoinHandle<()>,
 }
@@ -88,14 +107,14 @@ impl Drop for Running {
 }
 
 impl ProbeEvent {
-    /// The pod it is about.
+    /// The probe that found it out.
     #[must_use]
-    pub const fn pod(&self) -> &PodUid {
+    pub const fn run(&self) -> &ProbeRun {
         match self {
-            Self::Netns(uid, _)
-            | Self::HostNetwork(uid)
-            | Self::NotReady(uid)
-            | Self::Ready(uid) => uid,
+            Self::Netns(run, _)
+            | Self::HostNetwork(run)
+            | Self::NotReady(run)
+            | Self::Ready(run, _) => run,
         }
     }
 }
@@ -111,26 +130,47 @@ impl Prober {
         host_netns: u64,
         events: mpsc::Sender<ProbeEvent>,
     ) -> Self {
-        Self { entrance, proc_root, host_netns, events, running: HashMap::new() }
+        let listeners = listener::is_supported();
+        if !listeners {
+            tracing::warn!(
+                "the kernel does not tell who listens on a TCP port (CONFIG_INET_TCP_DIAG); a \
+                 proxy's readiness endpoint alone counts"
+            );
+        }
+        Self {
+            entrance,
+            proc_root,
+            host_netns,
+            listeners,
+            events,
+            running: HashMap::new(),
+            generation: 0,
+        }
     }
 
     /// Starts to probe, in place of an earlier probe of the same pod.
     pub fn start(&mut self, target: ProbeTarget) {
-        let (pace, paced) = watch::channel(target.pace);
-        let uid = target.uid.clone();
+        let ProbeTarget { uid, checks, ports, any_port, pace, find_process } = target;
+        let (pace, paced) = watch::channel(pace);
+        let round = Round { checks, ports, any_port, listeners: self.listeners };
+        self.generation += 1;
+        let generation = self.generation;
         let probe = Probe {
+            run: ProbeRun { uid: uid.clone(), generation },
+            round: Arc::new(round),
+            find_process,
             entrance: self.entrance.clone(),
             proc_root: self.proc_root.clone(),
             host_netns: self.host_netns,
             events: self.events.clone(),
-            target,
             pace: paced,
             sandbox: None,
             on_host_since: None,
+            told_host_network: false,
             told_not_ready: false,
         };
         let task = tokio::spawn(probe.run());
-        self.running.insert(uid, Running { pace, task });
+        self.running.insert(uid, Running { generation, pace, task });
     }
 
     /// Changes how often a pod is probed.
@@ -140,10 +180,12 @@ impl Prober {
         }
     }
 
-    /// Whether a pod is being probed, or has been until its probe's last event.
+    /// Whether an event comes from its pod's present probe. What one that was stopped or replaced
+    /// had still to say is about a state that has passed.
     #[must_use]
-    pub fn is_running(&self, uid: &PodUid) -> bool {
-        self.running.contains_key(uid)
+    pub fn is_current(&self, event: &ProbeEvent) -> bool {
+        let ProbeRun { uid, generation } = event.run();
+        self.running.get(uid).is_some_and(|running| running.generation == *generation)
     }
 
     /// Stops probing a pod.
@@ -153,14 +195,17 @@ impl Prober {
 }
 
 struct Probe {
+    run: ProbeRun,
+    round: Arc<Round>,
+    find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
     entrance: Entrance,
     proc_root: PathBuf,
     host_netns: u64,
     events: mpsc::Sender<ProbeEvent>,
-    target: ProbeTarget,
     pace: watch::Receiver<Pace>,
     sandbox: Option<(u32, Arc<Netns>)>,
     on_host_since: Option<Instant>,
+    told_host_network: bool,
     told_not_ready: bool,
 }
 
@@ -185,7 +230,7 @@ impl Probe {
             }
             let mut changed = false;
             loop {
-                let due = started + interval(*self.pace.borrow_and_update());
+                let due = started + self.interval();
                 tokio::select! {
                     () = sleep_until(due) => break,
                     // Someone has begun to wait, or nobody does any more: the interval is another.
@@ -197,32 +242,40 @@ impl Probe {
 
     /// One round; `true` if it was the last.
     async fn once(&mut self) -> Result<bool, Ended> {
-        let uid = self.target.uid.clone();
         let Some((pid, netns)) = self.sandbox().await? else {
             // Without a process there is no proxy, and nobody to hold either.
+            self.on_host_since = None;
             self.not_ready().await?;
             return Ok(false);
         };
         if netns.inode() == self.host_netns {
             let since = *self.on_host_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < HOST_NETWORK_AFTER {
-                return Ok(false);
+            if since.elapsed() >= HOST_NETWORK_AFTER && !self.told_host_network {
+                self.told_host_network = true;
+                self.events.send(ProbeEvent::HostNetwork(self.run.clone())).await?;
             }
-            self.events.send(ProbeEvent::HostNetwork(uid)).await?;
-            return Ok(true);
+            return Ok(false);
         }
         self.on_host_since = None;
-        let answers = self.answers(&netns).await;
-        // Asked also to tell "not ready yet" from "busy": a proxy that takes connections but does
-        // not say it is ready must not be cut off from a pod that works.
-        let listens = (answers || !self.told_not_ready) && self.listens(&netns).await;
-        tracing::trace!(pod_uid = %uid, pid, answers, listens, "probed");
-        if answers && listens {
-            self.events.send(ProbeEvent::Ready(uid)).await?;
-            return Ok(true);
-        }
-        if !listens {
-            self.not_ready().await?;
+        let finding = match self.round.run(&self.entrance, &netns).await {
+            Ok(finding) => finding,
+            Err(error) => {
+                tracing::debug!(pod_uid = %self.run.uid, pid, %error, "probe failed");
+                return Ok(false);
+            }
+        };
+        tracing::trace!(pod_uid = %self.run.uid, pid, ?finding, "probed");
+        match finding {
+            Finding::Ready(check) => {
+                let check = self.round.checks[check].clone();
+                self.events.send(ProbeEvent::Ready(self.run.clone(), check)).await?;
+                return Ok(true);
+            }
+            Finding::NobodyListens => self.not_ready().await?,
+            // A proxy that takes connections but does not say it is ready must not be cut off from
+            // a pod that works. Without ports there is nothing to cut off.
+            Finding::NotReady if self.round.ports.is_empty() => self.not_ready().await?,
+            Finding::NotReady | Finding::NothingToAsk => {}
         }
         Ok(false)
     }
@@ -230,7 +283,7 @@ impl Probe {
     async fn not_ready(&mut self) -> Result<(), Ended> {
         if !self.told_not_ready {
             self.told_not_ready = true;
-            self.events.send(ProbeEvent::NotReady(self.target.uid.clone())).await?;
+            self.events.send(ProbeEvent::NotReady(self.run.clone())).await?;
         }
         Ok(())
     }
@@ -244,7 +297,7 @@ impl Probe {
             return Ok(self.sandbox.clone());
         }
         self.sandbox = None;
-        let Some(pid) = (self.target.find_process)() else {
+        let Some(pid) = (self.find_process)() else {
             return Ok(None);
         };
         match Netns::open(&path(pid)) {
@@ -252,47 +305,31 @@ impl Probe {
                 let netns = Arc::new(netns);
                 self.sandbox = Some((pid, Arc::clone(&netns)));
                 if netns.inode() != self.host_netns {
-                    let uid = self.target.uid.clone();
-                    self.events.send(ProbeEvent::Netns(uid, netns)).await?;
+                    self.events.send(ProbeEvent::Netns(self.run.clone(), netns)).await?;
                 }
             }
             Err(error) => {
-                tracing::debug!(pod_uid = %self.target.uid, pid, %error, "no network namespace");
+                tracing::debug!(pod_uid = %self.run.uid, pid, %error, "no network namespace");
             }
         }
         Ok(self.sandbox.clone())
     }
 
-    async fn answers(&self, netns: &Arc<Netns>) -> bool {
-        let endpoint = self.target.endpoint;
-        for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            let address = SocketAddr::new(ip, endpoint.port);
-            match http::is_ready(&self.entrance, netns, address, endpoint).await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(pod_uid = %self.target.uid, %error, "probe failed");
-                }
-            }
-        }
-        false
-    }
-
-    /// Sockets that cannot be listed are no reason to hold any longer.
-    async fn listens(&self, netns: &Arc<Netns>) -> bool {
-        let ports = &self.target.ports;
-        listener::all_listen(&self.entrance, netns, ports).await.unwrap_or_else(|error| {
-            tracing::debug!(pod_uid = %self.target.uid, %error, "listeners cannot be listed");
-            true
-        })
-    }
-}
-
-fn interval(pace: Pace) -> Duration {
-    match pace {
-        Pace::Idle => IDLE_INTERVAL,
-        Pace::Held(since) => {
-            (clock::now().since(since) / HELD_FRACTION).clamp(HELD_INTERVAL_MIN, HELD_INTERVAL_MAX)
+    fn interval(&mut self) -> Duration {
+        // A pod that stays in the host's network has nobody who could be asked.
+        let can_ask = self.round.can_ask()
+            && self.on_host_since.is_none_or(|since| since.elapsed() < HOST_NETWORK_AFTER);
+        match *self.pace.borrow_and_update() {
+            Pace::Held(since) if can_ask => held_interval(clock::now().since(since)),
+            Pace::Held(_) | Pace::Idle => IDLE_INTERVAL,
+            Pace::GivenUp => GIVEN_UP_INTERVAL,
         }
     }
 }
+
+fn held_interval(waited: Duration) -> Duration {
+    (waited / HELD_FRACTION).clamp(HELD_INTERVAL_MIN, HELD_INTERVAL_MAX)
+}
+
+#[cfg(test)]
+mod tests;

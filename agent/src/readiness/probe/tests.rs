@@ -1,0 +1,235 @@
+use std::{
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::readiness::sandbox::{SOON, Sandbox};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+
+/// Longer than an idle probe waits, for events that should not come.
+const QUIET: Duration = Duration::from_millis(400);
+
+struct Bench {
+    prober: Prober,
+    events: mpsc::Receiver<ProbeEvent>,
+}
+
+impl Bench {
+    fn new(entrance: Entrance) -> Self {
+        let host = Netns::open("/proc/self/ns/net".as_ref()).unwrap();
+        let (sender, events) = mpsc::channel(16);
+        let proc_root = PathBuf::from("/proc");
+        Self { prober: Prober::new(entrance, proc_root, host.inode(), sender), events }
+    }
+
+    fn start(&mut self, pid: Option<u32>, checks: &[ReadyCheck], ports: &[u16]) {
+        self.start_with(Arc::new(move || pid), checks, ports);
+    }
+
+    fn start_with(
+        &mut self,
+        find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
+        checks: &[ReadyCheck],
+        ports: &[u16],
+    ) {
+        self.prober.start(ProbeTarget {
+            uid: uid(),
+            checks: checks.to_vec(),
+            ports: ports.to_vec(),
+            any_port: false,
+            pace: Pace::Held(clock::now()),
+            find_process,
+        });
+    }
+
+    async fn next(&mut self) -> ProbeEvent {
+        timeout(SOON, self.events.recv()).await.expect("no event came").unwrap()
+    }
+
+    async fn assert_quiet(&mut self) {
+        if let Ok(event) = timeout(QUIET, self.events.recv()).await {
+            panic!("unexpected {event:?}");
+        }
+    }
+}
+
+fn uid() -> PodUid {
+    PodUid::new("0e2f3a44-9d5c-4a53-9b1e-7a1f0c3d2e11")
+}
+
+fn http(port: u16) -> ReadyCheck {
+    ReadyCheck::Http { port, path: "/ready".to_owned() }
+}
+
+#[tokio::test]
+async fn a_proxy_that_comes_up_is_told_not_ready_then_ready_by_its_check() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    let checks = [http(15021), http(15020)];
+    bench.start(Some(sandbox.pid()), &checks, &[15001]);
+    let event = bench.next().await;
+    let inode = sandbox.netns.inode();
+    assert!(
+        matches!(&event, ProbeEvent::Netns(of, netns) if of.uid == uid() && netns.inode() == inode),
+        "{event:?}"
+    );
+    assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    let starting = sandbox.serve("0.0.0.0:15021", UNAVAILABLE).await;
+    bench.assert_quiet().await;
+    assert!(starting.connections() > 0);
+    let _agent = sandbox.serve("0.0.0.0:15020", OK).await;
+    let event = bench.next().await;
+    assert!(matches!(&event, ProbeEvent::Ready(_, check) if *check == checks[1]), "{event:?}");
+    // It was the last, and counts although the probe is over.
+    drop(starting);
+    bench.assert_quiet().await;
+    assert!(bench.prober.is_current(&event));
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_connections_is_not_told_not_ready() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    let draining = sandbox.serve("0.0.0.0:15021", UNAVAILABLE).await;
+    bench.start(Some(sandbox.pid()), &[http(15021)], &[15001]);
+    assert!(matches!(bench.next().await, ProbeEvent::Netns(..)));
+    bench.assert_quiet().await;
+    assert!(draining.connections() > 0);
+}
+
+#[tokio::test]
+async fn kubelets_word_alone_ends_no_probe() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    bench.start(Some(sandbox.pid()), &[ReadyCheck::Kube], &[3500]);
+    assert!(matches!(bench.next().await, ProbeEvent::Netns(..)));
+    assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
+    let _listener = sandbox.listen("127.0.0.1:3500").await;
+    bench.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn without_a_process_nobody_is_ready() {
+    let mut bench = Bench::new(Entrance::start().unwrap());
+    bench.start(None, &[http(15021)], &[]);
+    assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
+    bench.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_pod_of_the_hosts_network_is_told_of_and_never_asked() {
+    let mut bench = Bench::new(Entrance::start().unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    bench.start(Some(std::process::id()), &[ReadyCheck::Tcp { port }], &[]);
+    assert!(matches!(bench.next().await, ProbeEvent::HostNetwork(_)));
+    bench.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_leaves_the_hosts_network_after_it_was_told_of_is_asked_like_any_other() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    let proxy = sandbox.serve("0.0.0.0:15021", OK).await;
+    // It ends with its input, so with this test at the latest.
+    let mut on_host = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let process = Arc::new(AtomicU32::new(on_host.id()));
+    let found = Arc::clone(&process);
+    let find = Arc::new(move || Some(found.load(Ordering::Relaxed)));
+    bench.start_with(find, &[http(15021)], &[15001]);
+    assert!(matches!(bench.next().await, ProbeEvent::HostNetwork(_)));
+    bench.assert_quiet().await;
+    assert_eq!(proxy.connections(), 0);
+
+    process.store(sandbox.pid(), Ordering::Relaxed);
+    on_host.kill().unwrap();
+    on_host.wait().unwrap();
+    let event = bench.next().await;
+    let inode = sandbox.netns.inode();
+    assert!(matches!(&event, ProbeEvent::Netns(_, netns) if netns.inode() == inode), "{event:?}");
+    assert!(matches!(bench.next().await, ProbeEvent::Ready(..)));
+    assert!(proxy.connections() > 0);
+}
+
+#[tokio::test]
+async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_waits_in() {
+    let (events, _receiver) = mpsc::channel(1);
+    let (_pace, pace) = watch::channel(Pace::Held(clock::now()));
+    let mut probe = Probe {
+        run: ProbeRun { uid: uid(), generation: 1 },
+        round: Arc::new(Round {
+            checks: vec![http(15021)],
+            ports: vec![15001],
+            any_port: false,
+            listeners: true,
+        }),
+        find_process: Arc::new(|| None),
+        entrance: Entrance::start().unwrap(),
+        proc_root: PathBuf::from("/proc"),
+        host_netns: 0,
+        events,
+        pace,
+        sandbox: None,
+        on_host_since: Some(Instant::now()),
+        told_host_network: false,
+        told_not_ready: false,
+    };
+    assert_eq!(probe.interval(), HELD_INTERVAL_MIN, "its namespace may still come");
+    probe.on_host_since = Some(Instant::now() - HOST_NETWORK_AFTER);
+    assert_eq!(probe.interval(), IDLE_INTERVAL);
+}
+
+#[tokio::test]
+async fn a_stopped_probe_asks_no_more() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    let proxy = sandbox.serve("127.0.0.1:15021", UNAVAILABLE).await;
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    bench.start(Some(sandbox.pid()), &[http(15021)], &[15001]);
+    assert!(matches!(bench.next().await, ProbeEvent::Netns(..)));
+    bench.prober.stop(&uid());
+    bench.assert_quiet().await;
+    let asked = proxy.connections();
+    bench.assert_quiet().await;
+    assert_eq!(proxy.connections(), asked);
+}
+
+#[tokio::test]
+async fn what_a_replaced_probe_had_still_to_say_does_not_count() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    bench.start(Some(sandbox.pid()), &[ReadyCheck::Kube], &[15001]);
+    // Its first event is read, the second waits in the queue.
+    let first = bench.next().await;
+    assert!(bench.prober.is_current(&first));
+    while bench.events.is_empty() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    bench.start(None, &[ReadyCheck::Kube], &[15001]);
+    assert!(!bench.prober.is_current(&first));
+    let queued = bench.next().await;
+    assert!(matches!(queued, ProbeEvent::NotReady(_)), "{queued:?}");
+    assert!(!bench.prober.is_current(&queued));
+    let of_the_new_one = bench.next().await;
+    assert!(matches!(of_the_new_one, ProbeEvent::NotReady(_)), "{of_the_new_one:?}");
+    assert!(bench.prober.is_current(&of_the_new_one));
+    bench.prober.stop(&uid());
+    assert!(!bench.prober.is_current(&of_the_new_one));
+}
+
+#[test]
+fn the_interval_grows_with_the_wait_within_bounds() {
+    for (waited_ms, expected_ms) in [(0, 5), (2_000, 5), (10_000, 25), (20_000, 50), (600_000, 50)]
+    {
+        let waited = Duration::from_millis(waited_ms);
+        assert_eq!(held_interval(waited), Duration::from_millis(expected_ms), "{waited:?}");
+    }
+}
