@@ -62,7 +62,14 @@ struct Config {
 impl Bundles {
     /// Looks below `roots`, such as `/run/containerd`.
     #[must_use]
-    pub const fn new(roots: Vec<PathBuf>) -> Self {
+    pub fn new(roots: Vec<PathBuf>) -> Self {
+        if !roots.iter().any(|root| root.is_dir()) {
+            tracing::warn!(
+                ?roots,
+                "no state directory of a container runtime is there: which container is which \
+                 will be known from the API alone, later; name it with --runtime-root"
+            );
+        }
         Self { roots }
     }
 

@@ -1,23 +1,31 @@
 //! The process that stands for a pod: the one that owns its network namespace.
 
 use std::{
-    fs,
+    fs, iter,
     path::{Path, PathBuf},
 };
 
 use procfs::process::Process;
 
-/// A container's cgroup, and one below it: crun puts the processes into `crio-<id>.scope/container`.
-const MAX_DEPTH: usize = 2;
+use crate::core::{CgroupKind, kind_of};
+
+/// Levels below a container's cgroup: crun puts the processes into `crio-<id>.scope/container`.
+const NESTED: usize = 1;
 
 /// The oldest process of the pod whose cgroup directory is `pod`: its pause process, which was
 /// started first and keeps the pod's namespaces. A later process may have left them.
+///
+/// Only the pod's own processes and its containers' count. CRI-O with `conmon_cgroup = "pod"` puts
+/// the pause process's monitor next to it, in `crio-conmon-<id>.scope`: older than the pause process
+/// itself, and in the host's namespaces.
 ///
 /// `None`: the pod has no process (yet).
 #[must_use]
 pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
     let mut oldest: Option<(u64, u32)> = None;
-    for directory in below(pod, MAX_DEPTH) {
+    let containers = children(pod).filter(|path| is_container(path));
+    let below_containers = containers.flat_map(|path| tree(path, NESTED));
+    for directory in iter::once(pod.to_owned()).chain(below_containers) {
         let Ok(procs) = fs::read_to_string(directory.join("cgroup.procs")) else {
             continue;
         };
@@ -34,13 +42,125 @@ pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
     oldest.map(|(_, pid)| pid)
 }
 
-fn below(directory: &Path, depth: usize) -> Vec<PathBuf> {
-    let mut all = vec![directory.to_owned()];
+fn is_container(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| matches!(kind_of(name), CgroupKind::Container(_)))
+}
+
+/// A directory and those below it.
+fn tree(directory: PathBuf, depth: usize) -> Vec<PathBuf> {
+    let mut all = Vec::new();
     if depth > 0 {
-        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            all.extend(below(&entry.path(), depth - 1));
+        all.extend(children(&directory).flat_map(|child| tree(child, depth - 1)));
+    }
+    all.push(directory);
+    all
+}
+
+fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    const SANDBOX: &str = "3f0a9c7b5d1e2f4a6b8c0d9e7f5a3b1c2d4e6f8a0b9c7d5e3f1a2b4c6d8e0f91";
+    const APP: &str = "5d1e2f4a6b8c0d9e7f5a3b1c2d4e6f8a0b9c7d5e3f1a2b4c6d8e0f913f0a9c7b";
+
+    /// Processes, each younger than the one before: the order in which the kernel tells their ages
+    /// apart is that of their start in ticks, then that of their ids.
+    struct Processes(Vec<Child>);
+
+    impl Processes {
+        fn start(count: usize) -> Self {
+            // Each ends with its input, so with this test at the latest.
+            let start = |_| Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+            let mut all: Vec<_> = (0..count).map(start).collect();
+            // Ids may wrap around.
+            all.sort_by_key(|process| {
+                let stat = Process::new(process.id().cast_signed()).unwrap().stat().unwrap();
+                (stat.starttime, process.id())
+            });
+            Self(all)
+        }
+
+        fn id(&self, position: usize) -> u32 {
+            self.0[position].id()
         }
     }
-    all
+
+    impl Drop for Processes {
+        fn drop(&mut self) {
+            for process in &mut self.0 {
+                process.kill().unwrap();
+                process.wait().unwrap();
+            }
+        }
+    }
+
+    /// Puts a process into a cgroup, as far as reading tells.
+    fn put(pod: &Path, cgroup: &str, pid: u32) {
+        let directory = pod.join(cgroup);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("cgroup.procs"), format!("{pid}\n")).unwrap();
+    }
+
+    fn oldest(pod: &Path) -> Option<u32> {
+        oldest_process(pod, "/proc".as_ref())
+    }
+
+    #[test]
+    fn the_pause_process_is_older_than_the_applications() {
+        let processes = Processes::start(2);
+        for layout in ["cri-containerd-ID.scope", "ID", "crio-ID.scope/container"] {
+            let pod = tempfile::tempdir().unwrap();
+            put(pod.path(), &layout.replace("ID", APP), processes.id(1));
+            assert_eq!(oldest(pod.path()), Some(processes.id(1)), "{layout}");
+            put(pod.path(), &layout.replace("ID", SANDBOX), processes.id(0));
+            assert_eq!(oldest(pod.path()), Some(processes.id(0)), "{layout}");
+        }
+    }
+
+    #[test]
+    fn a_process_in_the_pods_own_cgroup_counts() {
+        let processes = Processes::start(2);
+        let pod = tempfile::tempdir().unwrap();
+        put(pod.path(), SANDBOX, processes.id(1));
+        put(pod.path(), "", processes.id(0));
+        assert_eq!(oldest(pod.path()), Some(processes.id(0)));
+    }
+
+    #[test]
+    fn the_runtimes_monitor_is_no_process_of_the_pod() {
+        let processes = Processes::start(2);
+        for (monitor, sandbox) in [
+            ("crio-conmon-ID.scope", "crio-ID.scope"),
+            ("crio-conmon-ID.scope", "crio-ID.scope/container"),
+            ("crio-conmon-ID", "crio-ID"),
+        ] {
+            let pod = tempfile::tempdir().unwrap();
+            put(pod.path(), &monitor.replace("ID", SANDBOX), processes.id(0));
+            assert_eq!(oldest(pod.path()), None, "{monitor} alone");
+            put(pod.path(), &sandbox.replace("ID", SANDBOX), processes.id(1));
+            assert_eq!(oldest(pod.path()), Some(processes.id(1)), "{monitor} {sandbox}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_none() {
+        let mut processes = Processes::start(2);
+        let pod = tempfile::tempdir().unwrap();
+        put(pod.path(), SANDBOX, processes.id(0));
+        put(pod.path(), APP, processes.id(1));
+        let mut ended = processes.0.remove(0);
+        ended.kill().unwrap();
+        ended.wait().unwrap();
+        assert_eq!(oldest(pod.path()), Some(processes.id(0)));
+    }
 }

@@ -1,7 +1,13 @@
-//! Kubelet's cgroup tree: a snapshot, then what is made and removed.
+//! Kubelet's cgroup tree: a snapshot, then what is made and removed, and which containers have
+//! processes.
 //!
 //! inotify works on cgroup2. A directory's watch is set before its children are listed, so that
-//! none is missed; one seen twice is reported once.
+//! none is missed; one seen twice is reported once. `cgroup.events` is watched before it is read
+//! for the same reason. The kernel keeps the watch of a removed cgroup, and its inode with it,
+//! until it is taken back (kernfs never drops the link count on which inotify would go by).
+
+mod event;
+mod population;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,91 +19,51 @@ use std::{
 use futures::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 
+pub use self::event::{CgroupEvent, WatchError};
+use self::population::Population;
 use crate::core::{CgroupId, CgroupKind, ContainerId, PodUid, kind_of};
 
 /// Room for 60 events with the longest names; more are read with the next call.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A change of kubelet's cgroup tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CgroupEvent {
-    /// A pod's directory is there.
-    Pod {
-        /// The pod.
-        uid: PodUid,
-        /// Its cgroup.
-        cgroup: CgroupId,
-        /// Its directory.
-        path: PathBuf,
-        /// It was there when the watch began.
-        at_start: bool,
-    },
-    /// A pod's directory is gone.
-    PodGone(PodUid),
-    /// A container's directory is there.
-    Container {
-        /// The pod.
-        uid: PodUid,
-        /// The container.
-        id: ContainerId,
-        /// Its cgroup.
-        cgroup: CgroupId,
-    },
-    /// A container's directory is gone.
-    ContainerGone {
-        /// The pod.
-        uid: PodUid,
-        /// The container.
-        id: ContainerId,
-    },
-    /// All that was there when the watch began has been reported.
-    Listed,
+/// A known directory.
+#[derive(Debug)]
+struct Known {
+    kind: Kind,
+    /// Tells it from a later one of the same name.
+    cgroup: CgroupId,
+    /// Of the directory itself, or of a container's `cgroup.events`.
+    watch: Option<WatchDescriptor>,
 }
 
-/// Why the tree cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// inotify failed.
-    #[error(
-        "failed to watch cgroups with inotify: {0}; if it is out of instances or watches, raise \
-         fs.inotify.max_user_instances or fs.inotify.max_user_watches"
-    )]
-    Inotify(#[source] io::Error),
-    /// The root cannot be watched.
-    #[error("failed to watch the cgroup root {path}: {source}")]
-    Root {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// What a known directory is.
 #[derive(Clone, Debug)]
-enum Known {
+enum Kind {
     Branch,
     Pod(PodUid),
-    Container(PodUid, ContainerId),
+    Container { uid: PodUid, id: ContainerId, populated: bool },
 }
 
 /// Watches kubelet's cgroup tree.
 pub struct CgroupWatch {
     root: PathBuf,
     events: EventStream<Vec<u8>>,
-    directories: HashMap<WatchDescriptor, PathBuf>,
+    /// Whose watch it is; a container's is on its `cgroup.events`.
+    watched: HashMap<WatchDescriptor, PathBuf>,
     known: HashMap<PathBuf, Known>,
     pending: VecDeque<CgroupEvent>,
+    /// A container could not be watched, and this was said.
+    out_of_watches: bool,
 }
 
 impl std::fmt::Debug for CgroupWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { root, events: _, directories: _, known, pending } = self;
+        let Self { root, events: _, watched, known, pending, out_of_watches } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
+            .field("watched", &watched.len())
             .field("known", &known.len())
             .field("pending", pending)
+            .field("out_of_watches", out_of_watches)
             .finish()
     }
 }
@@ -118,12 +84,21 @@ impl CgroupWatch {
         let mut watch = Self {
             root: root.to_owned(),
             events,
-            directories: HashMap::new(),
+            watched: HashMap::new(),
             known: HashMap::new(),
             pending: VecDeque::new(),
+            out_of_watches: false,
         };
-        watch.watch(root).map_err(|source| WatchError::Root { path: root.to_owned(), source })?;
+        let failed = |source| WatchError::Root { path: root.to_owned(), source };
+        watch.watch_directory(root).map_err(failed)?;
         watch.scan(root, true);
+        if !watch.known.keys().any(|path| is_kubelets(path)) {
+            tracing::warn!(
+                cgroup_root = %root.display(),
+                "no kubepods directory is there; if kubelet has pods, name the directory in which \
+                 it keeps their cgroups with --cgroup-root"
+            );
+        }
         watch.pending.push_back(CgroupEvent::Listed);
         Ok(watch)
     }
@@ -144,26 +119,34 @@ impl CgroupWatch {
             };
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 self.resync();
-            } else if event.mask.contains(EventMask::IGNORED) {
-                self.directories.remove(&event.wd);
-            } else if let Some(name) = event.name
-                && let Some(parent) = self.directories.get(&event.wd)
-            {
-                let path = parent.join(name);
+                continue;
+            }
+            let Some(path) = self.watched.get(&event.wd).cloned() else {
+                // The last news of a watch that has been taken back.
+                continue;
+            };
+            if event.mask.contains(EventMask::IGNORED) {
+                self.watched.remove(&event.wd);
+            } else if event.mask.contains(EventMask::MODIFY) {
+                self.changed(&path);
+            } else if let Some(name) = event.name {
+                let path = path.join(name);
+                // A listing may have been ahead of this news: what is there counts.
+                if self.known.get(&path).is_some_and(|known| !known.is_at(&path)) {
+                    self.gone(&path);
+                }
                 if event.mask.contains(EventMask::CREATE) {
                     self.found(&path, false);
-                } else {
-                    self.gone(&path);
                 }
             }
         }
     }
 
-    fn watch(&mut self, path: &Path) -> io::Result<()> {
+    fn watch_directory(&mut self, path: &Path) -> io::Result<WatchDescriptor> {
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         let descriptor = self.events.watches().add(path, mask)?;
-        self.directories.insert(descriptor, path.to_owned());
-        Ok(())
+        self.watched.insert(descriptor.clone(), path.to_owned());
+        Ok(descriptor)
     }
 
     /// Reports what is below a directory that is watched already.
@@ -186,86 +169,180 @@ impl CgroupWatch {
             return;
         };
         let pod = match path.parent().and_then(|parent| self.known.get(parent)) {
-            Some(Known::Pod(uid)) => Some(uid.clone()),
-            Some(Known::Container(..)) => return,
-            Some(Known::Branch) | None => None,
+            Some(Known { kind: Kind::Pod(uid), .. }) => Some(uid.clone()),
+            Some(Known { kind: Kind::Container { .. }, .. }) => return,
+            Some(Known { kind: Kind::Branch, .. }) | None => None,
         };
-        match (kind_of(name), pod) {
-            (CgroupKind::Container(id), Some(uid)) => {
-                let Some(cgroup) = cgroup_id(path) else {
-                    return;
-                };
-                self.known.insert(path.to_owned(), Known::Container(uid.clone(), id.clone()));
-                self.pending.push_back(CgroupEvent::Container { uid, id, cgroup });
-            }
-            (CgroupKind::Pod(uid), None) => {
-                // Gone again already: its removal needs no report.
-                let Some(cgroup) = cgroup_id(path) else {
-                    return;
-                };
-                self.known.insert(path.to_owned(), Known::Pod(uid.clone()));
-                let path = path.to_owned();
-                self.pending.push_back(CgroupEvent::Pod {
-                    uid,
+        // Without an id it is gone again already: its removal needs no report.
+        match (kind_of(name), pod, cgroup_id(path)) {
+            (CgroupKind::Container(id), Some(uid), Some(cgroup)) => {
+                self.pending.push_back(CgroupEvent::Container {
+                    uid: uid.clone(),
+                    id: id.clone(),
                     cgroup,
-                    path: path.clone(),
+                });
+                self.found_container(path, cgroup, uid, id);
+            }
+            (CgroupKind::Pod(uid), None, Some(cgroup)) => {
+                self.pending.push_back(CgroupEvent::Pod {
+                    uid: uid.clone(),
+                    cgroup,
+                    path: path.to_owned(),
                     at_start,
                 });
-                self.descend(&path, at_start);
+                self.descend(path, cgroup, Kind::Pod(uid), at_start);
             }
-            (CgroupKind::Branch, None) => {
-                self.known.insert(path.to_owned(), Known::Branch);
-                self.descend(path, at_start);
+            (CgroupKind::Branch, None, Some(cgroup)) => {
+                self.descend(path, cgroup, Kind::Branch, at_start);
             }
             _ => {}
         }
     }
 
-    fn descend(&mut self, path: &Path, at_start: bool) {
-        match self.watch(path) {
-            Ok(()) => self.scan(path, at_start),
+    fn descend(&mut self, path: &Path, cgroup: CgroupId, kind: Kind, at_start: bool) {
+        let watch = match self.watch_directory(path) {
+            Ok(watch) => Some(watch),
             // Removed in the meantime; its parent reports that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::error!(
                     path = %path.display(), %error,
                     "cgroup cannot be watched; raise fs.inotify.max_user_watches"
                 );
+                None
             }
+        };
+        let watched = watch.is_some();
+        self.known.insert(path.to_owned(), Known { kind, cgroup, watch });
+        if watched {
+            self.scan(path, at_start);
+        }
+    }
+
+    fn found_container(&mut self, path: &Path, cgroup: CgroupId, uid: PodUid, id: ContainerId) {
+        let watch = match self.events.watches().add(population::file(path), WatchMask::MODIFY) {
+            Ok(watch) => {
+                self.watched.insert(watch.clone(), path.to_owned());
+                Some(watch)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                if !std::mem::replace(&mut self.out_of_watches, true) {
+                    tracing::warn!(
+                        path = %path.display(), %error,
+                        "container cannot be watched: the end of its processes will be noticed \
+                         late; raise fs.inotify.max_user_watches (said once)"
+                    );
+                }
+                None
+            }
+        };
+        // Whoever cannot be looked at lives: taking a proxy for dead would hold a pod that works.
+        let populated = population::read(path) != Population::Empty;
+        self.pending.push_back(CgroupEvent::Populated {
+            uid: uid.clone(),
+            id: id.clone(),
+            populated,
+        });
+        let kind = Kind::Container { uid, id, populated };
+        self.known.insert(path.to_owned(), Known { kind, cgroup, watch });
+    }
+
+    /// Looks again whether the container at `path` has a process.
+    fn changed(&mut self, path: &Path) {
+        let Some(Known { kind: Kind::Container { uid, id, populated: told }, .. }) =
+            self.known.get_mut(path)
+        else {
+            return;
+        };
+        let populated = match population::read(path) {
+            Population::Populated => true,
+            Population::Empty => false,
+            Population::Unknown => return,
+        };
+        if std::mem::replace(told, populated) != populated {
+            let (uid, id) = (uid.clone(), id.clone());
+            self.pending.push_back(CgroupEvent::Populated { uid, id, populated });
         }
     }
 
     fn gone(&mut self, path: &Path) {
-        match self.known.remove(path) {
-            Some(Known::Pod(uid)) => {
-                self.known.retain(|known, _| !known.starts_with(path));
+        match self.forget(path) {
+            Some(Kind::Pod(uid)) => {
+                let below: Vec<PathBuf> =
+                    self.known.keys().filter(|known| known.starts_with(path)).cloned().collect();
+                for path in below {
+                    self.forget(&path);
+                }
                 self.pending.push_back(CgroupEvent::PodGone(uid));
             }
-            Some(Known::Container(uid, id)) => {
+            Some(Kind::Container { uid, id, populated }) => {
+                // Its last process ended so shortly before that nobody has told of it yet.
+                if populated {
+                    let (uid, id) = (uid.clone(), id.clone());
+                    self.pending.push_back(CgroupEvent::Populated { uid, id, populated: false });
+                }
                 self.pending.push_back(CgroupEvent::ContainerGone { uid, id });
             }
-            Some(Known::Branch) | None => {}
+            Some(Kind::Branch) | None => {}
         }
     }
 
-    /// inotify lost events: whatever is not there any more is gone, whatever is there is found.
+    fn forget(&mut self, path: &Path) -> Option<Kind> {
+        let Known { kind, cgroup: _, watch } = self.known.remove(path)?;
+        if let Some(watch) = watch {
+            self.watched.remove(&watch);
+            // It fails if the kernel has taken it back by itself.
+            let _: io::Result<()> = self.events.watches().remove(watch);
+        }
+        Some(kind)
+    }
+
+    /// inotify lost events: whatever is not there any more is gone, also where another of the same
+    /// name is there now; whatever is there is found, and looked at again.
     fn resync(&mut self) {
         tracing::warn!("inotify queue overflowed; listing cgroups again");
-        let missing: Vec<PathBuf> =
-            self.known.keys().filter(|path| !path.exists()).cloned().collect();
+        let mut missing: Vec<PathBuf> = self
+            .known
+            .iter()
+            .filter(|(path, known)| !known.is_at(path))
+            .map(|(path, _)| path.clone())
+            .collect();
+        // A pod's removal tells of its containers', so it comes first.
+        missing.sort_unstable();
         for path in missing {
             self.gone(&path);
         }
-        let branches: Vec<PathBuf> = std::iter::once(self.root.clone())
-            .chain(self.known.iter().filter_map(|(path, known)| match known {
-                Known::Branch | Known::Pod(_) => Some(path.clone()),
-                Known::Container(..) => None,
-            }))
-            .collect();
+        let mut branches = vec![self.root.clone()];
+        let mut containers = Vec::new();
+        for (path, known) in &self.known {
+            match known.kind {
+                Kind::Branch | Kind::Pod(_) => branches.push(path.clone()),
+                Kind::Container { .. } => containers.push(path.clone()),
+            }
+        }
         for path in branches {
-            self.scan(&path, false);
+            // Nobody knows how long it has been there.
+            self.scan(&path, true);
+        }
+        for path in containers {
+            self.changed(&path);
         }
     }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Whether `path` is still this directory.
+    fn is_at(&self, path: &Path) -> bool {
+        cgroup_id(path) == Some(self.cgroup)
+    }
+}
+
+fn is_kubelets(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.contains("kubepods") || matches!(kind_of(&name), CgroupKind::Pod(_))
 }
 
 /// The id of the container whose cgroup below the pod's directory `pod` this is.
@@ -284,3 +361,6 @@ pub fn container_of(pod: &Path, cgroup: CgroupId) -> Option<ContainerId> {
 fn cgroup_id(path: &Path) -> Option<CgroupId> {
     fs::metadata(path).ok().map(|metadata| CgroupId(metadata.ino()))
 }
+
+#[cfg(test)]
+mod tests;
