@@ -1,7 +1,9 @@
 //! Reaching the API server.
 
 use std::{
+    env,
     fmt::Debug,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +12,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, Config,
     api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -35,7 +37,7 @@ pub enum ClusterError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: Box<kube::config::KubeconfigError>,
+        source: Box<KubeconfigError>,
     },
     /// No kubeconfig was given and the agent does not run in a pod.
     #[error("not running in a cluster ({}); name a kubeconfig with --kubeconfig", innermost(.0))]
@@ -67,7 +69,8 @@ pub enum ClusterError {
     },
 }
 
-/// Makes a client and waits until the API server answers, for `wait` at most.
+/// Makes a client and waits until the API server answers, for `wait` at most. `kubeconfig` is one
+/// file or, as in `KUBECONFIG`, a list of them with colons.
 ///
 /// # Errors
 ///
@@ -79,7 +82,7 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
                 path: path.to_owned(),
                 source: Box::new(source),
             };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            let kubeconfig = read_kubeconfig(path).map_err(failed)?;
             let options = KubeConfigOptions::default();
             Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?
         }
@@ -112,6 +115,39 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
     }
 }
 
+/// Reads files as kubectl does: the first to set a value wins, empty names are passed over, and of
+/// several also those that do not exist.
+fn read_kubeconfig(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
+    let files: Vec<PathBuf> =
+        env::split_paths(path).filter(|file| !file.as_os_str().is_empty()).collect();
+    // A file may have a colon in its name.
+    if path.exists() {
+        return Kubeconfig::read_from(path);
+    }
+    if let [file] = &files[..] {
+        return Kubeconfig::read_from(file);
+    }
+    let mut merged: Option<Kubeconfig> = None;
+    let mut missing = None;
+    for file in files {
+        match Kubeconfig::read_from(&file) {
+            Ok(next) => {
+                merged = Some(match merged {
+                    Some(first) => first.merge(next)?,
+                    None => next,
+                });
+            }
+            Err(KubeconfigError::ReadConfig(error, _))
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
+                missing.get_or_insert(KubeconfigError::ReadConfig(error, file));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    merged.ok_or_else(|| missing.unwrap_or(KubeconfigError::FindPath))
+}
+
 /// Refuses to start without the rights that the watches need; they would only retry for ever. Any
 /// other error is left to them.
 async fn may_list<K>(api: Api<K>, resource: &'static str) -> Result<(), ClusterError>
@@ -127,7 +163,7 @@ where
 }
 
 /// The root of an error, in one line: the layers above only say that a request failed.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -135,4 +171,51 @@ fn innermost(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     // What a YAML parser adds is a picture of the place.
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A kubeconfig with one cluster, user and context of the same name.
+    fn kubeconfig(name: &str, current: bool) -> String {
+        let current = if current { format!("current-context: {name}\n") } else { String::new() };
+        format!(
+            "apiVersion: v1\nkind: Config\n{current}\
+             clusters: [{{name: {name}, cluster: {{server: 'http://{name}:6443'}}}}]\n\
+             users: [{{name: {name}, user: {{}}}}]\n\
+             contexts: [{{name: {name}, context: {{cluster: {name}, user: {name}}}}}]\n"
+        )
+    }
+
+    #[test]
+    fn several_files_are_merged_as_kubectl_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("a"), kubeconfig("a", false)).unwrap();
+        fs::write(path("b"), kubeconfig("b", true)).unwrap();
+        fs::write(path("c:d"), kubeconfig("c", true)).unwrap();
+        fs::write(path("broken"), "{{{").unwrap();
+        let list = |names: &[&str]| {
+            PathBuf::from(env::join_paths(names.iter().map(|name| path(name))).unwrap())
+        };
+
+        let merged = read_kubeconfig(&list(&["a", "none", "b"])).unwrap();
+        assert_eq!(merged.current_context.as_deref(), Some("b"));
+        let names: Vec<&str> = merged.contexts.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+
+        let mut trailing = list(&["b"]).into_os_string();
+        trailing.push(":");
+        let alone = read_kubeconfig(Path::new(&trailing)).unwrap();
+        assert_eq!(alone.current_context.as_deref(), Some("b"));
+        let colon = read_kubeconfig(&path("c:d")).unwrap();
+        assert_eq!(colon.current_context.as_deref(), Some("c"));
+
+        let error = read_kubeconfig(&list(&["none", "neither"])).unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+        assert!(matches!(read_kubeconfig(&list(&["a", "broken"])), Err(KubeconfigError::Parse(_))));
+    }
 }
