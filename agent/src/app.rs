@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bpf::{self, EventReader, LoadOptions, Loaded},
     cli::RunArgs,
-    cluster,
-    core::{ISTIO, KernelEvent, Machine, MachineOptions},
+    cluster, config,
+    core::{Defaults, KernelEvent, Machine, Rules},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
@@ -36,6 +36,9 @@ const REPORTS: usize = 4;
 /// If something it needs is missing (nothing is attached then), or if a source of facts fails for
 /// good (everything is detached then).
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let config = config::load(args.settings.config.as_deref())?;
+    let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
+    let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
     preflight::capabilities()?;
     preflight::kernel(&args.btf)?;
     let cgroup_root = match args.cgroup_root {
@@ -59,11 +62,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         max_sockets_per_pod: args.max_sockets_per_pod,
         bpffs: args.bpffs,
     };
-    let Loaded { gates, sockets, events, kernel_log, pins: _pins } = bpf::load(&options)?;
+    let Loaded { gates, sockets, events: ring, kernel_log, pins: _pins } = bpf::load(&options)?;
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
     let (probe_events, probed) = mpsc::channel(INPUTS);
+    let (events, publisher) = cluster::events(client.clone(), &args.node_name);
+    let publishing = tokio::spawn(publisher.run(stop.clone()));
     let parts = Parts {
-        machine: Machine::new(MachineOptions { timeout: args.timeout, profile: &ISTIO }),
+        events,
+        machine: Machine::new(rules),
         gates,
         sockets,
         prober: Prober::new(entrance.clone(), args.proc_root.clone(), host_netns, probe_events),
@@ -91,15 +97,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
-    let kernel = tokio::spawn(kernel(events, reports));
-    let reconciling = reconcile::run(parts, inbox, reported, stop);
-    tokio::select! {
+    let kernel = tokio::spawn(kernel(ring, reports));
+    let reconciling = reconcile::run(parts, inbox, reported, stop.clone());
+    let result = tokio::select! {
         result = reconciling => result,
         ended = pods => ended.context("the watch of pods panicked"),
         ended = namespaces => ended.context("the watch of namespaces panicked"),
         ended = cgroups => ended.context("the cgroup watch panicked")?,
         ended = kernel => ended.context("the reader of kernel events panicked")?,
-    }
+    };
+    stop.cancel();
+    // All gates are open by now; what the pods' owners should know may take a second more.
+    let _: Result<(), _> = publishing.await;
+    result
 }
 
 /// The inode number of the node's own network namespace, by which a pod with the host's network is

@@ -1,16 +1,28 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+mod wait;
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
-use crate::telemetry::LogFormat;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+pub use self::wait::{Invocation, WaitArgs};
+use crate::{
+    core::{Choices, PodUid, hold_timeout, switch},
+    profiles_table::Output,
+    telemetry::LogFormat,
+};
 
 /// What a service manager sees, see [`crate::exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 64 wrong usage or kubeconfig, 69 something that the agent needs is not there (cgroup2,
+Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the agent needs is not there (cgroup2,
 BTF, the API server), 77 a capability is missing. Nothing is attached when the agent ends; all held
 connects go on.";
+
+/// See [`crate::wait::WaitError`].
+const WAIT_EXIT_CODES: &str = "\
+Exit codes: the command's own; without one 0. After a timeout 69 (as pilot-agent wait: 255), for a
+command that cannot be run 71, for wrong usage 64. docs/wait.md has the behaviours side by side.";
 
 /// Holds a pod's outbound connect() in the kernel until its service-mesh proxy is ready.
 #[derive(Debug, Parser)]
@@ -26,7 +38,68 @@ pub struct Cli {
 pub enum Command {
     /// Run the node's agent.
     #[command(after_help = EXIT_CODES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// List the meshes and side-cars that are known.
+    Profiles(ProfilesArgs),
+    /// Wait for a proxy, then run a command, in place of pilot-agent wait and linkerd-await.
+    ///
+    /// Needs no privilege. Without an option it asks Istio's and Linkerd's proxies for 60 s, each
+    /// 50 ms; with an option of one of the tools, or called by its name, it does as that one does.
+    #[command(after_help = WAIT_EXIT_CODES)]
+    Wait(WaitArgs),
+}
+
+/// Options that choose what holds for all pods.
+#[derive(Args, Debug)]
+pub struct SettingsArgs {
+    /// A file with settings for all pods and with profiles; see docs/configuration.md. The options
+    /// here win over it.
+    #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Whether pods are held that nobody has labelled: enabled or disabled [default: disabled].
+    #[arg(long, env = "HOLDFAST_DEFAULT_HOLD", value_name = "SWITCH", value_parser = switch)]
+    pub default_hold: Option<bool>,
+
+    /// Whether the meshes' own annotations that ask for a hold count, such as Istio's
+    /// holdApplicationUntilProxyStarts: enabled or disabled [default: enabled].
+    #[arg(long, env = "HOLDFAST_MESH_WISHES", value_name = "SWITCH", value_parser = switch)]
+    pub mesh_wishes: Option<bool>,
+
+    /// How long a connect is held at most; from "1s" to "1h" [default: 60s].
+    #[arg(long, env = "HOLDFAST_TIMEOUT", value_name = "DURATION", value_parser = hold_timeout)]
+    pub timeout: Option<Duration>,
+
+    /// Whether an open gate stays attached, and holds again where nobody listens on the proxy's
+    /// port: enabled or disabled [default: disabled].
+    #[arg(long, env = "HOLDFAST_GUARD", value_name = "SWITCH", value_parser = switch)]
+    pub guard: Option<bool>,
+}
+
+impl SettingsArgs {
+    /// What they choose, without the file.
+    #[must_use]
+    pub fn choices(&self) -> Choices {
+        Choices {
+            hold: self.default_hold,
+            mesh_wishes: self.mesh_wishes,
+            timeout: self.timeout,
+            guard: self.guard,
+            ..Choices::default()
+        }
+    }
+}
+
+/// Options of `holdfast profiles`.
+#[derive(Args, Debug)]
+pub struct ProfilesArgs {
+    /// The file with further profiles.
+    #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The form of the list.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
 }
 
 /// Options of `holdfast run`.
@@ -36,7 +109,12 @@ pub struct RunArgs {
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub node_name: String,
 
-    /// Kubeconfig for the API server [default: the pod's service account].
+    /// The uid of the agent's own pod, which is never held; in a DaemonSet the downward API's
+    /// metadata.uid.
+    #[arg(long, env = "POD_UID", value_name = "UID", value_parser = pod_uid)]
+    pub pod_uid: Option<PodUid>,
+
+    /// Kubeconfig for the API server; several with colons [default: the pod's service account].
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
@@ -45,10 +123,9 @@ pub struct RunArgs {
           value_parser = humantime::parse_duration)]
     pub api_wait: Duration,
 
-    /// How long a connect is held at most; from "1s" to "1h".
-    #[arg(long, env = "HOLDFAST_TIMEOUT", value_name = "DURATION", default_value = "60s",
-          value_parser = hold_timeout)]
-    pub timeout: Duration,
+    /// What holds for all pods.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
 
     /// Directory of cgroup2 below which kubelet keeps the pods [default: where it is mounted].
     #[arg(long, env = "HOLDFAST_CGROUP_ROOT", value_name = "DIR")]
@@ -110,19 +187,6 @@ pub struct RunArgs {
     pub kernel_log: bool,
 }
 
-/// Shortest and longest time for which a connect may be held.
-const TIMEOUTS: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(3600);
-
-fn hold_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if TIMEOUTS.contains(&timeout) {
-        Ok(timeout)
-    } else {
-        Err("it must be from 1s to 1h".to_owned())
-    }
-}
-
 fn node_name(text: &str) -> Result<String, String> {
     // It becomes part of a field selector, where these have a meaning.
     if text.is_empty() {
@@ -134,21 +198,29 @@ fn node_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {
+    Ok(PodUid::new(text))
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text)
         .map(|_| text.to_owned())
         .map_err(|error| error.to_string())
 }
 
-/// clap's error in one line: what is wrong, its hints, and where to read on.
+/// clap's error in one line: what is wrong, its hints, and where to read on. `command` is the first
+/// of the arguments.
 #[must_use]
-pub fn usage_error(error: &clap::Error) -> String {
+pub fn usage_error(error: &clap::Error, command: Option<&OsStr>) -> String {
+    let command = command.unwrap_or_default().to_string_lossy();
     let help = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return "no command is given; holdfast --help lists them".to_owned();
         }
-        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => "holdfast --help",
-        _ => "holdfast run --help",
+        _ if Cli::command().find_subcommand(&*command).is_some() => {
+            format!("holdfast {command} --help")
+        }
+        _ => "holdfast --help".to_owned(),
     };
     let text = error.render().to_string();
     let told = text
@@ -173,6 +245,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn options_choose_only_what_they_name() {
+        let choices = |args: &[&str]| {
+            let args = [&["holdfast", "run", "--node-name", "a"], args].concat();
+            match Cli::try_parse_from(args).unwrap().command {
+                Command::Run(args) => args.settings.choices(),
+                Command::Profiles(_) | Command::Wait(_) => unreachable!("run was asked for"),
+            }
+        };
+        // Whatever is not named is left to the config file.
+        assert_eq!(choices(&[]), Choices::default());
+        assert_eq!(
+            choices(&["--default-hold", "enabled", "--timeout", "2m", "--mesh-wishes", "disabled"]),
+            Choices {
+                hold: Some(true),
+                timeout: Some(Duration::from_secs(120)),
+                mesh_wishes: Some(false),
+                ..Choices::default()
+            }
+        );
+    }
+
+    #[test]
     fn usage_errors_are_one_line_that_says_what_and_where_to_read_on() {
         for (args, expected) in [
             (&[][..], "no command is given; holdfast --help lists them"),
@@ -190,7 +284,22 @@ mod tests {
             (
                 &["run", "--node-name", "a", "--timeout", "2h"],
                 "invalid value '2h' for \
-                '--timeout <DURATION>': it must be from 1s to 1h; see holdfast run --help",
+                '--timeout <DURATION>': it must be a duration from 1s to 1h, such as 90s or 2m; see holdfast run --help",
+            ),
+            (
+                &["wait", "--urk", "x"],
+                "unexpected argument '--urk' found; a similar argument exists: '--url'; to pass \
+                '--urk' as a value, use '-- --urk'; see holdfast wait --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--default-hold", "yes"],
+                "invalid value 'yes' for '--default-hold <SWITCH>': it must be enabled or \
+                disabled; see holdfast run --help",
+            ),
+            (
+                &["profiles", "-o", "xml"],
+                "invalid value 'xml' for '--output <FORM>' [possible values: table, json, yaml]; \
+                a similar value exists: 'yaml'; see holdfast profiles --help",
             ),
             (
                 &["run", "--node-name", "a,b"],
@@ -198,9 +307,10 @@ mod tests {
                 node is called so; kubectl get nodes lists the names; see holdfast run --help",
             ),
         ] {
+            let command = args.first().map(OsStr::new);
             let args = std::iter::once(&"holdfast").chain(args);
             let error = Cli::try_parse_from(args).unwrap_err();
-            assert_eq!(usage_error(&error), expected);
+            assert_eq!(usage_error(&error, command), expected);
         }
     }
 }

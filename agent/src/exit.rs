@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use crate::{
     bpf::BpfError,
-    cluster::ClusterError,
+    cluster::{self, ClusterError},
+    config::ConfigError,
     node::{MountError, WatchError},
     preflight::PreflightError,
+    wait::WaitError,
 };
 
 /// Wrong usage or configuration (`EX_USAGE`).
@@ -22,7 +24,8 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
     error.chain().find_map(of_cause).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// An error in one line: each of its causes that the ones before have not told already.
+/// An error in one line: each of its causes that the ones before have not told already, be it in
+/// the words of what it comes from in the end.
 #[must_use]
 pub fn line(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -30,10 +33,10 @@ pub fn line(error: &anyhow::Error) -> String {
         let text = cause.to_string();
         // Further lines are details, such as the verifier's log.
         let text = text.lines().next().unwrap_or_default();
-        if !line.contains(text) {
-            if !line.is_empty() {
-                line.push_str(": ");
-            }
+        if line.is_empty() {
+            text.clone_into(&mut line);
+        } else if !line.contains(text) && !line.contains(&cluster::innermost(cause)) {
+            line.push_str(": ");
             line.push_str(text);
         }
     }
@@ -43,7 +46,7 @@ pub fn line(error: &anyhow::Error) -> String {
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<PreflightError>() {
         return Some(match error {
-            PreflightError::Capability { .. } | PreflightError::Capabilities(_) => NO_PERMISSION,
+            PreflightError::Missing(_) | PreflightError::Capabilities(_) => NO_PERMISSION,
             PreflightError::Kernel { .. }
             | PreflightError::Proc { .. }
             | PreflightError::Btf { .. } => UNAVAILABLE,
@@ -57,6 +60,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClusterError::Forbidden { .. } => NO_PERMISSION,
             ClusterError::Unreachable { .. } => UNAVAILABLE,
         });
+    }
+    if cause.is::<ConfigError>() {
+        return Some(USAGE);
+    }
+    if let Some(error) = cause.downcast_ref::<WaitError>() {
+        return Some(error.exit_code());
     }
     let unavailable =
         cause.is::<MountError>() || cause.is::<WatchError>() || cause.is::<BpfError>();
@@ -78,5 +87,10 @@ mod tests {
         assert_eq!(line(&error), "failed to load: refused");
         let error = Err::<(), _>(refused()).context("failed (refused); try again").unwrap_err();
         assert_eq!(line(&error), "failed (refused); try again");
+        let error = Err::<(), _>(refused()).context("failed to read a file").unwrap_err();
+        let error = error.context("no such thing (refused); name another");
+        assert_eq!(line(&error), "no such thing (refused); name another");
+        let error = Err::<(), _>(refused()).context("failed to read a file").context("failed");
+        assert_eq!(line(&error.unwrap_err()), "failed: failed to read a file: refused");
     }
 }

@@ -2,6 +2,7 @@
 //! the edges do it.
 
 mod log;
+mod notice;
 mod replay;
 
 use std::{
@@ -23,7 +24,8 @@ pub use self::replay::{ReplayOf, Replayer};
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
-    core::{Action, CloseGate, Event, KernelEvent, Machine, Monotonic, PodUid},
+    cluster::EventSink,
+    core::{Action, CgroupId, Event, KernelEvent, Machine, Monotonic, PodUid, SetGate},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
@@ -43,6 +45,8 @@ pub enum Input {
 pub struct Parts {
     /// The decisions.
     pub machine: Machine,
+    /// Where Kubernetes Events go.
+    pub events: EventSink,
     /// The gates.
     pub gates: Gates,
     /// The held sockets.
@@ -62,6 +66,7 @@ pub struct Parts {
 /// The task's state, besides the machine's.
 struct Reconciler {
     machine: Machine,
+    events: EventSink,
     gates: Gates,
     prober: Prober,
     replayer: Replayer,
@@ -93,9 +98,11 @@ pub async fn run(
     mut reports: mpsc::Receiver<Vec<KernelEvent>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Parts { machine, gates, sockets, prober, mut probed, entrance, bundles, proc_root } = parts;
+    let Parts { machine, events, gates, sockets, prober, mut probed, entrance, bundles, proc_root } =
+        parts;
     let mut reconciler = Reconciler {
         machine,
+        events,
         gates,
         prober,
         replayer: Replayer::new(entrance, sockets, proc_root.clone()),
@@ -181,6 +188,9 @@ impl Reconciler {
             CgroupEvent::ContainerGone { uid, id } => {
                 self.apply(Event::ContainerGone { uid, id });
             }
+            CgroupEvent::Populated { uid, id, populated } => {
+                self.apply(Event::ContainerPopulated { uid, id, populated });
+            }
             CgroupEvent::Listed => {
                 self.listed.cgroups = true;
                 self.report_armed();
@@ -198,17 +208,20 @@ impl Reconciler {
     }
 
     fn probed(&mut self, event: ProbeEvent) {
-        // What a stopped probe had still to say is about a state that has passed.
-        if !self.prober.is_running(event.pod()) {
+        if !self.prober.is_current(&event) {
             return;
         }
         match event {
-            ProbeEvent::Netns(uid, netns) => {
-                self.netns.insert(uid, netns);
+            ProbeEvent::Netns(run, netns) => {
+                self.netns.insert(run.uid, netns);
             }
-            ProbeEvent::HostNetwork(uid) => self.apply(Event::HostNetworkSeen(uid)),
-            ProbeEvent::NotReady(uid) => self.apply(Event::ProxyNotReady(uid)),
-            ProbeEvent::Ready(uid) => self.apply(Event::ProxyReady(uid)),
+            ProbeEvent::HostNetwork(run) => self.apply(Event::HostNetworkSeen(run.uid)),
+            ProbeEvent::NotReady(run) => self.apply(Event::ProxyNotReady(run.uid)),
+            ProbeEvent::Ready(run, check) => {
+                let uid = run.uid;
+                tracing::debug!(pod_uid = %uid, %check, "proxy is ready");
+                self.apply(Event::ProxyReady(uid));
+            }
         }
     }
 
@@ -226,25 +239,36 @@ impl Reconciler {
     /// Has one action done; returns what the machine must know of it.
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::CloseGate(close) => {
-                // The machine closes gates of pods with a cgroup only.
-                let path = self.paths.get(&close.uid)?;
-                self.replayer.stop(close.cgroup);
-                let error = self.gates.close(&close, path).err()?;
+            Action::SetGate(set) => {
+                // The machine sets gates of pods with a cgroup only.
+                let path = self.paths.get(&set.uid)?;
+                // What an earlier opening has still to send must not pass the closed gate.
+                if !set.renews {
+                    self.replayer.stop(set.cgroup);
+                }
+                let error = self.gates.set(&set, path).err()?;
                 // Short-lived pods go before their gate is attached.
                 let gone = !path.exists();
-                let CloseGate { uid, .. } = close;
+                let SetGate { uid, .. } = set;
                 return Some(if gone { Event::PodCgroupGone(uid) } else { failed(uid, &error) });
             }
-            Action::OpenGate { uid, cgroup, held } => match self.gates.open(cgroup) {
-                Ok(()) => self.replay(ReplayOf { uid, cgroup, container: None, held }),
+            Action::OpenGate { uid, cgroup, replay } => match self.gates.open(cgroup) {
+                Ok(()) => {
+                    if let Some(held) = replay {
+                        self.replay(ReplayOf { uid: uid.clone(), cgroup, container: None, held });
+                    }
+                    return self.count(uid, cgroup);
+                }
                 // The machine answers with the detaching, which opens as well.
                 Err(error) => return Some(failed(uid, &error)),
             },
+            Action::CountGate { uid, cgroup } => return self.count(uid, cgroup),
             Action::DetachGate { uid, cgroup, containers } => {
                 if let Some(counts) = self.gates.counts(cgroup) {
-                    let GateCounts { records: _, held, dropped_syns } = counts;
-                    tracing::debug!(pod_uid = %uid, held, dropped_syns, "gate detaches");
+                    let GateCounts { held, held_queries, dropped, refused, around, .. } = counts;
+                    tracing::debug!(
+                        pod_uid = %uid, held, held_queries, dropped, refused, around, "gate detaches"
+                    );
                 }
                 self.replayer.stop(cgroup);
                 self.gates.detach(cgroup, &containers);
@@ -264,23 +288,34 @@ impl Reconciler {
                 }
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),
-            Action::ReplayContainer { uid, cgroup, container, held } => {
-                self.replay(ReplayOf { uid, cgroup, container: Some(container), held });
+            Action::Replay { uid, cgroup, container, held } => {
+                self.replay(ReplayOf { uid, cgroup, container, held });
             }
-            Action::StartProbe { uid, endpoint, ports, pace } => {
+            Action::StartProbe { uid, checks, ports, any_port, pace } => {
                 let path = self.paths.get(&uid)?.clone();
                 let proc_root = self.proc_root.clone();
                 let find_process = Arc::new(move || oldest_process(&path, &proc_root));
-                self.prober.start(ProbeTarget { uid, endpoint, ports, pace, find_process });
+                self.prober.start(ProbeTarget { uid, checks, ports, any_port, pace, find_process });
             }
             Action::SetPace { uid, pace } => self.prober.set_pace(&uid, pace),
             Action::StopProbe(uid) => {
                 self.prober.stop(&uid);
                 self.netns.remove(&uid);
             }
-            Action::Log(line) => log::line(line),
+            Action::Log(pod, line) => {
+                notice::publish(&self.events, &pod, &line);
+                log::line(pod, line);
+            }
+            Action::LogNamespace(namespace, problem) => log::namespace(&namespace, problem),
         }
         None
+    }
+
+    /// What the kernel has counted; nothing if it cannot be read: the deadline stays then.
+    fn count(&self, uid: PodUid, cgroup: CgroupId) -> Option<Event> {
+        let counts = self.gates.counts(cgroup)?;
+        let reached = counts.held + counts.held_queries + counts.refused + counts.observed;
+        Some(Event::Counted { uid, reached, around: counts.around })
     }
 
     fn replay(&mut self, of: ReplayOf) {

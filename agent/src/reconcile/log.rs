@@ -5,7 +5,7 @@
 
 use crate::{
     clock,
-    core::{HeldConnect, Line, PodName, PodUid},
+    core::{HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid, Problem},
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -15,8 +15,8 @@ struct Pod {
     name: String,
 }
 
-impl Pod {
-    fn new(uid: PodUid, name: Option<PodName>) -> Self {
+impl From<PodRef> for Pod {
+    fn from(PodRef { uid, name }: PodRef) -> Self {
         match name {
             Some(PodName { namespace, name }) => {
                 Self { uid, namespace: namespace.to_string(), name: name.to_string() }
@@ -26,64 +26,134 @@ impl Pod {
     }
 }
 
+/// One line of this pod at this level.
+macro_rules! of_pod {
+    ($level:ident, $pod:expr, $($rest:tt)*) => {{
+        let Pod { uid, namespace, name } = $pod;
+        tracing::$level!(namespace, pod = name, pod_uid = %uid, $($rest)*)
+    }};
+}
+
 /// Writes one line.
-pub(super) fn line(line: Line) {
+pub(super) fn line(pod: PodRef, line: Line) {
+    let pod = Pod::from(pod);
     let mono_ns = clock::now().0;
     match line {
-        Line::GateClosed { uid, name, deadline } => {
-            let Pod { uid, namespace, name } = Pod::new(uid, name);
-            let deadline_ms = deadline.as_millis() as u64;
-            tracing::info!(namespace, pod = name, pod_uid = %uid, deadline_ms, mono_ns, "gate closed");
-        }
-        Line::GateOpened { uid, name, at, reason, held } => {
-            let mono_ns = at.0;
-            let Pod { uid, namespace, name } = Pod::new(uid, name);
-            let reason = reason.as_str();
-            tracing::info!(
-                namespace, pod = name, pod_uid = %uid, reason, held, mono_ns, "gate opened"
+        Line::GateClosed { reason, profile, mode, enabled_by, timeout } => {
+            let timeout_ms = timeout.as_millis() as u64;
+            let enabled_by = enabled_by.map(crate::core::Origin::as_str);
+            let (reason, mode) = (reason.as_str(), mode.as_str());
+            of_pod!(
+                info,
+                pod,
+                reason,
+                profile,
+                mode,
+                enabled_by,
+                timeout_ms,
+                mono_ns,
+                "gate closed"
             );
         }
-        Line::GateDetached { uid, name } => {
-            let Pod { uid, namespace, name } = Pod::new(uid, name);
-            tracing::info!(namespace, pod = name, pod_uid = %uid, mono_ns, "gate detached");
+        Line::GateOpened { at, reason, held } => {
+            let (mono_ns, why) = (at.0, reason.as_str());
+            match reason {
+                OpenReason::Deadline => {
+                    of_pod!(warn, pod, reason = why, held, mono_ns, "gate opened");
+                }
+                OpenReason::ProbeReady | OpenReason::KubeReady | OpenReason::Exempt(_) => {
+                    of_pod!(info, pod, reason = why, held, mono_ns, "gate opened");
+                }
+            }
         }
-        Line::Held { uid, name, connect } => {
-            of_connect("connect held", Pod::new(uid, name), connect, None, None, mono_ns);
+        Line::DeadlineRefuses { held } => of_pod!(
+            warn,
+            pod,
+            held,
+            mono_ns,
+            "deadline passed; connects are refused until the proxy is ready"
+        ),
+        Line::GateGuards => of_pod!(info, pod, mono_ns, "gate guards"),
+        Line::GateDetached => of_pod!(info, pod, mono_ns, "gate detached"),
+        Line::GateFailed { error } => {
+            of_pod!(error, pod, error, mono_ns, "gate failed; the pod's connects are not held");
         }
-        Line::Released { uid, name, connect, waited, outcome } => {
-            // Tenths of a millisecond are what a release takes.
-            let held_ms = waited.as_micros() as f64 / 1000.0;
-            let (held_ms, outcome) = (Some(held_ms), Some(outcome.as_str()));
-            let pod = Pod::new(uid, name);
-            of_connect("connect released", pod, connect, held_ms, outcome, mono_ns);
+        Line::NotHeld { exemption, wanted: true } => {
+            of_pod!(info, pod, reason = exemption.as_str(), "pod not held");
         }
-        Line::GateFailed { uid, name, error } => {
-            let Pod { uid, namespace, name } = Pod::new(uid, name);
-            tracing::error!(
-                namespace, pod = name, pod_uid = %uid, error, mono_ns,
-                "gate failed; the pod's connects are not held"
-            );
+        Line::NotHeld { exemption, wanted: false } => {
+            of_pod!(debug, pod, reason = exemption.as_str(), "pod not held");
         }
-        Line::InvalidLabel { object, value } => {
-            tracing::warn!(
-                object,
-                value,
-                "label holdfast.dev/hold is neither \"enabled\" nor \"disabled\"; ignored"
-            );
+        Line::Held(connect) => {
+            let of = Of { message: message("held", &connect), mono_ns, ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::Refused(connect) => {
+            let of = Of { message: "connect refused", mono_ns, ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::Observed(connect) => {
+            let of = Of { message: "connect would have been held", mono_ns, ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::InitPassed { connect, hint } => {
+            let message = "init container reaches for the mesh before its proxy exists";
+            of_connect(pod, connect, Of { message, mono_ns, warn: true, hint, ..Of::default() });
+        }
+        Line::Released { connect, waited, outcome } => {
+            let of = Of {
+                message: message("released", &connect),
+                mono_ns,
+                // Tenths of a millisecond are what a release takes.
+                held_ms: Some(waited.as_micros() as f64 / 1000.0),
+                outcome: Some(outcome.as_str()),
+                warn: outcome == Outcome::Refused,
+                hint: None,
+            };
+            of_connect(pod, connect, of);
+        }
+        Line::NotRedirected { around, profile } => of_pod!(
+            warn,
+            pod,
+            profile,
+            around,
+            mono_ns,
+            "pod is meshed but not redirected: connects left it, and none came to the proxy's port"
+        ),
+        Line::InvalidSetting(Problem { key, value, reason }) => {
+            of_pod!(warn, pod, key, value, reason, "invalid setting");
         }
     }
 }
 
-/// Both lines of a hold carry the same fields; the one at its end also how it ended.
-fn of_connect(
+/// Writes the line about a namespace's setting.
+pub(super) fn namespace(namespace: &str, problem: Problem) {
+    let Problem { key, value, reason } = problem;
+    tracing::warn!(namespace, key, value, reason, "invalid setting");
+}
+
+/// What tells the lines about connects apart.
+#[derive(Default)]
+struct Of {
     message: &'static str,
-    pod: Pod,
-    connect: HeldConnect,
+    mono_ns: u64,
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
-    mono_ns: u64,
-) {
-    let Pod { uid: pod_uid, namespace, name } = pod;
+    hint: Option<String>,
+    warn: bool,
+}
+
+fn message(what: &'static str, connect: &HeldConnect) -> &'static str {
+    match (connect.query.is_some(), what) {
+        (false, "held") => "connect held",
+        (false, _) => "connect released",
+        (true, "held") => "DNS query held",
+        (true, _) => "DNS query released",
+    }
+}
+
+/// All lines about a connect carry the same fields; some have more.
+fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect {
         cookie,
         container,
@@ -93,9 +163,22 @@ fn of_connect(
         comm,
         destination,
         connect_at: _,
+        query,
     } = connect;
-    tracing::info!(
-        namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination,
-        cookie = cookie.0, held_ms, outcome, mono_ns, "{message}"
-    );
+    let Pod { uid: pod_uid, namespace, name } = pod;
+    let Of { message, mono_ns, held_ms, outcome, hint, warn } = of;
+    let (cookie, query) = (cookie.0, query.map(|query| query.0));
+    macro_rules! write {
+        ($level:ident) => {
+            tracing::$level!(
+                namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
+                cookie, held_ms, outcome, hint, mono_ns, "{message}"
+            )
+        };
+    }
+    if warn {
+        write!(warn);
+    } else {
+        write!(info);
+    }
 }
