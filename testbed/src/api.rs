@@ -25,7 +25,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
 
 use self::store::{Key, Store};
-pub use self::{resource::Resource, store::Refusal};
+pub use self::{
+    resource::Resource,
+    store::{Events, Refusal},
+};
 
 /// As many as a real server's kernel queue takes.
 const BACKLOG: i32 = 1024;
@@ -182,6 +185,18 @@ impl Api {
 
     /// Creates or replaces a namespace with these labels.
     pub fn put_namespace(&self, name: &str, labels: &[(&str, &str)]) -> Value {
+        self.put_namespace_with(name, labels, &[])
+    }
+
+    /// Creates or replaces a namespace with these labels and annotations.
+    pub fn put_namespace_with(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        annotations: &[(&str, &str)],
+    ) -> Value {
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
         let mut all = serde_json::Map::new();
         // The API server sets this one itself.
         all.insert("kubernetes.io/metadata.name".into(), json!(name));
@@ -189,7 +204,7 @@ impl Api {
         self.put(
             Resource::Namespaces,
             json!({
-                "metadata": {"name": name, "labels": all},
+                "metadata": {"name": name, "labels": all, "annotations": annotations},
                 "spec": {"finalizers": ["kubernetes"]},
                 "status": {"phase": "Active"},
             }),
@@ -206,6 +221,12 @@ impl Api {
     ) -> Option<Value> {
         let key = key(resource, namespace, name);
         self.shared.change(|store| store.update(&key, |object| routes::merge(object, patch)))
+    }
+
+    /// Sets or, with `None`, removes a namespace's annotation.
+    pub fn annotate_namespace(&self, name: &str, key: &str, value: Option<&str>) -> Option<Value> {
+        let patch = json!({"metadata": {"annotations": {key: value}}});
+        self.patch(Resource::Namespaces, None, name, &patch)
     }
 
     /// Sets or, with `None`, removes a namespace's label.
@@ -245,6 +266,11 @@ impl Api {
         let mut all = self.list(Resource::Events);
         all.extend(self.list(Resource::CoreEvents));
         all
+    }
+
+    /// What becomes of clients' attempts to write Events from now on.
+    pub fn take_events(&self, events: Events) {
+        self.shared.change(|store| store.events = events);
     }
 
     /// One recorded watch event: its object is put or deleted.

@@ -4,11 +4,18 @@
 //! it has returned (or the runtime's own event has come), then what else was asked for. Times are
 //! nanoseconds of `CLOCK_MONOTONIC`.
 
+mod load;
+mod lookup;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+pub use self::{
+    load::{Load, load},
+    lookup::{Lookup, Resolver, lookup},
+};
 use crate::process::{Command, Process};
 
 /// Where the helper binary is when it is not beside the running one.
@@ -215,6 +222,11 @@ pub fn listener(port: u16, backlog: u32) -> Result<Command> {
         "--backlog",
         &backlog.to_string(),
     ]))
+}
+
+/// A server on a port of every address, of both families, that answers `GET /port` with it.
+pub fn serve(port: u16) -> Result<Command> {
+    Ok(testbed_app()?.args(["serve", "--port", &port.to_string()]))
 }
 
 /// One connect() as the application saw it.

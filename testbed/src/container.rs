@@ -49,6 +49,11 @@ pub(crate) fn random_uid() -> Result<String> {
     Ok(format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]))
 }
 
+/// A hash as kubelet makes of a static pod's manifest, which is that pod's uid on the node.
+pub(crate) fn random_hash() -> Result<String> {
+    random_hex::<16>()
+}
+
 fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")

@@ -33,8 +33,11 @@ mod capture;
 mod cgroup;
 pub mod clock;
 mod container;
+pub mod cost;
 pub mod demo;
+pub mod dns;
 mod fixtures;
+mod mesh;
 mod netns;
 mod node;
 mod outside;
@@ -51,14 +54,15 @@ pub use self::{
     cgroup::{Cgroup, CgroupDriver, Qos, cgroup2_mount},
     container::ContainerId,
     fixtures::Recording,
+    mesh::Mesh,
     netns::Netns,
     node::{Node, NodeOptions, remove_own_nodes},
     outside::{
-        BACKEND_PORTS, BACKEND_V4, BACKEND_V6, DEAD_V4, DEAD_V6, backend_v4, backend_v4_mapped,
-        backend_v6,
+        BACKEND_PORTS, BACKEND_V4, BACKEND_V6, DEAD_V4, DEAD_V6, NAMESERVER_V4, NAMESERVER_V6,
+        backend_v4, backend_v4_mapped, backend_v6,
     },
-    pod::{Container, PROXY, Pod, PodSpec, REDIRECT_INIT},
+    pod::{Container, PROXY, Pod, PodSpec, REDIRECT_INIT, RestartPolicy},
     process::{Command, Process, User},
-    proxy::{Proxy, ReadyObserver},
-    redirect::{PROXY_ID, PROXY_PORT, Redirect},
+    proxy::{Endpoint, Proxy, ReadyObserver},
+    redirect::{DNS_PORT, Inbound, PROXY_ID, PROXY_PORT, Redirect, Tool},
 };

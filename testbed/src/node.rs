@@ -21,7 +21,7 @@ use crate::{
     netns::Netns,
     outside::{Outside, PodAddresses},
     pod::{Pod, PodSpec},
-    process::{Command, User},
+    process::{Command, Process, User},
     proxy,
 };
 
@@ -81,7 +81,7 @@ impl Node {
         for level in options.driver.top_levels() {
             Cgroup::create(claim.cgroup.path().join(level))?;
         }
-        let outside = Outside::start(&Cgroup::create(claim.cgroup.path().join("outside"))?)?;
+        let outside = Outside::new(Cgroup::create(claim.cgroup.path().join("outside"))?)?;
         let api = Api::start()?;
         fs::write(claim.dir.join("kubeconfig"), api.kubeconfig())
             .context("write the kubeconfig")?;
@@ -126,6 +126,17 @@ impl Node {
     /// The backend's network namespace.
     pub fn outside(&self) -> &Netns {
         self.inner.outside.netns()
+    }
+
+    /// Starts a process outside all pods, in the backend's namespace.
+    pub fn start_outside(&self, command: impl Into<Command>) -> Result<Process> {
+        self.inner.outside.start(&command.into())
+    }
+
+    /// The queries that the cluster's DNS server has had, as it printed them: `name`, `type`,
+    /// `from` and `ns`.
+    pub fn dns_queries(&self) -> Vec<serde_json::Value> {
+        self.inner.outside.dns_queries()
     }
 
     /// A pod of which nothing exists yet: its steps are called one by one.

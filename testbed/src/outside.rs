@@ -11,7 +11,7 @@ use crate::{
     apps,
     cgroup::Cgroup,
     netns::Netns,
-    process::{Network, Process},
+    process::{Command, Network, Process},
 };
 
 /// The backend's address, like a Service's: no pod's network has it.
@@ -25,21 +25,27 @@ pub const DEAD_V4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// The dead host's IPv6 address.
 pub const DEAD_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 
+/// The cluster's DNS server, like kube-dns' Service.
+pub const NAMESERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 53);
+/// The DNS server's IPv6 address.
+pub const NAMESERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x53);
+
 /// A debug build on two busy cores needs well under a second.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// The namespace, and the process that holds it and serves the backend.
 #[derive(Debug)]
 pub(crate) struct Outside {
+    cgroup: Cgroup,
     netns: Netns,
     server: Process,
 }
 
 impl Outside {
-    pub(crate) fn start(cgroup: &Cgroup) -> Result<Self> {
+    pub(crate) fn new(cgroup: Cgroup) -> Result<Self> {
         let server = Process::spawn(
             &apps::testbed_app()?.arg("outside"),
-            Some(cgroup),
+            Some(&cgroup),
             &Network::New,
             Box::new(|_| {}),
         )?;
@@ -48,13 +54,15 @@ impl Outside {
             "link set lo up\n\
              addr add {BACKEND_V4}/32 dev lo\n\
              addr add {BACKEND_V6}/128 dev lo nodad\n\
+             addr add {NAMESERVER_V4}/32 dev lo\n\
+             addr add {NAMESERVER_V6}/128 dev lo nodad\n\
              route add blackhole {DEAD_V4}/32\n\
              route add blackhole {DEAD_V6}/128\n"
         ))?;
         server
             .wait_record(START_WITHIN, |line| line["event"] == "listening")
             .context("start the backend server")?;
-        Ok(Self { netns, server })
+        Ok(Self { cgroup, netns, server })
     }
 
     /// Joins a pod's namespace to this one: `eth0` there, a peer of its own here.
@@ -77,6 +85,18 @@ impl Outside {
              route add default via {gateway_v4}\n\
              route add ::/0 via {gateway_v6}\n"
         ))
+    }
+
+    /// The queries that the DNS server has had.
+    pub(crate) fn dns_queries(&self) -> Vec<serde_json::Value> {
+        let mut all = self.server.records();
+        all.retain(|line| line["event"] == "dns_query");
+        all
+    }
+
+    /// Starts a process beside the backend.
+    pub(crate) fn start(&self, command: &Command) -> Result<Process> {
+        Process::spawn(command, Some(&self.cgroup), &Network::Enter(&self.netns), Box::new(|_| {}))
     }
 
     pub(crate) fn netns(&self) -> &Netns {

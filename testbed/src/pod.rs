@@ -1,29 +1,30 @@
 //! A pod, and the steps by which scheduler, kubelet and container runtime bring it about.
 
 mod container;
+mod facts;
 mod manifest;
+mod sandbox;
 mod spec;
 mod status;
 
 use std::{
     fs,
-    net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 pub use self::container::Container;
-pub use self::spec::{PROXY, PodSpec, REDIRECT_INIT};
+pub use self::spec::{PROXY, PodSpec, REDIRECT_INIT, RestartPolicy};
 pub(crate) use self::status::{IMAGE, now};
+use self::{container::Dead, sandbox::Sandbox, spec::Role};
 use crate::{
     api::Resource,
-    apps,
     cgroup::Cgroup,
-    container::{Bundle, ContainerId, random_uid},
+    container::{Bundle, ContainerId, random_hash, random_uid},
+    dns,
     netns::Netns,
     node,
     outside::PodAddresses,
@@ -41,8 +42,11 @@ pub struct Pod {
 struct Inner {
     node: Arc<node::Inner>,
     spec: PodSpec,
+    /// What kubelet calls it: names its cgroup and stands in its bundles.
     uid: String,
-    addresses: PodAddresses,
+    /// `metadata.uid`: another one for the mirror of a static pod.
+    api_uid: String,
+    resolv_conf: Option<PathBuf>,
     /// Relative to the node's root.
     dir: PathBuf,
     cgroup: Cgroup,
@@ -55,22 +59,21 @@ struct State {
     removed: bool,
     start_time: String,
     sandbox: Option<Sandbox>,
+    addresses: PodAddresses,
     networked: bool,
     containers: Vec<status::ContainerStatus>,
+    /// The runtime takes its time: containers that end stay until they are removed.
+    keeps_dead: bool,
+    dead: Vec<Dead>,
 }
 
-#[derive(Debug)]
-struct Sandbox {
-    id: ContainerId,
-    netns: Netns,
-    pause: Process,
-}
-
-// === impl Pod: its steps, in the order in which they happen ===
+// === impl Pod: its steps, in the order in which they happen; sandbox.rs has some more ===
 
 impl Pod {
     pub(crate) fn plan(node: Arc<node::Inner>, spec: PodSpec) -> Result<Self> {
-        let uid = random_uid()?;
+        let api_uid = random_uid()?;
+        let uid = if spec.is_static { random_hash()? } else { api_uid.clone() };
+        let resolv_conf = write_resolv_conf(&node, &spec)?;
         let dir = node.options.driver.pod_dir(spec.qos, &uid);
         let cgroup = Cgroup::at(node.cgroup_root().join(&dir));
         let state = State {
@@ -78,15 +81,19 @@ impl Pod {
             removed: false,
             start_time: now(),
             sandbox: None,
+            addresses: node.next_addresses(),
             networked: false,
             containers: status::initial(&spec),
+            keeps_dead: false,
+            dead: Vec::new(),
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                addresses: node.next_addresses(),
                 node,
                 spec,
                 uid,
+                api_uid,
+                resolv_conf,
                 dir,
                 cgroup,
                 state: Mutex::new(state),
@@ -100,7 +107,8 @@ impl Pod {
         let inner = &self.inner;
         let api = &inner.node.api;
         let mut state = inner.lock();
-        let mut object = manifest::unscheduled(&inner.spec, &inner.uid);
+        let hash = inner.spec.is_static.then_some(inner.uid.as_str());
+        let mut object = manifest::unscheduled(&inner.spec, &inner.api_uid, hash);
         api.put(Resource::Pods, object.clone());
         object["spec"]["nodeName"] = json!(inner.node.options.name);
         object["status"]["conditions"] = json!([{
@@ -128,61 +136,11 @@ impl Pod {
         Cgroup::create(self.inner.cgroup.path()).map(drop)
     }
 
-    /// The runtime: the sandbox's bundle, cgroup and pause process, and with it the namespace.
-    pub fn start_sandbox(&self) -> Result<()> {
-        let inner = &self.inner;
-        let mut state = inner.lock();
-        ensure!(state.sandbox.is_none(), "the sandbox already runs");
-        let id = ContainerId::random()?;
-        inner.bundle(&id, &id, None, None).write(&inner.node.bundles())?;
-        let cgroup = inner.container_cgroup(&id);
-        Cgroup::create(cgroup.path())?;
-        let network = if inner.spec.host_network { Network::Inherit } else { Network::New };
-        let pause = Process::spawn(
-            &apps::testbed_app()?.arg("pause"),
-            Some(&cgroup),
-            &network,
-            Box::new(|_| {}),
-        )?;
-        let netns = Netns::of_process(pause.pid())?;
-        state.sandbox = Some(Sandbox { id, netns, pause });
-        inner.report(&state);
-        Ok(())
-    }
-
-    /// The CNI plugin: loopback up, a veth pair to the outside, addresses and routes.
-    pub fn connect_network(&self) -> Result<()> {
-        let inner = &self.inner;
-        let mut state = inner.lock();
-        if !inner.spec.host_network {
-            let netns = state.netns()?;
-            netns.ip("link set lo up\n")?;
-            inner.node.join(netns, &inner.addresses)?;
-        }
-        state.networked = true;
-        inner.report(&state);
-        Ok(())
-    }
-
-    /// `istio-init`: the nat rules. Nothing happens in a pod without a mesh.
-    pub fn redirect(&self) -> Result<()> {
-        let inner = &self.inner;
-        let mut state = inner.lock();
-        if inner.spec.meshed {
-            inner.spec.redirect.apply(state.netns()?)?;
-            if let Some(init) = state.container(REDIRECT_INIT) {
-                init.completed();
-            }
-            inner.report(&state);
-        }
-        Ok(())
-    }
-
     /// The runtime: a container's bundle and cgroup. Every call makes a new container, so a second
     /// one for the same name is a restart.
     pub fn create_container(&self, name: &str) -> Result<Container> {
         let inner = &self.inner;
-        ensure!(inner.spec.has(name), "pod {} has no container {name}", inner.spec.name);
+        self.must_have(name)?;
         Container::create(inner, name)
     }
 
@@ -190,7 +148,7 @@ impl Pod {
     /// whose layout nobody knows.
     pub fn create_container_without_bundle(&self, name: &str) -> Result<Container> {
         let inner = &self.inner;
-        ensure!(inner.spec.has(name), "pod {} has no container {name}", inner.spec.name);
+        self.must_have(name)?;
         Container::create_without_bundle(inner, name)
     }
 
@@ -222,21 +180,52 @@ impl Pod {
     pub fn exec(&self, container: &str, command: impl Into<Command>) -> Result<Process> {
         let cgroup = self.container_cgroup(container)?;
         let netns = self.netns()?;
-        let command = self.inner.node.reachable(&command.into())?;
+        let command = self.inner.prepare(command.into())?;
         Process::spawn(&command, Some(&cgroup), &Network::Enter(&netns), Box::new(|_| {}))
     }
 
     /// Starts Envoy in the proxy's container. It is ready some time after, see
-    /// [`Proxy::wait_ready`] and [`Self::observe_ready`].
+    /// [`Proxy::wait_ready`] and [`Self::observe_ready`]. A second call is a restart: another
+    /// container.
     pub fn start_proxy(&self) -> Result<Proxy> {
-        let command = Proxy::command(&self.inner.node)?;
-        let process = self.start_container(PROXY, command)?;
+        let mesh = self.mesh()?;
+        let command = Proxy::command(&self.inner.node, &self.inner.spec, mesh)?;
+        let process = self.start_container(mesh.proxy(), command)?;
         Ok(Proxy::new(process, self.observe_ready()?))
     }
 
     /// Watches the proxy's readiness from inside the pod's namespace, apart from any agent.
     pub fn observe_ready(&self) -> Result<ReadyObserver> {
-        Ok(ReadyObserver::start(self.netns()?))
+        Ok(ReadyObserver::start(self.netns()?, self.mesh()?.endpoint()))
+    }
+
+    /// From now on the runtime takes its time: a container that ends has no process any more, but
+    /// keeps its cgroup and its bundle until [`Self::remove_dead`].
+    pub fn keep_dead_containers(&self) {
+        self.inner.lock().keeps_dead = true;
+    }
+
+    /// The runtime removes what [`Self::keep_dead_containers`] has left behind.
+    pub fn remove_dead(&self) -> Result<()> {
+        let dead = std::mem::take(&mut self.inner.lock().dead);
+        dead.iter().try_for_each(Dead::remove)
+    }
+
+    /// `kubectl debug`: one more container in the running pod, yet to be started.
+    pub fn add_ephemeral_container(&self, name: &str) {
+        let inner = &self.inner;
+        let mut state = inner.lock();
+        let container = manifest::container(&inner.spec, name, Role::Ephemeral);
+        state.containers.push(status::ContainerStatus::new(&inner.spec, name, Role::Ephemeral));
+        let key = (self.namespace(), self.name());
+        if let Some(object) = inner.node.api.get(Resource::Pods, Some(key.0), key.1) {
+            // Lists are replaced by a merge patch as a whole.
+            let mut all =
+                object["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+            all.push(container);
+            self.patch(&json!({"spec": {"ephemeralContainers": all}}));
+        }
+        inner.report(&state);
     }
 
     /// kubelet's readiness of a container, which is later than the truth.
@@ -267,55 +256,6 @@ impl Pod {
     /// Ends every process, takes the pod off the node and deletes the API object.
     pub fn delete(self) -> Result<()> {
         self.inner.remove()
-    }
-}
-
-// === impl Pod: what can be asked ===
-
-impl Pod {
-    /// `metadata.namespace`.
-    pub fn namespace(&self) -> &str {
-        &self.inner.spec.namespace
-    }
-
-    /// `metadata.name`.
-    pub fn name(&self) -> &str {
-        &self.inner.spec.name
-    }
-
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        &self.inner.uid
-    }
-
-    /// The pod's cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.inner.cgroup
-    }
-
-    /// The cgroup of a container that runs or was the last to run under this name.
-    pub fn container_cgroup(&self, name: &str) -> Result<Cgroup> {
-        let mut state = self.inner.lock();
-        let id = state
-            .container(name)
-            .and_then(|container| container.id().cloned())
-            .with_context(|| format!("container {name} was never started"))?;
-        Ok(self.inner.container_cgroup(&id))
-    }
-
-    /// The pod's network namespace; the caller's own for a host-network pod.
-    pub fn netns(&self) -> Result<Netns> {
-        self.inner.lock().netns()?.try_clone()
-    }
-
-    /// The pod's IPv4 address.
-    pub fn ip_v4(&self) -> Ipv4Addr {
-        self.inner.addresses.v4
-    }
-
-    /// The pod's IPv6 address.
-    pub fn ip_v6(&self) -> Ipv6Addr {
-        self.inner.addresses.v6
     }
 }
 
@@ -359,6 +299,12 @@ impl Inner {
         }
     }
 
+    /// `command` as a container of this pod runs it.
+    fn prepare(&self, mut command: Command) -> Result<Command> {
+        command.resolv_conf.clone_from(&self.resolv_conf);
+        self.node.reachable(&command)
+    }
+
     /// kubelet's status update. The caller holds the state's lock, which keeps updates in order.
     fn report(&self, state: &State) {
         if !state.published || state.removed {
@@ -367,7 +313,9 @@ impl Inner {
         let ips = match (state.networked, self.spec.host_network) {
             (false, _) => Vec::new(),
             (true, true) => vec![status::HOST_IP.to_owned()],
-            (true, false) => vec![self.addresses.v4.to_string(), self.addresses.v6.to_string()],
+            (true, false) => {
+                vec![state.addresses.v4.to_string(), state.addresses.v6.to_string()]
+            }
         };
         let status = status::Facts {
             spec: &self.spec,
@@ -388,10 +336,8 @@ impl Inner {
             state.sandbox.take()
         };
         let removed = if self.cgroup.path().exists() { self.cgroup.remove() } else { Ok(()) };
-        if let Some(Sandbox { id, netns: _, pause }) = sandbox {
-            // Its death is certain by now; waiting keeps zombies out of the test's process list.
-            let _ = pause.wait(Duration::from_secs(5));
-            let _ = fs::remove_dir_all(self.node.bundles().join(id.as_str()));
+        if let Some(sandbox) = sandbox {
+            sandbox.wait_gone(&self.node);
         }
         self.node.api.delete(Resource::Pods, Some(&self.spec.namespace), &self.spec.name);
         removed
@@ -406,10 +352,23 @@ impl State {
     }
 
     fn netns(&self) -> Result<&Netns> {
-        Ok(&self.sandbox()?.netns)
+        Ok(self.sandbox()?.netns())
     }
 
     fn container(&mut self, name: &str) -> Option<&mut status::ContainerStatus> {
         self.containers.iter_mut().find(|one| one.name == name)
     }
+}
+
+/// What the pod's containers see as /etc/resolv.conf, if it names nameservers.
+fn write_resolv_conf(node: &node::Inner, spec: &PodSpec) -> Result<Option<PathBuf>> {
+    if spec.nameservers.is_empty() {
+        return Ok(None);
+    }
+    let path = node.file(&format!("resolv-{}-{}.conf", spec.namespace, spec.name));
+    let nameservers: String =
+        spec.nameservers.iter().map(|address| format!("nameserver {address}\n")).collect();
+    fs::write(&path, nameservers + dns::SEARCH)
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(Some(path))
 }

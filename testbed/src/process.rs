@@ -33,6 +33,8 @@ pub struct Command {
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) user: User,
+    /// What it sees as /etc/resolv.conf, unless that is the machine's own.
+    pub(crate) resolv_conf: Option<PathBuf>,
 }
 
 /// The user and group a process runs as; root with root's group unless it says otherwise, as in an
@@ -48,7 +50,13 @@ pub struct User {
 impl Command {
     /// Runs `program`, looked up in `PATH` when it has no slash.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), user: User::default() }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            user: User::default(),
+            resolv_conf: None,
+        }
     }
 
     /// Adds one argument.

@@ -1,5 +1,6 @@
 //! The mesh's proxy: a real Envoy, and a watcher of its readiness that no agent has a part in.
 
+pub(crate) mod config;
 mod observer;
 
 use std::{
@@ -12,16 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::observer::ReadyObserver;
+pub use self::observer::{Endpoint, ReadyObserver};
 use crate::{
+    mesh::Mesh,
     node,
-    process::{Command, Process},
-    redirect::PROXY_ID,
+    pod::PodSpec,
+    process::{Command, Process, User},
+    redirect::Inbound,
 };
 
 /// Where the binary is when it is not where `cargo xtask setup` puts it.
 const ENVOY_VARIABLE: &str = "HOLDFAST_ENVOY";
-const CONFIG: &str = include_str!("../envoy.yaml");
 /// Envoy drains nothing here: a second is ample for an orderly end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -34,18 +36,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn command(node: &node::Inner) -> Result<Command> {
-        let config = node.file("envoy.yaml");
-        if !config.exists() {
-            fs::write(&config, CONFIG).with_context(|| format!("write {}", config.display()))?;
-        }
+    pub(crate) fn command(node: &node::Inner, spec: &PodSpec, mesh: Mesh) -> Result<Command> {
+        let config = node.file(&format!("envoy-{}-{}.json", spec.namespace, spec.name));
+        fs::write(&config, config::of(spec, mesh).to_string())
+            .with_context(|| format!("write {}", config.display()))?;
+        let User { uid, gid } = user(spec, mesh);
         Ok(Command::new(node.envoy()?)
             .arg("--config-path")
             .arg(config)
             // Hot restart shares memory by a number that all Envoys of a machine would fight for.
             .arg("--disable-hot-restart")
             .args(["--concurrency", "1", "--log-level", "warning"])
-            .user(PROXY_ID, PROXY_ID))
+            .user(uid, gid))
     }
 
     pub(crate) fn new(process: Process, ready: ReadyObserver) -> Self {
@@ -74,6 +76,12 @@ impl Proxy {
     pub fn stop(&self) -> Result<ExitStatus> {
         self.process.stop(STOP_WITHIN)
     }
+}
+
+/// Whom the proxy of this pod runs as: TPROXY takes capabilities, which Istio gives to root.
+pub(crate) fn user(spec: &PodSpec, mesh: Mesh) -> User {
+    let user = mesh.user();
+    if spec.redirect.inbound == Inbound::Tproxy { User { uid: 0, ..user } } else { user }
 }
 
 /// Envoy's binary at a path that user 1337 can reach: a checkout below `/root` is not one, then a

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams},
+    api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::PartialObjectMeta,
     runtime::{
@@ -21,7 +21,10 @@ use kube::{
     },
 };
 use serde_json::json;
-use testbed::{Api as TestApi, Recording, Resource, api::Refusal};
+use testbed::{
+    Api as TestApi, Recording, Resource,
+    api::{Events, Refusal},
+};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -289,6 +292,30 @@ async fn events_are_taken_folded_and_kept() {
     let missing =
         listed.patch("bogus", &PatchParams::default(), &Patch::Merge(json!({"note": "x"}))).await;
     assert_eq!(status_code(missing.unwrap_err()), 404);
+}
+
+#[tokio::test]
+async fn events_are_refused_and_stalled_as_told() {
+    let api = TestApi::start().unwrap();
+    let events: Api<v1::Event> = Api::namespaced(client(&api).await, "shop");
+    let event: v1::Event = serde_json::from_value(json!({
+        "metadata": {"generateName": "cart."},
+        "eventTime": "2026-11-21T00:00:00.000000Z",
+    }))
+    .unwrap();
+    let create = || async { events.create(&PostParams::default(), &event).await };
+    for (choice, code) in [(Events::Forbid, 403), (Events::Fail, 500)] {
+        api.take_events(choice);
+        assert_eq!(status_code(create().await.unwrap_err()), code);
+    }
+    api.take_events(Events::Stall);
+    let mut stalled = pin!(create());
+    assert!(timeout(Duration::from_millis(200), &mut stalled).await.is_err());
+    assert!(api.events().is_empty());
+    api.take_events(Events::Keep);
+    timeout(SOON, stalled).await.unwrap().unwrap();
+    create().await.unwrap();
+    assert_eq!(api.events().len(), 2, "each has a name of its own");
 }
 
 #[tokio::test]

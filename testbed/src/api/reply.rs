@@ -140,6 +140,15 @@ impl Failure {
         Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
     }
 
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::FORBIDDEN, reason: "Forbidden", message: message.into() }
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        let code = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { code, reason: "InternalError", message: message.into() }
+    }
+
     pub(super) fn not_allowed() -> Self {
         Self {
             code: StatusCode::METHOD_NOT_ALLOWED,

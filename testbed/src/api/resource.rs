@@ -61,6 +61,10 @@ impl Resource {
         !matches!(self, Self::Namespaces | Self::Nodes)
     }
 
+    pub(super) fn is_event(self) -> bool {
+        matches!(self, Self::CoreEvents | Self::Events)
+    }
+
     pub(super) fn find(group: &str, plural: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.group() == group && one.plural() == plural)
     }

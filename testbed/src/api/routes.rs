@@ -15,7 +15,7 @@ use super::{
     reply::{Failure, Shape, json_response},
     resource::Resource,
     select::Selector,
-    store::Key,
+    store::{Events, Key},
     watch,
 };
 
@@ -105,6 +105,9 @@ async fn serve(
     let accept =
         headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let shape = Shape::from_accept(accept);
+    if target.resource.is_event() && matches!(verb, "create" | "patch") {
+        admit_event(&shared).await?;
+    }
     match (verb, target.name) {
         ("list", None) => list(&shared, &target, shape, &parameters),
         ("watch", None) => watch(&shared, &target, shape, &parameters),
@@ -123,6 +126,23 @@ async fn serve(
             Ok(json_response(StatusCode::OK, &object))
         }
         _ => Err(Failure::not_allowed()),
+    }
+}
+
+/// Lets the write of an Event go on, later, or not at all.
+async fn admit_event(shared: &Shared) -> Result<(), Failure> {
+    let mut news = shared.subscribe();
+    loop {
+        news.borrow_and_update();
+        // Bound first: the lock must not be held across the await.
+        let events = shared.lock().events;
+        match events {
+            Events::Keep => return Ok(()),
+            Events::Forbid => return Err(Failure::forbidden("events.events.k8s.io is forbidden")),
+            Events::Fail => return Err(Failure::internal("etcdserver: request timed out")),
+            // The sender lives as long as the API itself.
+            Events::Stall => drop(news.changed().await),
+        }
     }
 }
 
@@ -183,6 +203,12 @@ fn create(shared: &Shared, target: &Target<'_>, body: &[u8]) -> Result<Response,
     let metadata = &mut object["metadata"];
     if let Some(namespace) = target.namespace {
         metadata["namespace"] = json!(namespace);
+    }
+    if metadata["name"].is_null()
+        && let Some(prefix) = metadata["generateName"].as_str()
+    {
+        // A real server appends five random characters; the version is as unique.
+        metadata["name"] = json!(format!("{prefix}{:05}", shared.lock().version()));
     }
     let Some(name) = metadata["name"].as_str().map(str::to_owned) else {
         return Err(Failure::bad_request("metadata.name is required"));

@@ -66,7 +66,22 @@ pub(super) struct Store {
     /// Counts the times at which every open watch was told that it is too old.
     pub(super) expiry: u64,
     pub(super) refusal: Refusal,
+    pub(super) events: Events,
     pub(super) requests: BTreeMap<(String, String), u64>,
+}
+
+/// What becomes of a client's attempt to write an Event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Events {
+    /// It is kept.
+    #[default]
+    Keep,
+    /// It is forbidden (HTTP 403): the client lacks the right.
+    Forbid,
+    /// It fails (HTTP 500).
+    Fail,
+    /// It waits until another choice is made.
+    Stall,
 }
 
 impl Default for Store {
@@ -78,6 +93,7 @@ impl Default for Store {
             oldest: FIRST_VERSION,
             expiry: 0,
             refusal: Refusal::default(),
+            events: Events::default(),
             requests: BTreeMap::new(),
         }
     }

@@ -1,11 +1,6 @@
 //! One container of a pod: from its bundle to the removal of its cgroup.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitStatus,
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, process::ExitStatus, sync::Arc};
 
 use anyhow::Result;
 
@@ -32,7 +27,7 @@ impl Container {
         let bundle = {
             let state = pod.lock();
             let sandbox = state.sandbox()?;
-            pod.bundle(&id, &sandbox.id, Some(name), Some(sandbox.pause.pid()))
+            pod.bundle(&id, sandbox.id(), Some(name), Some(sandbox.pid()))
                 .write(&pod.node.bundles())?
         };
         let cgroup = pod.container_cgroup(&id);
@@ -61,28 +56,29 @@ impl Container {
 
     /// Starts its process.
     pub fn start(self, command: impl Into<Command>) -> Result<Process> {
-        self.spawn(&command.into(), false)
+        self.spawn(command.into(), false)
     }
 
     /// Starts its process without kubelet reporting it yet.
     pub fn start_silently(self, command: impl Into<Command>) -> Result<Process> {
-        self.spawn(&command.into(), true)
+        self.spawn(command.into(), true)
     }
 
-    fn spawn(self, command: &Command, hidden: bool) -> Result<Process> {
+    fn spawn(self, command: Command, hidden: bool) -> Result<Process> {
         let Self { pod, name, id, cgroup, bundle } = self;
         let owner = Arc::clone(&pod);
-        let command = &pod.node.reachable(command)?;
+        let command = &pod.prepare(command)?;
         // Held until the start is on record, so that an early end cannot be recorded before it.
         let mut state = pod.lock();
         let netns = state.netns()?.try_clone()?;
         let process = {
-            let (name, id, cgroup) = (name.clone(), id.clone(), cgroup.clone());
+            let (name, id) = (name.clone(), id.clone());
+            let rest = Dead { cgroup: cgroup.clone(), bundle };
             Process::spawn(
                 command,
-                Some(&cgroup.clone()),
+                Some(&cgroup),
                 &Network::Enter(&netns),
-                Box::new(move |status| ended(&owner, &name, &id, &cgroup, &bundle, status)),
+                Box::new(move |status| ended(&owner, &name, &id, rest, status)),
             )?
         };
         if let Some(status) = state.container(&name) {
@@ -93,20 +89,32 @@ impl Container {
     }
 }
 
-/// containerd deletes a container's task, its cgroup and its bundle as soon as it has ended.
-fn ended(
-    pod: &Inner,
-    name: &str,
-    id: &ContainerId,
-    cgroup: &Cgroup,
-    bundle: &Path,
-    status: ExitStatus,
-) {
-    if let Err(error) = cgroup.remove() {
+/// What is left of a container whose process has ended.
+#[derive(Debug)]
+pub(super) struct Dead {
+    cgroup: Cgroup,
+    bundle: PathBuf,
+}
+
+impl Dead {
+    pub(super) fn remove(&self) -> Result<()> {
+        let removed = self.cgroup.remove();
+        // Only fails when the node's whole folder is being removed at the same time.
+        let _ = fs::remove_dir_all(&self.bundle);
+        removed
+    }
+}
+
+/// With its first process a container's pid namespace ends; containerd then deletes the task, its
+/// cgroup and its bundle, at once unless told otherwise.
+fn ended(pod: &Inner, name: &str, id: &ContainerId, rest: Dead, status: ExitStatus) {
+    let keep = pod.lock().keeps_dead;
+    if keep {
+        rest.cgroup.kill();
+        pod.lock().dead.push(rest);
+    } else if let Err(error) = rest.remove() {
         eprintln!("testbed: {error:#}");
     }
-    // Only fails when the node's whole folder is being removed at the same time.
-    let _ = fs::remove_dir_all(bundle);
     let mut state = pod.lock();
     if let Some(container) = state.container(name) {
         container.ended(id, status);

@@ -1,16 +1,20 @@
 //! The pod as the API server has it before kubelet says anything: metadata and spec.
 
-use serde_json::{Map, Value, json};
+mod marks;
+mod proxy;
+mod setup;
+
+use serde_json::{Value, json};
 
 use super::{
-    spec::{PROXY, PodSpec, REDIRECT_INIT},
+    spec::{PodSpec, Role},
     status::{IMAGE, now},
 };
-use crate::{cgroup::Qos, redirect::PROXY_ID};
+use crate::{cgroup::Qos, mesh::Mesh};
 
 /// The whole object but for `spec.nodeName` and kubelet's part of `status`.
-pub(super) fn unscheduled(spec: &PodSpec, uid: &str) -> Value {
-    json!({
+pub(super) fn unscheduled(spec: &PodSpec, uid: &str, static_hash: Option<&str>) -> Value {
+    let mut object = json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -18,146 +22,63 @@ pub(super) fn unscheduled(spec: &PodSpec, uid: &str) -> Value {
             "namespace": spec.namespace,
             "uid": uid,
             "creationTimestamp": now(),
-            "labels": labels(spec),
-            "annotations": annotations(spec),
+            "labels": marks::labels(spec),
+            "annotations": marks::annotations(spec),
         },
         "spec": {
-            "restartPolicy": "Always",
+            "restartPolicy": spec.restart_policy.as_api(),
             "terminationGracePeriodSeconds": 30,
             "dnsPolicy": "ClusterFirst",
             "serviceAccountName": "default",
             "schedulerName": "default-scheduler",
             "enableServiceLinks": true,
-            "hostNetwork": spec.host_network,
             "securityContext": {},
-            "initContainers": list(spec, &spec.all_init_containers(), true),
-            "containers": list(spec, &spec.all_containers(), false),
+            "containers": spec
+                .all_containers()
+                .into_iter()
+                .map(|name| container(spec, name, Role::Main))
+                .collect::<Vec<_>>(),
         },
         "status": {"phase": "Pending", "qosClass": spec.qos.as_api()},
-    })
-}
-
-fn labels(spec: &PodSpec) -> Map<String, Value> {
-    let mut all = Map::from_iter([("app".to_owned(), json!(spec.name))]);
-    if spec.meshed {
-        all.insert("security.istio.io/tlsMode".into(), json!("istio"));
-        all.insert("service.istio.io/canonical-name".into(), json!(spec.name));
-        all.insert("service.istio.io/canonical-revision".into(), json!("latest"));
+    });
+    let init = spec.all_init_containers();
+    if !init.is_empty() {
+        let init: Vec<Value> =
+            init.into_iter().map(|(name, role)| container(spec, name, role)).collect();
+        object["spec"]["initContainers"] = json!(init);
     }
-    all.extend(spec.labels.iter().map(|(k, v)| (k.clone(), json!(v))));
-    all
-}
-
-fn annotations(spec: &PodSpec) -> Map<String, Value> {
-    let mut all = Map::new();
-    if spec.meshed {
-        // The injector's own record of what it added.
-        let (init, main) = if spec.native_sidecar {
-            (json!([REDIRECT_INIT, PROXY]), json!(null))
-        } else {
-            (json!([REDIRECT_INIT]), json!([PROXY]))
-        };
-        let record = json!({
-            "initContainers": init,
-            "containers": main,
-            "volumes": ["workload-socket", "istio-envoy", "istio-data", "istio-token"],
-            "imagePullSecrets": null,
-            "revision": "default",
-        });
-        all.insert("sidecar.istio.io/status".into(), json!(record.to_string()));
-        all.insert("istio.io/rev".into(), json!("default"));
-        let redirect = &spec.redirect;
-        if !redirect.exclude_cidrs.is_empty() {
-            all.insert(
-                "traffic.sidecar.istio.io/excludeOutboundIPRanges".into(),
-                json!(redirect.exclude_cidrs.join(",")),
-            );
-        }
-        if !redirect.exclude_ports.is_empty() {
-            let ports: Vec<String> = redirect.exclude_ports.iter().map(u16::to_string).collect();
-            all.insert(
-                "traffic.sidecar.istio.io/excludeOutboundPorts".into(),
-                json!(ports.join(",")),
-            );
-        }
+    // The API server leaves a false one out.
+    if spec.host_network {
+        object["spec"]["hostNetwork"] = json!(true);
     }
-    all.extend(spec.annotations.iter().map(|(k, v)| (k.clone(), json!(v))));
-    all
+    if let Some(hash) = static_hash {
+        marks::mirror(&mut object, hash);
+    }
+    object
 }
 
-fn list(spec: &PodSpec, names: &[&str], init: bool) -> Vec<Value> {
-    names
-        .iter()
-        .map(|name| match *name {
-            PROXY => proxy(spec, init),
-            REDIRECT_INIT => redirect_init(),
-            name => json!({
-                "name": name,
-                "image": IMAGE,
-                "imagePullPolicy": "IfNotPresent",
-                "resources": resources(spec.qos),
-                "terminationMessagePath": "/dev/termination-log",
-                "terminationMessagePolicy": "File",
-            }),
-        })
-        .collect()
-}
-
-fn proxy(spec: &PodSpec, init: bool) -> Value {
-    let probe = |period: u32, threshold: u32| {
-        json!({
-            "httpGet": {"path": "/healthz/ready", "port": 15021, "scheme": "HTTP"},
-            "periodSeconds": period,
-            "timeoutSeconds": 3,
-            "successThreshold": 1,
-            "failureThreshold": threshold,
-        })
-    };
+/// A container as it stands in the lists of the spec.
+pub(super) fn container(spec: &PodSpec, name: &str, role: Role) -> Value {
     let mut container = json!({
-        "name": PROXY,
+        "name": name,
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["proxy", "sidecar", "--domain", format!("{}.svc.cluster.local", spec.namespace)],
-        "env": [{"name": "ISTIO_META_APP_CONTAINERS", "value": spec.containers.join(",")}],
-        "ports": [{"name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP"}],
         "resources": resources(spec.qos),
-        // Istio's defaults: ready is asked every 15 s, startup every second for ten minutes.
-        "readinessProbe": probe(15, 4),
-        "startupProbe": probe(1, 600),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "runAsUser": PROXY_ID,
-            "runAsGroup": PROXY_ID,
-            "runAsNonRoot": true,
-        },
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
     });
-    if init {
+    let further = match spec.mesh {
+        Some(mesh) if mesh.proxy() == name => proxy::fields(spec, mesh),
+        Some(mesh) if mesh.init() == Some(name) => setup::fields(spec, mesh),
+        _ => json!({}),
+    };
+    if let (Some(container), Value::Object(further)) = (container.as_object_mut(), further) {
+        container.extend(further);
+    }
+    if role == Role::Sidecar {
         container["restartPolicy"] = json!("Always");
     }
     container
-}
-
-fn redirect_init() -> Value {
-    json!({
-        "name": REDIRECT_INIT,
-        "image": IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "args": [
-            "istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT",
-            "-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020",
-        ],
-        "resources": {},
-        "securityContext": {
-            "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
-            "runAsUser": 0,
-            "runAsGroup": 0,
-        },
-        "terminationMessagePath": "/dev/termination-log",
-        "terminationMessagePolicy": "File",
-    })
 }
 
 fn resources(qos: Qos) -> Value {
@@ -167,4 +88,34 @@ fn resources(qos: Qos) -> Value {
         Qos::Burstable => json!({"requests": amount}),
         Qos::BestEffort => json!({}),
     }
+}
+
+/// What runs as a user of its own, without any right.
+fn unprivileged(uid: u32, gid: u32) -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsUser": uid,
+        "runAsGroup": gid,
+        "runAsNonRoot": uid != 0,
+    })
+}
+
+fn env(all: &[(&str, String)]) -> Value {
+    all.iter().map(|(name, value)| json!({"name": name, "value": value})).collect()
+}
+
+fn http_probe(mesh_path: &str, port: u16, period: u32, threshold: u32) -> Value {
+    json!({
+        "httpGet": {"path": mesh_path, "port": port, "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 3,
+        "successThreshold": 1,
+        "failureThreshold": threshold,
+    })
+}
+
+/// Whether kubelet waits for an answer before it calls this container ready.
+pub(super) fn has_probes(spec: &PodSpec, name: &str) -> bool {
+    spec.mesh.is_some_and(|mesh: Mesh| mesh.proxy() == name && mesh.has_probes())
 }

@@ -5,7 +5,10 @@ use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
-use super::spec::{PROXY, PodSpec};
+use super::{
+    manifest,
+    spec::{PodSpec, RestartPolicy, Role},
+};
 use crate::container::ContainerId;
 
 /// The image of every container; nothing is pulled or unpacked.
@@ -24,7 +27,9 @@ pub(crate) fn now() -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct ContainerStatus {
     pub(crate) name: String,
-    pub(crate) init: bool,
+    role: Role,
+    /// Kubelet calls any other container ready as soon as it runs.
+    has_probes: bool,
     /// Started without kubelet having reported it yet.
     pub(crate) hidden: bool,
     pub(crate) ready: bool,
@@ -41,10 +46,11 @@ enum Run {
 }
 
 impl ContainerStatus {
-    fn new(name: &str, init: bool) -> Self {
+    pub(crate) fn new(spec: &PodSpec, name: &str, role: Role) -> Self {
         Self {
             name: name.to_owned(),
-            init,
+            role,
+            has_probes: manifest::has_probes(spec, name),
             hidden: false,
             ready: false,
             run: Run::Waiting,
@@ -70,9 +76,13 @@ impl ContainerStatus {
         matches!(self.run, Run::Terminated { succeeded: true, .. })
     }
 
-    /// Only the proxy has probes; kubelet calls any other container ready as soon as it runs.
-    fn has_probes(&self) -> bool {
-        self.name == PROXY
+    fn has_ended(&self) -> bool {
+        matches!(self.run, Run::Terminated { .. })
+    }
+
+    /// Whether it has got as far as the next init container needs.
+    fn is_started(&self) -> bool {
+        self.is_running() && (self.ready || !self.has_probes)
     }
 
     pub(crate) fn started(&mut self, id: ContainerId, hidden: bool) {
@@ -81,7 +91,7 @@ impl ContainerStatus {
             self.restarts += 1;
         }
         self.hidden = hidden;
-        self.ready = !self.init && !self.has_probes();
+        self.ready = self.role != Role::Init && !self.has_probes;
         self.run = Run::Running { id, since: now() };
     }
 
@@ -99,7 +109,7 @@ impl ContainerStatus {
         self.finish(Some(id.clone()), &since.clone(), code);
     }
 
-    /// For `istio-init`, whose work the testbed does itself.
+    /// For the mesh's own init container, whose work the testbed does itself.
     pub(crate) fn completed(&mut self) {
         self.finish(None, &now(), 0);
     }
@@ -115,7 +125,7 @@ impl ContainerStatus {
             state["containerID"] = json!(format!("containerd://{id}"));
         }
         // The API calls an init container that has completed "ready".
-        self.ready = self.init && code == 0;
+        self.ready = self.role == Role::Init && code == 0;
         self.run = Run::Terminated { id, state, succeeded: code == 0 };
     }
 
@@ -140,7 +150,7 @@ impl ContainerStatus {
             "state": state,
             "lastState": self.last.clone().unwrap_or_else(|| json!({})),
             "ready": ready,
-            "started": running && (ready || !self.has_probes()),
+            "started": running && (ready || !self.has_probes),
             "restartCount": self.restarts,
         });
         if let Some(id) = id {
@@ -153,10 +163,10 @@ impl ContainerStatus {
 /// The containers of `spec`, none of them started.
 pub(crate) fn initial(spec: &PodSpec) -> Vec<ContainerStatus> {
     let init = spec.all_init_containers();
-    let main = spec.all_containers();
+    let main = spec.all_containers().into_iter().map(|name| (name, Role::Main));
     init.into_iter()
-        .map(|name| ContainerStatus::new(name, true))
-        .chain(main.into_iter().map(|name| ContainerStatus::new(name, false)))
+        .chain(main)
+        .map(|(name, role)| ContainerStatus::new(spec, name, role))
         .collect()
 }
 
@@ -171,19 +181,20 @@ pub(crate) struct Facts<'a> {
 
 impl Facts<'_> {
     pub(crate) fn to_json(&self, containers: &[ContainerStatus]) -> Value {
-        let (init, main): (Vec<_>, Vec<_>) = containers.iter().partition(|one| one.init);
-        let initialized = init
-            .iter()
-            .all(|one| one.has_succeeded() || (one.name == PROXY && one.ready && !one.hidden));
-        let ready = main.iter().all(|one| one.ready && !one.hidden)
-            && init.iter().all(|one| one.name != PROXY || one.ready);
-        let phase =
-            if main.iter().any(|one| one.is_running() || matches!(one.run, Run::Terminated { .. }))
-            {
-                "Running"
-            } else {
-                "Pending"
-            };
+        let of = |wanted: fn(Role) -> bool| -> Vec<&ContainerStatus> {
+            containers.iter().filter(|one| wanted(one.role)).collect()
+        };
+        let init = of(Role::is_init);
+        let main = of(|role| role == Role::Main);
+        let ephemeral = of(|role| role == Role::Ephemeral);
+        let initialized = init.iter().all(|one| match one.role {
+            Role::Sidecar => one.is_started(),
+            _ => one.has_succeeded(),
+        });
+        let is_ready = |one: &&ContainerStatus| one.ready && !one.hidden;
+        let ready = main.iter().all(is_ready)
+            && init.iter().filter(|one| one.role == Role::Sidecar).all(is_ready);
+        let phase = self.phase(&main);
         let condition = |kind: &str, holds: bool| {
             json!({
                 "type": kind,
@@ -213,11 +224,31 @@ impl Facts<'_> {
         if !init.is_empty() {
             status["initContainerStatuses"] = json!(list(&init));
         }
+        if !ephemeral.is_empty() {
+            status["ephemeralContainerStatuses"] = json!(list(&ephemeral));
+        }
         if let Some(first) = self.ips.first() {
             status["podIP"] = json!(first);
             let all: Vec<Value> = self.ips.iter().map(|ip| json!({"ip": ip})).collect();
             status["podIPs"] = json!(all);
         }
         status
+    }
+
+    /// A pod that restarts nothing is over when its last main container is.
+    fn phase(&self, main: &[&ContainerStatus]) -> &'static str {
+        let succeeded = main.iter().all(|one| one.has_succeeded());
+        if main.iter().all(|one| one.has_ended()) {
+            match self.spec.restart_policy {
+                RestartPolicy::Never | RestartPolicy::OnFailure if succeeded => return "Succeeded",
+                RestartPolicy::Never => return "Failed",
+                RestartPolicy::OnFailure | RestartPolicy::Always => {}
+            }
+        }
+        if main.iter().any(|one| one.is_running() || one.has_ended()) {
+            "Running"
+        } else {
+            "Pending"
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! How a child gets into its cgroup, its namespace and its user before it executes anything.
 
 use std::{
+    ffi::{CStr, CString},
     fs::File,
     io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::process::CommandExt as _,
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     process::{Child, Stdio},
     thread,
@@ -36,7 +37,7 @@ pub(super) fn launch(
     cgroup: Option<&Cgroup>,
     network: &Network<'_>,
 ) -> Result<(Child, OwnedFd)> {
-    let Command { program, args, env, user } = command;
+    let Command { program, args, env, user, resolv_conf } = command;
     let placement = Placement {
         procs: cgroup.map(Cgroup::open_procs).transpose()?,
         network: match network {
@@ -45,6 +46,11 @@ pub(super) fn launch(
             Network::Enter(netns) => Namespace::Enter(netns.handle()?),
         },
         user: *user,
+        resolv_conf: resolv_conf
+            .as_ref()
+            .map(|path| CString::new(path.as_os_str().as_bytes()))
+            .transpose()
+            .context("a path with a zero byte")?,
     };
     let mut child = std::process::Command::new(program);
     child
@@ -69,6 +75,7 @@ struct Placement {
     procs: Option<File>,
     network: Namespace,
     user: User,
+    resolv_conf: Option<CString>,
 }
 
 enum Namespace {
@@ -80,8 +87,9 @@ enum Namespace {
 impl Placement {
     /// Runs in the forked child: nothing here may allocate or lock.
     fn take(&self) -> io::Result<()> {
-        let Self { procs, network, user } = self;
-        // SAFETY: plain system calls on descriptors that the parent keeps open until after exec.
+        let Self { procs, network, user, resolv_conf } = self;
+        // SAFETY: plain system calls on descriptors that the parent keeps open until after exec,
+        // and on strings that end in zero and live as long as `self`.
         unsafe {
             // A container has its own session: Ctrl-C in the terminal is not meant for it.
             check(libc::setsid())?;
@@ -99,6 +107,9 @@ impl Placement {
                     check(libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET))?;
                 }
             }
+            if let Some(file) = resolv_conf {
+                bind_mount(file, RESOLV_CONF)?;
+            }
             // std's own uid() and gid() would apply before this hook and take setns' right away.
             if *user != User::default() {
                 check(libc::setgroups(0, std::ptr::null()))?;
@@ -107,6 +118,22 @@ impl Placement {
             }
         }
         Ok(())
+    }
+}
+
+/// Where every resolver looks for its nameservers.
+const RESOLV_CONF: &CStr = c"/etc/resolv.conf";
+
+/// Shows `file` in the place of `over`, to this process and its children alone.
+fn bind_mount(file: &CStr, over: &CStr) -> io::Result<()> {
+    let none = std::ptr::null();
+    // SAFETY: the strings end in zero and outlive the calls; the pointers that are null may be.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNS))?;
+        // A mount of a shared tree would show outside as well.
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        check(libc::mount(none, c"/".as_ptr(), none, private, none.cast()))?;
+        check(libc::mount(file.as_ptr(), over.as_ptr(), none, libc::MS_BIND, none.cast()))
     }
 }
 

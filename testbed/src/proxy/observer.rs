@@ -15,15 +15,30 @@ use anyhow::{Result, bail};
 
 use crate::{clock::monotonic_ns, netns::Netns};
 
-/// Istio's readiness endpoint.
-const ENDPOINT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15021);
-const REQUEST: &[u8] = b"GET /healthz/ready HTTP/1.1\r\nHost: testbed\r\nConnection: close\r\n\r\n";
-const READY: &[u8] = b"HTTP/1.1 200";
+/// Any status from 200 to 299: Dapr answers 204.
+const READY: &[u8] = b"HTTP/1.1 2";
 /// Fine enough to measure a release of a few milliseconds, coarse enough to cost nothing.
 const POLL_EVERY: Duration = Duration::from_millis(2);
 /// An answer over loopback takes well under a millisecond; a proxy that accepts and says nothing
 /// must not stop the polling.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+
+/// What answers in the pod's namespace when its proxy is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A request that is answered with success.
+    Http {
+        /// The port on loopback.
+        port: u16,
+        /// The path.
+        path: &'static str,
+    },
+    /// A port on loopback that accepts connections.
+    Tcp {
+        /// The port.
+        port: u16,
+    },
+}
 
 /// Polls the proxy's readiness endpoint from a thread inside the pod's network namespace, but in
 /// the testbed's own cgroup, so that no gate on the pod's can touch it.
@@ -41,12 +56,14 @@ struct Shared {
 }
 
 impl ReadyObserver {
-    pub(crate) fn start(netns: Netns) -> Self {
+    pub(crate) fn start(netns: Netns, endpoint: Endpoint) -> Self {
         let shared = Arc::new(Shared::default());
         let observer = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let outcome =
-                netns.enter().map_err(|error| format!("{error:#}")).map(|()| observer.poll());
+            let outcome = netns
+                .enter()
+                .map_err(|error| format!("{error:#}"))
+                .map(|()| observer.poll(endpoint));
             let outcome = match outcome {
                 Ok(None) => return,
                 Ok(Some(ready)) => Ok(ready),
@@ -58,13 +75,13 @@ impl ReadyObserver {
         Self { shared, thread: Some(thread) }
     }
 
-    /// The moment of the first 200, in nanoseconds of `CLOCK_MONOTONIC`, if it has come.
+    /// The moment of the first success, in nanoseconds of `CLOCK_MONOTONIC`, if it has come.
     pub fn ready_ns(&self) -> Option<u64> {
         let outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         outcome.as_ref()?.as_ref().ok().copied()
     }
 
-    /// Waits for the first 200 and gives its moment in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Waits for the first success and gives its moment in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn wait(&self, timeout: Duration) -> Result<u64> {
         let deadline = Instant::now() + timeout;
         let mut outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,10 +114,10 @@ impl Drop for ReadyObserver {
 }
 
 impl Shared {
-    fn poll(&self) -> Option<u64> {
+    fn poll(&self, endpoint: Endpoint) -> Option<u64> {
         while !self.stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
-            if is_ready() {
+            if endpoint.is_ready() {
                 return Some(monotonic_ns());
             }
             thread::sleep(POLL_EVERY.saturating_sub(asked.elapsed()));
@@ -109,13 +126,24 @@ impl Shared {
     }
 }
 
-fn is_ready() -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&ENDPOINT, ANSWER_WITHIN) else {
-        return false;
-    };
-    let mut answer = [0; READY.len()];
-    stream.set_read_timeout(Some(ANSWER_WITHIN)).is_ok()
-        && stream.write_all(REQUEST).is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && answer == READY
+impl Endpoint {
+    fn is_ready(self) -> bool {
+        let (port, path) = match self {
+            Self::Http { port, path } => (port, Some(path)),
+            Self::Tcp { port } => (port, None),
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, ANSWER_WITHIN) else {
+            return false;
+        };
+        let Some(path) = path else {
+            return true;
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: testbed\r\nConnection: close\r\n\r\n");
+        let mut answer = [0; READY.len()];
+        stream.set_read_timeout(Some(ANSWER_WITHIN)).is_ok()
+            && stream.write_all(request.as_bytes()).is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && answer == READY
+    }
 }

@@ -4,11 +4,15 @@
 mod connect;
 mod epoll;
 mod http;
+mod load;
+mod lookup;
+mod name_server;
 mod node;
 mod raw_syn;
 mod report;
 mod serve;
 mod socket;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -32,9 +36,17 @@ enum Command {
     InNetns(connect::Args),
     /// Sends a forged SYN over loopback from a raw socket.
     RawSyn(raw_syn::Args),
+    /// Repeats connects or requests for some time and counts them.
+    Throughput(throughput::Args),
+    /// Looks a name up and reports how that went.
+    Lookup(lookup::Args),
+    /// Opens connections at a steady pace and reports what became of them.
+    Load(load::Args),
     /// Accepts and keeps connections on loopback.
     Listen(serve::ListenArgs),
-    /// The backend: HTTP on every backend port, both families.
+    /// Serves HTTP on a port of every address.
+    Serve(serve::ServeArgs),
+    /// The backend: HTTP on every backend port, both families, and the cluster's DNS server.
     Outside,
     /// Brings up a node with a proxied pod, prints where it is, and keeps it until killed.
     Node,
@@ -48,7 +60,11 @@ fn main() -> ExitCode {
         Command::ForkConnect(args) => connect::run_in_child(&args),
         Command::InNetns(args) => connect::run_in_own_netns(&args),
         Command::RawSyn(args) => raw_syn::run(&args),
+        Command::Throughput(args) => throughput::run(&args),
+        Command::Lookup(args) => lookup::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Listen(args) => serve::listen(&args),
+        Command::Serve(args) => serve::serve(&[args.port]),
         Command::Outside => serve::outside(),
         Command::Node => node::run(),
         Command::Pause => serve::pause(),

@@ -14,7 +14,7 @@ use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use testbed::{BACKEND_PORTS, pattern};
 
-use crate::report;
+use crate::{name_server, report};
 
 /// Larger bodies would only measure memory.
 const MAX_BODY: usize = 64 << 20;
@@ -30,6 +30,14 @@ pub(crate) struct ListenArgs {
     /// The accept queue's length.
     #[arg(long, default_value_t = 128)]
     backlog: i32,
+}
+
+/// Where to serve.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// The port, on every address.
+    #[arg(long)]
+    pub(crate) port: u16,
 }
 
 /// Accepts and keeps every connection; each is reported with its peer.
@@ -71,8 +79,14 @@ fn bind(address: SocketAddr, backlog: i32) -> Result<Socket> {
     listening().with_context(|| format!("listen on {address}"))
 }
 
-/// Serves the backend's ports in this process's namespace until killed.
+/// Serves the backend's ports and names in this process's namespace until killed.
 pub(crate) fn outside() -> Result<bool> {
+    name_server::start()?;
+    serve(&BACKEND_PORTS)
+}
+
+/// Serves HTTP on these ports until killed.
+pub(crate) fn serve(ports: &[u16]) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -80,7 +94,7 @@ pub(crate) fn outside() -> Result<bool> {
     runtime.block_on(async {
         let mut servers = tokio::task::JoinSet::new();
         let visits = Visits::default();
-        for port in BACKEND_PORTS {
+        for &port in ports {
             let app = Router::new()
                 .route("/bytes/{length}", get(bytes))
                 .route("/port", get(move || async move { port.to_string() }))
@@ -95,7 +109,7 @@ pub(crate) fn outside() -> Result<bool> {
                 servers.spawn(axum::serve(listener, app.clone()).into_future());
             }
         }
-        report::event("listening", 0, json!({"ports": BACKEND_PORTS}));
+        report::event("listening", 0, json!({"ports": ports}));
         while let Some(ended) = servers.join_next().await {
             ended.context("a server panicked")?.context("serve")?;
         }
