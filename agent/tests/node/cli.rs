@@ -166,7 +166,7 @@ fn wrong_usage_is_told_in_one_line() {
     for (option, value, told) in [
         ("--node-name", "", &["--node-name", "empty", "kubectl get nodes"][..]),
         ("--node-name", "a,b", &["'a,b'", "kubectl get nodes"]),
-        ("--timeout", "60", &["'60'", "--timeout", "unit"]),
+        ("--timeout", "60", &["'60'", "--timeout", "such as 90s"]),
         ("--timeout", "0s", &["'0s'", "from 1s to 1h"]),
         ("--timeout", "2h", &["'2h'", "from 1s to 1h"]),
         ("--api-wait", "soon", &["'soon'", "--api-wait"]),
@@ -222,8 +222,13 @@ fn a_kubeconfig_that_is_none_is_told_with_its_path() {
     ] {
         let name = path.display().to_string();
         let arguments = bench.arguments_but("--kubeconfig", path);
-        bench.fails_and_tells(USAGE, &arguments, &[&name, told, mend]);
+        let line = bench.fails(USAGE, &[], &arguments);
+        assert_tells(&line, &[&name, told, mend]);
+        assert_eq!(line.matches(&name).count(), 1, "{line}");
     }
+    let none = bench.dir.path().join("none").display().to_string();
+    let arguments = bench.arguments_but("--kubeconfig", format!("{none}:{none}2"));
+    bench.fails_and_tells(USAGE, &arguments, &[&none, "No such file", mend]);
     let outside = os(&["run", "--node-name", "node1"]);
     bench.fails_and_tells(USAGE, &outside, &["not running in a cluster", mend]);
 }
@@ -240,6 +245,7 @@ fn what_the_node_lacks_is_told_with_the_way_to_mend_it() {
         ("--cgroup-root", &plain, &["not on a cgroup2 file system", "--cgroup-root"]),
         ("--cgroup-root", &file, &["not on a cgroup2 file system", "--cgroup-root"]),
         ("--btf", &none, &["no BTF", "No such file", "CONFIG_DEBUG_INFO_BTF=y"]),
+        ("--btf", &file, &["no BTF", "not BTF", "--btf"]),
         ("--proc-root", &none, &["No such file", "--proc-root"]),
     ] {
         let name = value.display().to_string();
@@ -334,6 +340,9 @@ fn a_user_other_than_root_is_told_what_is_missing() {
     let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let line = bench.fails(NO_PERMISSION, &nobody, &bench.arguments());
     assert_tells(&line, &["missing CAP_BPF", "run as root", "securityContext.capabilities"]);
+    for capability in CAPABILITIES {
+        assert_tells(&line, &[&format!("CAP_{}, needed to ", capability.to_uppercase())]);
+    }
 }
 
 #[test]
@@ -391,10 +400,10 @@ fn help_and_version_are_no_errors() {
         (&["--version"][..], &["holdfast ", env!("CARGO_PKG_VERSION")][..]),
         (&["--help"], &["Usage: holdfast", "run", "Exit codes: 64"]),
         (&["help"], &["Usage: holdfast"]),
-        (&["run", "-h"], &["--node-name <NAME>", "[default: 60s]"]),
+        (&["run", "-h"], &["--node-name <NAME>", "60s]"]),
         (
             &["run", "--help"],
-            &["--node-name <NAME>", "--cgroup-root <DIR>", "[default: 60s]", "Exit codes: 64"],
+            &["--node-name <NAME>", "--cgroup-root <DIR>", "60s]", "Exit codes: 64"],
         ),
     ] {
         let mut command = command(binary());

@@ -1,13 +1,14 @@
 //! What the tests on a whole node share.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use testbed::{Agent, AgentOptions, Node, Pod};
+use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps};
 
 /// The label that enables a namespace.
 pub(crate) const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
@@ -78,4 +79,53 @@ pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "never happened: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Long enough that nothing but a hold explains a connect that waits.
+pub(crate) const LATE: Duration = Duration::from_millis(1_500);
+
+/// How soon after readiness a hold must be over: far more than a release takes on a machine with
+/// much else to do, far less than the time after which any resolver asks again (2.5 s). A SYN
+/// goes out anew every 500 ms by itself.
+pub(crate) const RELEASED_WITHIN: Duration = Duration::from_millis(400);
+
+/// Starts a container that only runs, to have clients started in it.
+pub(crate) fn idle(pod: &Pod, container: &str) -> Process {
+    pod.start_container(container, apps::testbed_app().unwrap().arg("pause")).unwrap()
+}
+
+/// Starts a client that dials `to`, in a container of its own under this name.
+pub(crate) fn dials(pod: &Pod, container: &str, to: SocketAddr) -> Process {
+    pod.start_container(container, apps::connect(to).unwrap().get("/bytes/1000")).unwrap()
+}
+
+/// A pod of which the agent knows from the API before anything of it is on the node, which is what
+/// happens on most: kubelet has it from the same API.
+pub(crate) fn known_pod(node: &Node, agent: &Agent, spec: PodSpec) -> Pod {
+    let pod = node.pod(spec).unwrap();
+    pod.publish().unwrap();
+    // The API's news come in their order: those about a later pod come after this one's.
+    let later = PodSpec::new("shop", format!("later-than-{}", pod.name()));
+    let later = node.pod(later.annotation("holdfast.dev/mode", "wait")).unwrap();
+    later.publish().unwrap();
+    later.create_cgroup().unwrap();
+    wait_for(agent, &later, "invalid setting");
+    pod.set_up().unwrap();
+    pod
+}
+
+/// Asserts that a connect that waits came through after `ready_ns`, and soon after it.
+pub(crate) fn assert_released(app: &Process, ready_ns: u64, what: &str) {
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert!(attempt.is_connected() && attempt.start_ns < ready_ns, "{what}: {attempt:?}");
+    let after = Duration::from_nanos(attempt.end_ns.saturating_sub(ready_ns));
+    assert!(after < RELEASED_WITHIN, "{what}: released {after:?} after readiness");
+    assert!(app.wait_body(SOON).unwrap().ok, "{what}");
+}
+
+/// The Kubernetes Events about this pod.
+pub(crate) fn events(node: &Node, pod: &Pod) -> Vec<Value> {
+    let mut all = node.api().events();
+    all.retain(|event| event["regarding"]["name"] == pod.name());
+    all
 }

@@ -50,7 +50,7 @@ fn a_connect_is_held_for_75_seconds_and_is_itself_again_afterwards() {
         assert!(released["held_ms"].as_f64().unwrap() >= LONG.as_millis() as f64);
     }
     let opened = wait_for(&agent, &pod, "gate opened");
-    assert_eq!(opened["reason"], "the proxy's readiness endpoint answered 200");
+    assert_eq!(opened["reason"], "the proxy says it is ready");
 }
 
 #[test]

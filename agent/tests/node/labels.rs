@@ -1,17 +1,19 @@
 //! When and by what a pod comes to be held: labels, start orders, sources of identity and readiness.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use testbed::{
-    Agent, CgroupDriver, Command, Node, NodeOptions, PROXY, PROXY_ID, PROXY_PORT, Pod, PodSpec,
-    Process, Qos, apps, backend_v4, bpf,
+    Agent, CgroupDriver, Command, Node, NodeOptions, PROXY, PROXY_PORT, Pod, PodSpec, Process, Qos,
+    apps, backend_v4, bpf,
 };
 
 use crate::common::{ENABLED, SOON, enabled_node, eventually, is, lines, start_agent, wait_for};
 
 const LABEL: &str = "holdfast.dev/hold";
 
-/// The agent's warning, word by word: it tells the operator what is wrong.
-const INVALID: &str = "label holdfast.dev/hold is neither \"enabled\" nor \"disabled\"; ignored";
+/// The agent's warning about a value that means nothing.
+const INVALID: &str = "invalid setting";
 
 /// Answers 200 to everything on Istio's readiness port, and does nothing else that a proxy does.
 const READY_SERVER: &str = r#"
@@ -69,17 +71,21 @@ fn label_pod(pod: &Pod, value: Option<&str>) {
     pod.patch(&json!({"metadata": {"labels": {LABEL: value}}}));
 }
 
+/// Whether a log line is of a probe of this pod with this finding.
+fn found(line: &Value, pod: &Pod, finding: &str) -> bool {
+    is(line, pod, "probed") && line["finding"] == finding
+}
+
 /// Waits until the agent has found the pod's proxy ready by asking it.
 fn wait_probed_ready(agent: &Agent, pod: &Pod) {
-    agent.wait_log(SOON, |line| is(line, pod, "probed") && line["listens"] == true).unwrap();
+    agent.wait_log(SOON, |line| found(line, pod, "Ready(0)")).unwrap();
 }
 
 /// Waits until the agent has seen all that the API has told of the pod so far: it warns of a label
 /// that comes after that and means nothing.
 fn wait_seen(agent: &Agent, pod: &Pod) {
     label_pod(pod, Some("seen"));
-    let object = format!("pod {}/{}", pod.namespace(), pod.name());
-    agent.wait_log(SOON, |line| line["message"] == INVALID && line["object"] == object).unwrap();
+    agent.wait_log(SOON, |line| is(line, pod, INVALID)).unwrap();
 }
 
 fn programs(pod: &Pod) -> Vec<&'static str> {
@@ -145,10 +151,7 @@ fn a_namespace_that_is_disabled_lets_go_what_it_held() {
         wait_for(&agent, &pod, "connect held");
         node.api().label_namespace(namespace, LABEL, value);
         let opened = wait_for(&agent, &pod, "gate opened");
-        assert_eq!(
-            (&opened["reason"], &opened["held"]),
-            (&json!("not enabled by label"), &json!(1))
-        );
+        assert_eq!((&opened["reason"], &opened["held"]), (&json!("not enabled"), &json!(1)));
         // No proxy is there: what it would have seen without a hold, only later.
         assert_eq!(outcome(&client), "ECONNREFUSED");
         assert_eq!(wait_for(&agent, &pod, "connect released")["outcome"], "refused");
@@ -192,29 +195,32 @@ fn an_invalid_label_is_told_and_changes_nothing() {
     let node = enabled_node();
     node.api().put_namespace("typo", &[(LABEL, "true")]);
     let agent = start_agent(&node);
-    let told = |object: &str, value: &str| {
-        agent
-            .wait_log(SOON, |line| {
-                line["message"] == INVALID && line["object"] == object && line["value"] == value
-            })
-            .unwrap();
+    let told = |namespace: &str, pod: Option<&str>, value: &str| {
+        let of = |line: &Value| {
+            line["message"] == INVALID
+                && line["key"] == LABEL
+                && line["namespace"] == namespace
+                && line["pod"] == json!(pod)
+                && line["value"] == value
+        };
+        agent.wait_log(SOON, of).unwrap();
     };
     // One that was there before the agent, and one that comes later.
-    told("namespace typo", "true");
+    told("typo", None, "true");
     node.api().label_namespace("typo", LABEL, Some("Enabled"));
-    told("namespace typo", "Enabled");
+    told("typo", None, "Enabled");
     let unheld = node.create_pod(PodSpec::new("typo", "cart")).unwrap();
     let _app = idle(&unheld, "app");
     wait_left_alone(&node, &agent, &unheld);
     assert_eq!(outcome(&dial(&unheld)), "ECONNREFUSED");
 
     let pod = node.create_pod(PodSpec::new("shop", "cart").label(LABEL, "no")).unwrap();
-    told("pod shop/cart", "no");
+    told("shop", Some("cart"), "no");
     let _app = idle(&pod, "app");
     let client = dial(&pod);
     wait_for(&agent, &pod, "connect held");
     label_pod(&pod, Some("off"));
-    told("pod shop/cart", "off");
+    told("shop", Some("cart"), "off");
     // A change of something else is no reason to tell it again.
     pod.patch(&json!({"metadata": {"annotations": {"a": "b"}}}));
     assert_held_until_ready(&pod, &[client]);
@@ -284,7 +290,7 @@ fn a_pod_that_the_api_does_not_know_yet_is_held_and_kept_when_it_is_enabled() {
     wait_seen(&agent, &pod);
     assert_held_until_ready(&pod, &[app]);
     let opened = wait_for(&agent, &pod, "gate opened");
-    assert_eq!(opened["reason"], "the proxy's readiness endpoint answered 200");
+    assert_eq!(opened["reason"], "the proxy says it is ready");
     assert_eq!(lines(&agent, &pod, "gate closed").len(), 1);
 }
 
@@ -294,8 +300,8 @@ fn a_pod_that_the_api_does_not_know_yet_is_let_go_when_it_is_not_enabled() {
     node.api().put_namespace("plain", &[]);
     let agent = start_agent(&node);
     for (spec, reason) in [
-        (PodSpec::new("plain", "cart"), "not enabled by label"),
-        (PodSpec::new("shop", "off").label(LABEL, "disabled"), "not enabled by label"),
+        (PodSpec::new("plain", "cart"), "not enabled"),
+        (PodSpec::new("shop", "off").label(LABEL, "disabled"), "not enabled"),
         (PodSpec::new("kube-system", "dns"), "pod belongs to the control plane"),
     ] {
         let pod = node.pod(spec).unwrap();
@@ -358,7 +364,8 @@ fn a_proxy_without_a_bundle_is_let_go_when_the_api_names_it() {
     let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
     // Its own port is where a gate holds whoever is not known to pass.
     let to = ([127, 0, 0, 1], PROXY_PORT).into();
-    let client = apps::connect(to).unwrap().user(PROXY_ID, PROXY_ID);
+    // Not as the proxy's user, which passes whatever its container is called.
+    let client = apps::connect(to).unwrap();
     let container = pod.create_container_without_bundle(PROXY).unwrap();
     let client = container.start_silently(client).unwrap();
     wait_for(&agent, &pod, "connect held");
@@ -390,7 +397,7 @@ fn kubelet_s_word_alone_opens_a_gate() {
         let opened = wait_for(&agent, &pod, "gate opened");
         assert_eq!(opened["reason"], "kubelet reports the proxy ready", "{name}");
         assert_eq!(outcome(&app), "connected", "{name}");
-        assert!(lines(&agent, &pod, "probed").iter().all(|line| line["answers"] == false));
+        assert!(lines(&agent, &pod, "probed").iter().all(|line| !found(line, &pod, "Ready(0)")));
     }
 }
 
@@ -402,19 +409,18 @@ fn a_proxy_that_calls_itself_ready_before_it_listens_opens_nothing() {
     let app = pod.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
     wait_for(&agent, &pod, "connect held");
     let _ready = pod.start_container(PROXY, Command::new("python3").args(["-c", READY_SERVER]));
-    let mut answers = 0;
-    agent
-        .wait_log(SOON, |line| {
-            answers += usize::from(is(line, &pod, "probed") && line["answers"] == true);
-            answers == 20
-        })
-        .unwrap();
+    let endpoint = SocketAddr::from(([127, 0, 0, 1], 15021));
+    eventually("a readiness endpoint", || {
+        let client = pod.exec("app", apps::connect(endpoint).unwrap()).unwrap();
+        outcome(&client) == "connected"
+    });
+    wait_for_nth(&agent, &pod, "probed", lines(&agent, &pod, "probed").len() + 20);
     assert!(app.exit_status().is_none());
     assert!(lines(&agent, &pod, "gate opened").is_empty());
 
     let proxy = pod.exec(PROXY, apps::listener(PROXY_PORT, 16).unwrap()).unwrap();
     proxy.wait_record(SOON, |line| line["event"] == "listening").unwrap();
     let opened = wait_for(&agent, &pod, "gate opened");
-    assert_eq!(opened["reason"], "the proxy's readiness endpoint answered 200");
+    assert_eq!(opened["reason"], "the proxy says it is ready");
     assert_eq!(outcome(&app), "connected");
 }

@@ -52,7 +52,7 @@ fn a_connect_that_is_released_into_silence_gives_up_after_its_own_retries() {
     assert!(silence.args(rule.split(' ')).status().unwrap().success());
     node.api().put_namespace("shop", &[]);
     let opened = wait_for(&agent, &pod, "gate opened");
-    assert_eq!(opened["reason"], "not enabled by label");
+    assert_eq!(opened["reason"], "not enabled");
     let attempt = app.wait_attempt(2 * SOON).unwrap();
     assert_eq!(attempt.outcome, "ETIMEDOUT");
     // One that falls due, then its own retries, and some replays; the raised budget has 119 more.

@@ -1,0 +1,103 @@
+//! Side-cars that the application dials itself, over loopback.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+};
+
+use testbed::{Mesh, PodSpec, apps, backend_v4};
+
+use crate::common::{
+    LATE, SOON, assert_released, dials, enabled_node, idle, known_pod, lines, start_agent,
+    wait_for, wait_for_all,
+};
+
+#[test]
+fn connects_wait_for_a_side_car_that_the_application_dials() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    for (name, mesh) in [("dapr", Mesh::Dapr), ("sql", Mesh::CloudSql), ("own", Mesh::Own)] {
+        for native in [false, true] {
+            let name = format!("{name}-{native}");
+            let spec = PodSpec::new("shop", &name).mesh(mesh).containers(["v4", "v6", "direct"]);
+            let spec = if native { spec.native_sidecar() } else { spec };
+            let pod = known_pod(&node, &agent, spec);
+            let apps = [
+                dials(&pod, "v4", (Ipv4Addr::LOCALHOST, mesh.port()).into()),
+                dials(&pod, "v6", (Ipv6Addr::LOCALHOST, mesh.port()).into()),
+            ];
+            wait_for_all(&agent, &pod, "connect held", apps.len());
+            // Nothing else is: not even on loopback.
+            let direct = dials(&pod, "direct", backend_v4());
+            assert!(direct.wait_attempt(SOON).unwrap().is_connected(), "{name}");
+            thread::sleep(LATE);
+            let proxy = pod.start_proxy().unwrap();
+            let ready_ns = proxy.wait_ready(SOON).unwrap();
+            for app in &apps {
+                assert_released(app, ready_ns, &name);
+            }
+            wait_for(&agent, &pod, "gate detached");
+            assert_eq!(lines(&agent, &pod, "connect held").len(), apps.len(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn daprd_s_health_does_not_wait_for_an_application_that_waits_for_daprd() {
+    const APP_PORT: u16 = 8080;
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let spec = PodSpec::new("shop", "cart").mesh(Mesh::Dapr).containers(["app", "server"]);
+    let pod = known_pod(&node, &agent, spec);
+    // It opens its own port only after it has spoken with daprd, and until then daprd, and with it
+    // kubelet, calls itself unhealthy.
+    let app = dials(&pod, "app", (Ipv4Addr::LOCALHOST, Mesh::Dapr.port()).into());
+    wait_for(&agent, &pod, "connect held");
+    let proxy = pod.start_proxy().unwrap();
+    let ready_ns = proxy.wait_ready(SOON).unwrap();
+    assert_released(&app, ready_ns, "dapr");
+    let health = SocketAddr::from((Ipv4Addr::LOCALHOST, 3501));
+    let ask = |name| {
+        let client = apps::connect(health).unwrap().get("/v1.0/healthz");
+        pod.start_container(name, client).unwrap().wait_body(SOON).unwrap().status
+    };
+    assert_eq!(ask("app"), 503);
+    let server = pod.start_container("server", apps::serve(APP_PORT).unwrap()).unwrap();
+    server.wait_record(SOON, |line| line["event"] == "listening").unwrap();
+    // daprd reaches the application, which answers as it likes.
+    assert_eq!(ask("app"), 404);
+}
+
+#[test]
+fn a_side_car_without_probes_is_not_ready_because_kubelet_says_so() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let pod = known_pod(&node, &agent, PodSpec::new("shop", "cart").mesh(Mesh::Own));
+    let app = dials(&pod, "app", (Ipv4Addr::LOCALHOST, Mesh::Own.port()).into());
+    wait_for(&agent, &pod, "connect held");
+    // Kubelet has nothing to ask and calls it ready as soon as it runs.
+    let _container = idle(&pod, Mesh::Own.proxy());
+    thread::sleep(LATE);
+    assert!(app.exit_status().is_none(), "let go to a port on which nobody listens");
+    assert!(lines(&agent, &pod, "gate opened").is_empty());
+    let listener = apps::listener(Mesh::Own.port(), 16).unwrap();
+    let _proxy = pod.exec(Mesh::Own.proxy(), listener).unwrap();
+    assert!(app.wait_attempt(SOON).unwrap().is_connected());
+}
+
+#[test]
+fn a_connect_to_another_loopback_port_is_not_held() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    for (name, mesh) in [("dapr", Mesh::Dapr), ("sql", Mesh::CloudSql), ("own", Mesh::Own)] {
+        let pod = known_pod(&node, &agent, PodSpec::new("shop", name).mesh(mesh));
+        wait_for(&agent, &pod, "gate closed");
+        let _idle = idle(&pod, "app");
+        for port in [mesh.port() + 1, 15001, 4140] {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let app = pod.exec("app", apps::connect(to).unwrap()).unwrap();
+            let outcome = app.wait_attempt(SOON).unwrap().outcome;
+            assert_eq!(outcome, "ECONNREFUSED", "{name} {port}");
+        }
+    }
+}
