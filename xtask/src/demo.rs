@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: builds the agent and the testbed as users run them, and shows both.
+//! `cargo xtask demo` and `cargo xtask guard-cost`: build the agent and the testbed as users run
+//! them, and have a program of the testbed show what they do.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
@@ -18,9 +19,29 @@ pub(crate) struct Args {
     options: Vec<OsString>,
 }
 
+/// Options of `cargo xtask guard-cost`.
+#[derive(clap::Args)]
+pub(crate) struct GuardCostArgs {
+    /// Options of the measurement itself: --json, --pairs N, --round MILLISECONDS.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+}
+
 pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
-    let Args { options } = args;
-    workspace::require_root("demo")?;
+    show(workspace, "demo", "holdfast-demo", args.options)
+}
+
+pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<()> {
+    show(workspace, "guard-cost", "holdfast-guard-cost", args.options)
+}
+
+fn show(
+    workspace: &Workspace,
+    command: &'static str,
+    program: &str,
+    options: Vec<OsString>,
+) -> Result<()> {
+    workspace::require_root(command)?;
     setup::ensure(workspace, Scope::Demo)?;
     console::headline("build");
     console::run_visible(workspace.cargo().args([
@@ -33,14 +54,14 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
         "--bins",
     ]))?;
     let release = workspace.target.join("release");
-    let demo = release.join("holdfast-demo");
-    console::headline("demo");
+    let program = release.join(program);
+    console::headline(command);
     // Replaced by it, so that signals and its exit status need no passing on.
-    let error = Command::new(&demo)
+    let error = Command::new(&program)
         .arg("--agent")
         .arg(release.join("holdfast"))
         .args(options)
         .current_dir(&workspace.root)
         .exec();
-    Err(error).with_context(|| format!("run {}", demo.display()))
+    Err(error).with_context(|| format!("run {}", program.display()))
 }

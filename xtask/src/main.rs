@@ -29,6 +29,8 @@ enum Cli {
     Kernels(kernels::Args),
     /// Run an application without and with holdfast and show what happens (needs root).
     Demo(demo::Args),
+    /// Measure what the guard costs a pod whose proxy is ready (needs root; about two minutes).
+    GuardCost(demo::GuardCostArgs),
     /// Lint the eBPF programs for the target they run on.
     LintEbpf,
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Cli::Test(args) => test::run(&workspace, &args),
         Cli::Kernels(args) => kernels::run(&workspace, &args),
         Cli::Demo(args) => demo::run(&workspace, args),
+        Cli::GuardCost(args) => demo::guard_cost(&workspace, args),
         Cli::LintEbpf => lint_ebpf::run(&workspace),
     });
     match result {
