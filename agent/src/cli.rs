@@ -15,9 +15,9 @@ use crate::{
 
 /// What a service manager sees, see [`crate::exit`].
 const EXIT_CODES: &str = "\
-Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the agent needs is not there (cgroup2,
-BTF, the API server), 77 a capability is missing. Nothing is attached when the agent ends; all held
-connects go on.";
+Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the agent needs is not there
+(cgroup2, BTF, the API server), 77 a capability is missing, 1 anything else. Nothing is attached when
+the agent ends; all held connects go on.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\

@@ -142,9 +142,13 @@ async fn wait_and_spawn(plan: &Plan) -> Result<Option<u8>, WaitError> {
     };
     let code = command::run(program, arguments, &mut signals).await;
     // Whatever became of the command: the pod ends only when the proxy does.
-    let asked = shutdown.post(SHUTDOWN_TIMEOUT).await;
-    if let (Answer::None(error), true) = (asked, plan.verbose) {
-        tell(&format!("{shutdown} not asked to end: {error}"));
+    // A pod whose proxy goes on never ends, so this is told whether or not anything else is.
+    match shutdown.post(SHUTDOWN_TIMEOUT).await {
+        Answer::Status(200..=299) => {}
+        Answer::Status(status) => {
+            tell(&format!("{shutdown} answered {status}: the proxy may go on running"));
+        }
+        Answer::None(error) => tell(&format!("{shutdown} not asked to end: {error}")),
     }
     code.map(Some)
 }

@@ -228,6 +228,7 @@ impl EventPublisher {
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
                 self.forbidden(&namespace, &status);
             }
+            Ok(Err(kube::Error::Api(status))) => self.failed(&status.message),
             Ok(Err(error)) => self.failed(&error.to_string()),
             Err(_) => self.failed("the API server does not answer"),
         }
@@ -259,7 +260,12 @@ impl EventPublisher {
         self.warned_at = Some(Instant::now());
         let failed = std::mem::take(&mut self.failed);
         let dropped = self.shared.dropped.load(Ordering::Relaxed);
-        tracing::warn!(error, failed, dropped, "events cannot be published");
+        tracing::warn!(
+            error,
+            failed,
+            dropped,
+            "Kubernetes Events cannot be published; this log has the same"
+        );
     }
 }
 

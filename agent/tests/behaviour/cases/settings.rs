@@ -127,7 +127,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn bad_values() -> Vec<Case> {
     let bad = |name, key: &str, value: &str| {
-        let why = "not a value: the default counts, and a warning says so";
+        let why = "not a value: the next level counts, here the default, and a warning says so";
         case(name, with(key, value), starts(&[APP]), Held, why)
     };
     vec![
@@ -142,6 +142,12 @@ fn bad_values() -> Vec<Case> {
         bad("`ready: ftp://:21`", "holdfast.dev/ready", "ftp://:21"),
         bad("`errno: EWHATEVER`", "holdfast.dev/errno", "EWHATEVER"),
         bad("`guard: maybe`", "holdfast.dev/guard", "maybe"),
-        bad("an unknown key", "holdfast.dev/tiemout", "5s"),
+        case(
+            "an unknown key",
+            with("holdfast.dev/tiemout", "5s"),
+            starts(&[APP]),
+            Held,
+            "it counts for nothing, and a warning says so",
+        ),
     ]
 }
