@@ -11,6 +11,8 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -66,6 +68,11 @@ struct State {
     keeps_dead: bool,
     dead: Vec<Dead>,
 }
+
+/// Between the making of a pod's cgroup and its first process kubelet sets up volumes and asks the
+/// runtime for a sandbox: hundreds of milliseconds on a real node. An agent that the machine keeps
+/// waiting for a moment is not late by that.
+const CGROUP_TO_SANDBOX: Duration = Duration::from_millis(250);
 
 // === impl Pod: its steps, in the order in which they happen; sandbox.rs has some more ===
 
@@ -126,6 +133,7 @@ impl Pod {
     /// Everything below, up to the redirect rules: the pod's containers can start afterwards.
     pub fn set_up(&self) -> Result<()> {
         self.create_cgroup()?;
+        thread::sleep(CGROUP_TO_SANDBOX);
         self.start_sandbox()?;
         self.connect_network()?;
         self.redirect()
