@@ -74,7 +74,14 @@ impl Pod {
 
     fn init_passed(&mut self, cookie: SocketCookie, caller: Caller, actions: &mut Vec<Action>) {
         let connect = self.connect(cookie, caller);
-        // It may be started again and again; its owner is told once.
+        self.tell_init_passed(connect, actions);
+    }
+
+    /// It may be started again and again; its owner is told once.
+    pub(super) fn tell_init_passed(&mut self, mut connect: HeldConnect, actions: &mut Vec<Action>) {
+        if let Some(name) = self.container_name(connect.container_cgroup) {
+            connect.container = Some(name);
+        }
         if let Some(name) = connect.container.clone()
             && self.told_init.insert(name)
         {

@@ -269,10 +269,11 @@ impl Pod {
             let cgroup = container.cgroup;
             actions.push(Action::SetVerdict { container: cgroup, verdict });
             if verdict != Verdict::Hold {
-                passing.push(cgroup);
+                passing.push((cgroup, verdict));
             }
         }
-        for container in passing {
+        for (container, verdict) in passing {
+            let first = self.held.of_container(container).next().cloned();
             let held: Vec<SocketCookie> =
                 self.held.of_container(container).map(|held| held.cookie).collect();
             if held.is_empty() {
@@ -283,6 +284,10 @@ impl Pod {
             self.first_wait = waits.map(|held| held.connect_at).min();
             let (uid, container) = (self.uid.clone(), Some(container));
             actions.push(Action::Replay { uid, cgroup: context.cgroup, container, held });
+            // It was held before the kernel knew that its passing is to be told.
+            if let (Verdict::PassAndTell, Some(first)) = (verdict, first) {
+                self.tell_init_passed(first, actions);
+            }
         }
     }
 }

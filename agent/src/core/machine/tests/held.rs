@@ -38,6 +38,14 @@ fn containers_are_held_until_they_are_known_to_pass() {
     let replay = Action::Replay { uid: uid(), cgroup: CGROUP, container: Some(APP), held };
     let tells = Action::SetVerdict { container: APP, verdict: Verdict::PassAndTell };
     assert_eq!(actions[..2], [tells, replay]);
+    // The kernel could not report it: it was held before it was known whose connect it is.
+    let told = actions.iter().any(|action| match action {
+        Action::Log(_, Line::InitPassed { connect, .. }) => {
+            connect.container.as_deref() == Some("migrate")
+        }
+        _ => false,
+    });
+    assert!(told, "{actions:?}");
 }
 
 #[test]
