@@ -82,9 +82,8 @@ impl Pod {
         if let Some(name) = self.container_name(connect.container_cgroup) {
             connect.container = Some(name);
         }
-        if let Some(name) = connect.container.clone()
-            && self.told_init.insert(name)
-        {
+        // Whose name nobody has told counts as one of that name.
+        if self.told_init.insert(connect.container.clone().unwrap_or_default()) {
             let hint = self.applied.as_ref().and_then(|plan| plan.proxy.exclusion_hint.clone());
             self.log(Line::InitPassed { connect, hint }, actions);
         }
@@ -182,8 +181,11 @@ impl Pod {
 
     fn container_name(&self, cgroup: Option<CgroupId>) -> Option<String> {
         let cgroup = cgroup?;
-        let (id, container) =
-            self.containers.iter().find(|(_, container)| container.cgroup == cgroup)?;
+        let found = self.containers.iter().find(|(_, container)| container.cgroup == cgroup);
+        let Some((id, container)) = found else {
+            let ended = self.ended.iter().find(|(ended, _)| *ended == cgroup);
+            return ended.map(|(_, name)| name.clone());
+        };
         let name = container.identity.as_ref().map(|identity| identity.name.clone());
         Some(name.unwrap_or_else(|| id.to_string()))
     }

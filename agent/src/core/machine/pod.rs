@@ -1,7 +1,7 @@
 //! One pod: its facts.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -10,6 +10,10 @@ use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
     Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView, Problem,
 };
+
+/// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
+/// report takes.
+const MAX_ENDED: usize = 16;
 
 /// A pod's facts and the state of its gate.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Pod {
     pub(super) order: Option<Order>,
     pub(super) cgroup: Option<CgroupId>,
     pub(super) containers: Containers,
+    /// The names of the last containers that ended: the kernel's reports of them are read later.
+    pub(super) ended: VecDeque<(CgroupId, String)>,
     /// A container of the proxy has had a process.
     pub(super) proxy_ran: bool,
     pub(super) host_network_seen: bool,
@@ -82,6 +88,7 @@ impl Pod {
             order: None,
             cgroup: None,
             containers: HashMap::new(),
+            ended: VecDeque::new(),
             proxy_ran: false,
             host_network_seen: false,
             probed: None,
@@ -223,6 +230,10 @@ impl Pod {
         if let Some(ContainerIdentity { kind: _, name }) = identity {
             for held in self.held.of_container(cgroup) {
                 held.container = Some(name.clone());
+            }
+            self.ended.push_back((cgroup, name));
+            if self.ended.len() > MAX_ENDED {
+                self.ended.pop_front();
             }
         }
     }

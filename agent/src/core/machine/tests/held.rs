@@ -108,3 +108,17 @@ fn an_opened_gate_waits_for_its_sockets_but_not_for_ever() {
     assert!(matches!(actions[0], Action::DetachGate { .. }));
     assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
 }
+
+#[test]
+fn an_init_container_that_has_ended_before_its_report_is_read_is_told_of_by_name() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(10, container(APP, Some("migrate")));
+    run.apply(20, Event::ContainerGone { uid: uid(), id: id_of(APP) });
+    let actions = run.apply(30, kernel(15, 1, KernelEventKind::InitPassed(caller(15))));
+    let told = actions.iter().find_map(|action| match action {
+        Action::Log(_, Line::InitPassed { connect, .. }) => connect.container.clone(),
+        _ => None,
+    });
+    assert_eq!(told.as_deref(), Some("migrate"));
+}
