@@ -69,6 +69,7 @@ impl Pod {
             _ if self.is_ordered_closed() => self.close(CloseReason::Operator, context, actions),
             Standing::Unknown if self.late => false,
             Standing::Hold if self.late && self.kube_ready(context.plan) => {
+                self.note_ready(context.plan);
                 self.arm(context, actions)
             }
             Standing::Hold if self.late => {
@@ -85,6 +86,7 @@ impl Pod {
             return self.go(GatePhase::Absent);
         }
         if self.ready(context.plan).is_some() {
+            self.note_ready(context.plan);
             self.stop_probe(actions);
             return self.arm(context, actions);
         }
@@ -161,7 +163,13 @@ impl Pod {
             return false;
         }
         match then {
-            AfterOpening::Ready => self.arm(context, actions),
+            AfterOpening::Ready => {
+                // The news of its container may have come after its answer.
+                if self.ready_proxy.is_none() {
+                    self.note_ready(context.plan);
+                }
+                self.arm(context, actions)
+            }
             AfterOpening::GivenUp { reason } => {
                 self.detach(context.now, actions);
                 self.gate = GatePhase::GivenUp { reason };
@@ -238,6 +246,7 @@ impl Pod {
             return self.close(CloseReason::Operator, context, actions);
         }
         if self.ready_since(closed_for, context.plan).is_some() {
+            self.note_ready(context.plan);
             self.stop_probe(actions);
             return self.arm(context, actions);
         }

@@ -190,9 +190,9 @@ impl Pod {
         self.go(GatePhase::Opening { since: context.now, then })
     }
 
-    /// The proxy is ready: from now on its gate is guarded, or gone.
+    /// The proxy has been ready: from now on its gate is guarded, or gone. Which container was ready
+    /// is for whoever has seen it to note: by the end of an opening another one may run.
     pub(super) fn arm(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        self.note_ready(context.plan);
         if !guards(context.plan) {
             if self.gate.is_attached() {
                 self.detach(context.now, actions);

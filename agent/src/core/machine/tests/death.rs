@@ -222,6 +222,43 @@ fn a_proxy_that_restarted_before_the_application_did_is_not_the_ready_one() {
 }
 
 #[test]
+fn a_proxy_that_restarted_while_its_gate_opened_is_not_the_ready_one() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    for (cgroup, name) in [(PROXY, "istio-proxy"), (APP, "app")] {
+        run.apply(1, container(cgroup, Some(name)));
+        run.apply(2, populated(cgroup, true));
+    }
+    run.apply(90, held(90, 1));
+    run.apply(100, Event::ProxyReady(uid()));
+    run.apply(110, populated(APP, false));
+    run.apply(120, populated(PROXY, false));
+    run.apply(130, container(CgroupId(104), Some("istio-proxy")));
+    run.apply(140, populated(CgroupId(104), true));
+    run.apply(3_100, Event::Tick);
+    assert_eq!(run.gate(), Some(GatePhase::Open));
+    let actions = run.apply(3_200, container(CgroupId(105), Some("app")));
+    assert_eq!(reason(&actions), Some(CloseReason::ProxyDied));
+}
+
+#[test]
+fn a_ready_proxy_whose_container_is_known_only_later_is_the_ready_one() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(100, Event::ProxyReady(uid()));
+    run.apply(110, container(PROXY, Some("istio-proxy")));
+    run.apply(110, populated(PROXY, true));
+    run.apply(200, Event::Tick);
+    assert_eq!(run.gate(), Some(GatePhase::Open));
+    // It restarts before an application is there.
+    run.apply(1_000, populated(PROXY, false));
+    run.apply(1_100, container(CgroupId(104), Some("istio-proxy")));
+    run.apply(1_100, populated(CgroupId(104), true));
+    let actions = run.apply(1_200, container(APP, Some("app")));
+    assert_eq!(reason(&actions), Some(CloseReason::ProxyDied));
+}
+
+#[test]
 fn an_old_word_of_kubelet_does_not_arm_a_guard_that_was_given_up() {
     let mut run = running(TestRules { guard: true, refuse: false });
     run.apply(300, Event::PodApplied(ready_view()));
