@@ -303,7 +303,7 @@ impl Pod {
 
     /// The kernel and the probe were told something else.
     fn is_outdated(&self, plan: &Arc<Plan>) -> bool {
-        self.applied.as_ref().is_none_or(|applied| !Arc::ptr_eq(applied, plan) && applied != plan)
+        self.applied.as_ref() != Some(plan)
     }
 }
 

@@ -118,22 +118,15 @@ impl Pod {
 
     /// The queries of an open gate have been sent again; whether they are answered is the proxy's
     /// and the resolver's business.
-    pub(super) fn release_queries(
-        &mut self,
-        outcome: Outcome,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn send_queries(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         let ended = self.held.remove_queries(|_| true);
-        self.release(ended, now, outcome, actions);
+        self.release(ended, now, Outcome::QuerySent, actions);
     }
 
     /// A query that has waited so long is not waited for any more.
     pub(super) fn expire_queries(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        if self.queries_expire().is_some_and(|at| now >= at) {
-            let ended = self.held.remove_queries(|query| now.since(query.connect_at) >= DNS_BUDGET);
-            self.release(ended, now, Outcome::QueryExpired, actions);
-        }
+        let ended = self.held.remove_queries(|query| now.since(query.connect_at) >= DNS_BUDGET);
+        self.release(ended, now, Outcome::QueryExpired, actions);
     }
 
     /// When the first of the waiting queries expires.

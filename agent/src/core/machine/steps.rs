@@ -4,14 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Containers,
     evaluate::Context,
     gate::{AfterOpening, GatePhase},
     pod::{Pod, Standing},
 };
 use crate::core::{
-    Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Order, Outcome,
-    Pace, Plan, Proxy, ReadyCheck, SetGate, SocketCookie, Verdict, classify,
+    Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Order, Pace,
+    Plan, Proxy, ReadyCheck, SetGate, SocketCookie, Verdict, classify,
 };
 
 /// For how long the kernel goes on refusing without an agent, where `on-timeout` says so. Renewed
@@ -185,7 +184,7 @@ impl Pod {
             OpenReason::Exempt(_) => AfterOpening::Exempt,
         };
         if replays {
-            self.release_queries(Outcome::QuerySent, context.now, actions);
+            self.send_queries(context.now, actions);
         }
         self.go(GatePhase::Opening { since: context.now, then })
     }
@@ -246,7 +245,9 @@ impl Pod {
         let Some(cgroup) = self.cgroup else { return };
         let containers = self.containers.values().map(|container| container.cgroup).collect();
         actions.push(Action::DetachGate { uid: self.uid.clone(), cgroup, containers });
-        forget_verdicts(&mut self.containers);
+        for container in self.containers.values_mut() {
+            container.told = None;
+        }
         self.applied = None;
         self.give_up_waiting(now, actions);
         self.log(Line::GateDetached, actions);
@@ -305,10 +306,4 @@ pub(super) fn guards(plan: &Plan) -> bool {
 
 pub(super) fn guarded(plan: &Plan) -> GateSetting {
     GateSetting::Guarded { budget: plan.settings.timeout.value }
-}
-
-fn forget_verdicts(containers: &mut Containers) {
-    for container in containers.values_mut() {
-        container.told = None;
-    }
 }
