@@ -85,7 +85,8 @@ pub(super) fn line(pod: PodRef, line: Line) {
             of_pod!(debug, pod, reason = exemption.as_str(), "pod not held");
         }
         Line::Held(connect) => {
-            let of = Of { message: message("held", &connect), mono_ns, ..Of::default() };
+            let message = if connect.query.is_some() { "DNS query held" } else { "connect held" };
+            let of = Of { message, mono_ns, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::Refused(connect) => {
@@ -101,8 +102,9 @@ pub(super) fn line(pod: PodRef, line: Line) {
             of_connect(pod, connect, Of { message, mono_ns, warn: true, hint, ..Of::default() });
         }
         Line::Released { connect, waited, outcome } => {
+            let is_query = connect.query.is_some();
             let of = Of {
-                message: message("released", &connect),
+                message: if is_query { "DNS query released" } else { "connect released" },
                 mono_ns,
                 // Tenths of a millisecond are what a release takes.
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
@@ -141,15 +143,6 @@ struct Of {
     outcome: Option<&'static str>,
     hint: Option<String>,
     warn: bool,
-}
-
-fn message(what: &'static str, connect: &HeldConnect) -> &'static str {
-    match (connect.query.is_some(), what) {
-        (false, "held") => "connect held",
-        (false, _) => "connect released",
-        (true, "held") => "DNS query held",
-        (true, _) => "DNS query released",
-    }
 }
 
 /// All lines about a connect carry the same fields; some have more.
