@@ -43,20 +43,27 @@ impl Pod {
 
     /// One transition; `false`: the state stays.
     fn step(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        match self.gate {
-            GatePhase::Absent => self.leave_absent(context, actions),
-            GatePhase::Checking => self.leave_checking(context, actions),
-            GatePhase::Closed { reason, deadline, renew_at: _ } => {
+        match (self.gate, context.standing) {
+            (GatePhase::Absent, _) => self.leave_absent(context, actions),
+            (GatePhase::Closed { reason, deadline, renew_at: _ }, _) => {
                 self.leave_closed(reason, deadline, context, actions)
             }
-            GatePhase::Refusing { reason, renew_at } => {
+            (GatePhase::Refusing { reason, renew_at }, _) => {
                 self.leave_refusing(reason, renew_at, context, actions)
             }
-            GatePhase::Opening { then, .. } => self.leave_opening(then, context, actions),
-            GatePhase::Guarded { .. } => self.leave_guarded(context, actions),
-            GatePhase::Open => self.leave_open(context, actions),
-            GatePhase::GivenUp { reason } => self.leave_given_up(reason, context, actions),
-            GatePhase::Failed => self.rest_if_exempt(context),
+            (GatePhase::Opening { then, .. }, _) => self.leave_opening(then, context, actions),
+            // Behind the other gates nobody waits who would have to be let go first.
+            (_, Standing::Exempt(_)) => {
+                self.let_go(context.now, actions);
+                self.go(GatePhase::Absent)
+            }
+            (GatePhase::Checking, _) => self.leave_checking(context, actions),
+            (GatePhase::Failed, _) => false,
+            // The API cannot take back what it has told, but namespaces may be listed anew.
+            (_, Standing::Unknown) => false,
+            (GatePhase::Guarded { .. }, _) => self.leave_guarded(context, actions),
+            (GatePhase::Open, _) => self.leave_open(context, actions),
+            (GatePhase::GivenUp { reason }, _) => self.leave_given_up(reason, context, actions),
         }
     }
 
@@ -81,10 +88,6 @@ impl Pod {
     }
 
     fn leave_checking(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        if let Standing::Exempt(_) = context.standing {
-            self.stop_probe(actions);
-            return self.go(GatePhase::Absent);
-        }
         if self.ready(context.plan).is_some() {
             self.note_ready(context.plan);
             self.stop_probe(actions);
@@ -185,16 +188,6 @@ impl Pod {
     }
 
     fn leave_guarded(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        match context.standing {
-            Standing::Exempt(_) => {
-                self.detach(context.now, actions);
-                self.late = true;
-                return self.go(GatePhase::Absent);
-            }
-            // The API cannot take back what it has told, but namespaces may be listed anew.
-            Standing::Unknown => return false,
-            Standing::Hold => {}
-        }
         if let Some(reason) = self.reason_to_close_again(context.plan) {
             return self.close(reason, context, actions);
         }
@@ -210,14 +203,6 @@ impl Pod {
     }
 
     fn leave_open(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        match context.standing {
-            Standing::Exempt(_) => {
-                self.late = true;
-                return self.go(GatePhase::Absent);
-            }
-            Standing::Unknown => return false,
-            Standing::Hold => {}
-        }
         if self.is_ordered_closed() {
             return self.close(CloseReason::Operator, context, actions);
         }
@@ -233,15 +218,6 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) -> bool {
-        match context.standing {
-            Standing::Exempt(_) => {
-                self.stop_probe(actions);
-                self.late = true;
-                return self.go(GatePhase::Absent);
-            }
-            Standing::Unknown => return false,
-            Standing::Hold => {}
-        }
         if self.is_ordered_closed() {
             return self.close(CloseReason::Operator, context, actions);
         }
@@ -252,14 +228,6 @@ impl Pod {
         }
         if self.is_outdated(context.plan) {
             self.start_probe(context.plan, Some(closed_for), actions);
-        }
-        false
-    }
-
-    fn rest_if_exempt(&mut self, context: &Context<'_>) -> bool {
-        if let Standing::Exempt(_) = context.standing {
-            self.late = true;
-            return self.go(GatePhase::Absent);
         }
         false
     }

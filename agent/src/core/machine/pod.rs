@@ -203,12 +203,7 @@ impl Pod {
 
     /// The directory is gone, and with it whatever was attached to it.
     pub(super) fn cgroup_gone(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        if self.gate.is_attached() {
-            self.detach(now, actions);
-        }
-        if self.gate.is_probing() {
-            actions.push(Action::StopProbe(self.uid.clone()));
-        }
+        self.let_go(now, actions);
         self.gate = GatePhase::Absent;
         self.cgroup = None;
         self.containers.clear();
@@ -240,13 +235,8 @@ impl Pod {
 
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
-        if self.gate.is_probing() {
-            actions.push(Action::StopProbe(self.uid.clone()));
-        }
         self.log(Line::GateFailed { error }, actions);
-        if self.gate.is_attached() {
-            self.detach(now, actions);
-        }
+        self.let_go(now, actions);
         self.gate = GatePhase::Failed;
     }
 

@@ -241,6 +241,16 @@ impl Pod {
         actions.push(Action::StopProbe(self.uid.clone()));
     }
 
+    /// Ends what the gate has going, whatever its state: its probe, and its programs.
+    pub(super) fn let_go(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
+        if self.gate.is_probing() {
+            self.stop_probe(actions);
+        }
+        if self.gate.is_attached() {
+            self.detach(now, actions);
+        }
+    }
+
     pub(super) fn detach(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         let Some(cgroup) = self.cgroup else { return };
         let containers = self.containers.values().map(|container| container.cgroup).collect();
