@@ -27,7 +27,10 @@ impl Pod {
                 let line = Line::Observed(self.connect(cookie, caller));
                 self.log(line, actions);
             }
-            KernelEventKind::InitPassed(caller) => self.init_passed(cookie, caller, actions),
+            KernelEventKind::InitPassed(caller) => {
+                let connect = self.connect(cookie, caller);
+                self.tell_init_passed(connect, actions);
+            }
             KernelEventKind::Connected => self.released(cookie, at, Outcome::Connected, actions),
             KernelEventKind::Closed => {
                 self.released(cookie, at, Outcome::ClosedByApplication, actions);
@@ -54,7 +57,7 @@ impl Pod {
         };
         if stale {
             // Read so late that its gate has passed on: nobody will report its end.
-            self.log(still_connecting(connect, at), actions);
+            self.log_released(connect, at, Outcome::StillConnecting, actions);
             return;
         }
         self.note_wait(connect.connect_at);
@@ -72,16 +75,8 @@ impl Pod {
         }
     }
 
-    fn init_passed(&mut self, cookie: SocketCookie, caller: Caller, actions: &mut Vec<Action>) {
-        let connect = self.connect(cookie, caller);
-        self.tell_init_passed(connect, actions);
-    }
-
     /// It may be started again and again; its owner is told once.
-    pub(super) fn tell_init_passed(&mut self, mut connect: HeldConnect, actions: &mut Vec<Action>) {
-        if let Some(name) = self.container_name(connect.container_cgroup) {
-            connect.container = Some(name);
-        }
+    pub(super) fn tell_init_passed(&mut self, connect: HeldConnect, actions: &mut Vec<Action>) {
         // Whose name nobody has told counts as one of that name.
         if self.told_init.insert(connect.container.clone().unwrap_or_default()) {
             let hint = self.applied.as_ref().and_then(|plan| plan.proxy.exclusion_hint.clone());
@@ -91,9 +86,9 @@ impl Pod {
 
     fn connect(&self, cookie: SocketCookie, caller: Caller) -> HeldConnect {
         let Caller { container, pid, uid, comm, destination, connect_at, query } = caller;
-        HeldConnect {
+        self.named(HeldConnect {
             cookie,
-            container: self.container_name(container),
+            container: None,
             container_cgroup: container,
             pid,
             uid,
@@ -101,7 +96,14 @@ impl Pod {
             destination,
             connect_at,
             query,
-        }
+        })
+    }
+
+    /// With what its container is called by now: the API may have named it since. Where nothing is
+    /// known of it any more it keeps the name it had.
+    pub(super) fn named(&self, connect: HeldConnect) -> HeldConnect {
+        let container = self.container_name(connect.container_cgroup).or(connect.container);
+        HeldConnect { container, ..connect }
     }
 
     fn released(
@@ -137,7 +139,7 @@ impl Pod {
     /// The last word on connects whose end will not be reported any more.
     pub(super) fn give_up_waiting(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         for connect in self.held.take() {
-            self.log(still_connecting(connect, now), actions);
+            self.log_released(connect, now, Outcome::StillConnecting, actions);
         }
     }
 
@@ -151,17 +153,24 @@ impl Pod {
         if ended.is_empty() {
             return;
         }
-        for mut connect in ended {
-            // The API may have named the container since; one that has ended is not known any more.
-            if let Some(container) = self.container_name(connect.container_cgroup) {
-                connect.container = Some(container);
-            }
-            let waited = at.since(connect.connect_at);
-            self.log(Line::Released { connect, waited, outcome }, actions);
+        for connect in ended {
+            self.log_released(connect, at, outcome, actions);
         }
         if self.held.is_empty() && self.gate.is_probing() {
             actions.push(Action::SetPace { uid: self.uid.clone(), pace: Pace::Idle });
         }
+    }
+
+    fn log_released(
+        &self,
+        connect: HeldConnect,
+        at: Monotonic,
+        outcome: Outcome,
+        actions: &mut Vec<Action>,
+    ) {
+        let waited = at.since(connect.connect_at);
+        let connect = self.named(connect);
+        self.log(Line::Released { connect, waited, outcome }, actions);
     }
 
     /// Behind a closed gate the kernel gives up by a timeout; through an open one it is refused.
@@ -182,9 +191,4 @@ impl Pod {
         let name = container.identity.as_ref().map(|identity| identity.name.clone());
         Some(name.unwrap_or_else(|| id.to_string()))
     }
-}
-
-fn still_connecting(connect: HeldConnect, now: Monotonic) -> Line {
-    let waited = now.since(connect.connect_at);
-    Line::Released { connect, waited, outcome: Outcome::StillConnecting }
 }

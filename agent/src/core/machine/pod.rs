@@ -223,9 +223,6 @@ impl Pod {
         }
         // Its last connects end with it, and their ends are read after its own: they keep its name.
         if let Some(ContainerIdentity { kind: _, name }) = identity {
-            for held in self.held.of_container(cgroup) {
-                held.container = Some(name.clone());
-            }
             self.ended.push_back((cgroup, name));
             if self.ended.len() > MAX_ENDED {
                 self.ended.pop_front();

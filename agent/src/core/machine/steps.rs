@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::{
     Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Order, Pace,
-    Plan, Proxy, ReadyCheck, SetGate, SocketCookie, Verdict, classify,
+    Plan, Proxy, ReadyCheck, SetGate, Verdict, classify,
 };
 
 /// For how long the kernel goes on refusing without an agent, where `on-timeout` says so. Renewed
@@ -284,20 +284,18 @@ impl Pod {
             }
         }
         for (container, verdict) in passing {
-            let first = self.held.of_container(container).next().cloned();
-            let held: Vec<SocketCookie> =
-                self.held.of_container(container).map(|held| held.cookie).collect();
-            if held.is_empty() {
+            let Some(first) = self.held.of_container(container).next().cloned() else {
                 continue;
-            }
+            };
+            let held = self.held.of_container(container).map(|held| held.cookie).collect();
             // Whoever waited for nothing does not use up the others' time.
             let waits = self.held.iter().filter(|held| held.container_cgroup != Some(container));
             self.first_wait = waits.map(|held| held.connect_at).min();
             let (uid, container) = (self.uid.clone(), Some(container));
             actions.push(Action::Replay { uid, cgroup: context.cgroup, container, held });
             // It was held before the kernel knew that its passing is to be told.
-            if let (Verdict::PassAndTell, Some(first)) = (verdict, first) {
-                self.tell_init_passed(first, actions);
+            if verdict == Verdict::PassAndTell {
+                self.tell_init_passed(self.named(first), actions);
             }
         }
     }

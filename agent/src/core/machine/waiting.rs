@@ -54,12 +54,8 @@ impl Waiting {
         self.connects.values().chain(self.queries.values())
     }
 
-    pub(super) fn of_container(
-        &mut self,
-        container: CgroupId,
-    ) -> impl Iterator<Item = &mut HeldConnect> {
-        let all = self.connects.values_mut().chain(self.queries.values_mut());
-        all.filter(move |held| held.container_cgroup == Some(container))
+    pub(super) fn of_container(&self, container: CgroupId) -> impl Iterator<Item = &HeldConnect> {
+        self.iter().filter(move |held| held.container_cgroup == Some(container))
     }
 
     /// When the first of them was called.
