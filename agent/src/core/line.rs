@@ -1,8 +1,8 @@
 //! What the log tells: one variant for each constant message.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use super::{CgroupId, Mode, Monotonic, Origin, PodName, PodUid, Problem, QueryId, SocketCookie};
+use super::{Caller, Mode, Monotonic, Origin, PodName, PodUid, Problem, SocketCookie};
 
 /// Whom a line or an Event is about. The API may not have told the pod's name yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,20 +94,8 @@ pub struct HeldConnect {
     pub cookie: SocketCookie,
     /// The container's name; its id, or nothing, until that is known.
     pub container: Option<String>,
-    /// The container's cgroup.
-    pub container_cgroup: Option<CgroupId>,
-    /// Thread group id of the caller.
-    pub pid: Option<u32>,
-    /// Uid of the caller.
-    pub uid: u32,
-    /// Command name of the caller.
-    pub comm: String,
-    /// Where the application wanted to connect to.
-    pub destination: SocketAddr,
-    /// When it called connect() or sendmsg().
-    pub connect_at: Monotonic,
-    /// The id of the DNS query; `None` for a TCP connect.
-    pub query: Option<QueryId>,
+    /// Who called, and where it wanted to go.
+    pub caller: Caller,
 }
 
 /// A line for the log.

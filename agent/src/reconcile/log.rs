@@ -5,7 +5,7 @@
 
 use crate::{
     clock,
-    core::{HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid, Problem},
+    core::{Caller, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid, Problem},
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -85,7 +85,8 @@ pub(super) fn line(pod: PodRef, line: Line) {
             of_pod!(debug, pod, reason = exemption.as_str(), "pod not held");
         }
         Line::Held(connect) => {
-            let message = if connect.query.is_some() { "DNS query held" } else { "connect held" };
+            let message =
+                if connect.caller.query.is_some() { "DNS query held" } else { "connect held" };
             let of = Of { message, mono_ns, ..Of::default() };
             of_connect(pod, connect, of);
         }
@@ -102,7 +103,7 @@ pub(super) fn line(pod: PodRef, line: Line) {
             of_connect(pod, connect, Of { message, mono_ns, warn: true, hint, ..Of::default() });
         }
         Line::Released { connect, waited, outcome } => {
-            let is_query = connect.query.is_some();
+            let is_query = connect.caller.query.is_some();
             let of = Of {
                 message: if is_query { "DNS query released" } else { "connect released" },
                 mono_ns,
@@ -147,17 +148,8 @@ struct Of {
 
 /// All lines about a connect carry the same fields; some have more.
 fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
-    let HeldConnect {
-        cookie,
-        container,
-        container_cgroup: _,
-        pid,
-        uid,
-        comm,
-        destination,
-        connect_at: _,
-        query,
-    } = connect;
+    let HeldConnect { cookie, container, caller } = connect;
+    let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
     let Of { message, mono_ns, held_ms, outcome, hint, warn } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));

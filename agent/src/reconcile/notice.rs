@@ -18,7 +18,7 @@ pub(super) fn publish(events: &EventSink, pod: &PodRef, line: &Line) {
             let hint = hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
             let note = format!(
                 "{container} connects to {} through the mesh before its proxy exists{hint}",
-                connect.destination
+                connect.caller.destination
             );
             ("InitContainerNeedsProxy", "Passing".to_owned(), note)
         }

@@ -60,7 +60,7 @@ impl Pod {
             self.log_released(connect, at, Outcome::StillConnecting, actions);
             return;
         }
-        self.note_wait(connect.connect_at);
+        self.note_wait(connect.caller.connect_at);
         if self.held.is_empty() && self.gate.is_probing() {
             let uid = self.uid.clone();
             actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
@@ -85,24 +85,13 @@ impl Pod {
     }
 
     fn connect(&self, cookie: SocketCookie, caller: Caller) -> HeldConnect {
-        let Caller { container, pid, uid, comm, destination, connect_at, query } = caller;
-        self.named(HeldConnect {
-            cookie,
-            container: None,
-            container_cgroup: container,
-            pid,
-            uid,
-            comm,
-            destination,
-            connect_at,
-            query,
-        })
+        self.named(HeldConnect { cookie, container: None, caller })
     }
 
     /// With what its container is called by now: the API may have named it since. Where nothing is
     /// known of it any more it keeps the name it had.
     pub(super) fn named(&self, connect: HeldConnect) -> HeldConnect {
-        let container = self.container_name(connect.container_cgroup).or(connect.container);
+        let container = self.container_name(connect.caller.container).or(connect.container);
         HeldConnect { container, ..connect }
     }
 
@@ -127,7 +116,8 @@ impl Pod {
 
     /// A query that has waited so long is not waited for any more.
     pub(super) fn expire_queries(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let ended = self.held.remove_queries(|query| now.since(query.connect_at) >= DNS_BUDGET);
+        let ended =
+            self.held.remove_queries(|query| now.since(query.caller.connect_at) >= DNS_BUDGET);
         self.release(ended, now, Outcome::QueryExpired, actions);
     }
 
@@ -168,7 +158,7 @@ impl Pod {
         outcome: Outcome,
         actions: &mut Vec<Action>,
     ) {
-        let waited = at.since(connect.connect_at);
+        let waited = at.since(connect.caller.connect_at);
         let connect = self.named(connect);
         self.log(Line::Released { connect, waited, outcome }, actions);
     }

@@ -289,8 +289,8 @@ impl Pod {
             };
             let held = self.held.of_container(container).map(|held| held.cookie).collect();
             // Whoever waited for nothing does not use up the others' time.
-            let waits = self.held.iter().filter(|held| held.container_cgroup != Some(container));
-            self.first_wait = waits.map(|held| held.connect_at).min();
+            let waits = self.held.iter().filter(|held| held.caller.container != Some(container));
+            self.first_wait = waits.map(|held| held.caller.connect_at).min();
             let (uid, container) = (self.uid.clone(), Some(container));
             actions.push(Action::Replay { uid, cgroup: context.cgroup, container, held });
             // It was held before the kernel knew that its passing is to be told.

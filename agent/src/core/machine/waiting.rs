@@ -22,7 +22,7 @@ impl Waiting {
     }
 
     pub(super) fn insert(&mut self, held: HeldConnect) {
-        match held.query {
+        match held.caller.query {
             Some(query) => self.queries.insert((held.cookie, query), held),
             None => self.connects.insert(held.cookie, held),
         };
@@ -55,17 +55,17 @@ impl Waiting {
     }
 
     pub(super) fn of_container(&self, container: CgroupId) -> impl Iterator<Item = &HeldConnect> {
-        self.iter().filter(move |held| held.container_cgroup == Some(container))
+        self.iter().filter(move |held| held.caller.container == Some(container))
     }
 
     /// When the first of them was called.
     pub(super) fn first(&self) -> Option<Monotonic> {
-        self.iter().map(|held| held.connect_at).min()
+        self.iter().map(|held| held.caller.connect_at).min()
     }
 
     /// When the first query was sent.
     pub(super) fn first_query(&self) -> Option<Monotonic> {
-        self.queries.values().map(|query| query.connect_at).min()
+        self.queries.values().map(|query| query.caller.connect_at).min()
     }
 
     /// The sockets, each once.
