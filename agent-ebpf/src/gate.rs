@@ -8,6 +8,9 @@ pub const MAX_PORTS: usize = 8;
 /// [`Gate::proxy_uid`] of a proxy without a user of its own.
 pub const NO_UID: u32 = u32::MAX;
 
+/// [`Gate::reached_before`] of a gate at which somebody waits.
+pub const SOMEBODY_WAITS: u64 = u64::MAX;
+
 /// How long one query to the mesh's DNS port is held at most, in nanoseconds: glibc's resolver gives
 /// up after two tries of 5 s each, so after 9 s it is told what it would have been told without
 /// holdfast, while somebody still listens.
@@ -63,6 +66,13 @@ pub struct Gate {
     /// `CLOCK_MONOTONIC` nanoseconds at which the kernel treats a closed gate as open, whatever
     /// `state` says and whether or not an agent still runs.
     pub deadline_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds from which the deadline counts: an agent's note for the agent
+    /// after it. These first two fields keep their places in all versions of the ABI, so that no
+    /// upgrade moves a deadline.
+    pub since_ns: u64,
+    /// What [`GateCounts::reached`] was when nobody waited; [`SOMEBODY_WAITS`]: since `since_ns`
+    /// somebody does, as far as is known. A note for the next agent, too.
+    pub reached_before: u64,
     /// `CLOCK_MONOTONIC` nanoseconds until which connects are refused after the deadline; 0: they
     /// are not.
     pub refuse_until_ns: u64,
@@ -82,8 +92,8 @@ pub struct Gate {
     pub errno: u32,
     /// The loopback port on which the mesh's proxy takes captured DNS queries; 0: none.
     pub dns_port: u16,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u16,
+    /// Why it was closed: an agent's note for the agent after it.
+    pub closed_for: u16,
     /// The loopback ports on which the proxy takes the application's connections; unused: 0.
     pub ports: [u16; MAX_PORTS],
 }
@@ -137,6 +147,15 @@ pub struct GateCounts {
     pub around: u64,
 }
 
+impl GateCounts {
+    /// How many connects and queries have reached one of the proxy's ports while the gate was
+    /// closed.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.held + self.held_queries + self.refused + self.observed
+    }
+}
+
 /// What the gate does with a container's connects. Key: the id of the container's cgroup.
 /// A container without an entry is held: being wrong costs it only a delay.
 #[repr(u32)]
@@ -153,4 +172,4 @@ pub enum ContainerVerdict {
     PassTold = 3,
 }
 
-plain_bytes!(Gate = 64, GateCounts = 64);
+plain_bytes!(Gate = 80, GateCounts = 64);

@@ -19,8 +19,10 @@ pub use self::{
     socket::{Address, Datagram, QueryKey, SocketRecord, StoredSyn},
 };
 
-/// Bumped whenever a type of this crate changes its meaning or its layout.
-pub const ABI_VERSION: u32 = 2;
+/// Bumped whenever a type in a map or in the ring changes its meaning or its layout, those that only
+/// the programs know included: maps outlive the agent that made them, and the next agent's programs
+/// go on with them.
+pub const ABI_VERSION: u32 = 3;
 
 /// Declares that a type may be read and written as plain bytes by the agent.
 macro_rules! plain_bytes {
