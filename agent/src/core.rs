@@ -21,7 +21,7 @@ pub use self::{
     cgroup_path::{CgroupKind, kind_of},
     classify::{ContainerIdentity, ContainerKind, Verdict},
     datagram::query_packet,
-    event::{Caller, Event, KernelEvent, KernelEventKind, Order},
+    event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,

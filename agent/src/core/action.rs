@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    CgroupId, Line, Mode, Monotonic, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno,
+    CgroupId, CloseReason, Line, Mode, Monotonic, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno,
     SocketCookie, Verdict,
 };
 
@@ -117,6 +117,13 @@ pub struct SetGate {
 pub enum GateSetting {
     /// Closed.
     Closed {
+        /// Why: for the agent after this one.
+        reason: CloseReason,
+        /// From when on the deadline counts: for the agent after this one.
+        since: Monotonic,
+        /// How many had reached the proxy's port when nobody waited yet; `None`: somebody waits
+        /// since then, as far as is known. For the agent after this one, too.
+        reached_before: Option<u64>,
         /// When the kernel opens it, agent or no agent.
         deadline: Monotonic,
         /// Until when the kernel refuses connects after that; `None`: not at all.

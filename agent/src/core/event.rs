@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::{
-    CgroupId, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodName, PodUid, PodView,
-    QueryId, SocketCookie,
+    CgroupId, CloseReason, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodName,
+    PodUid, PodView, QueryId, SocketCookie,
 };
 
 /// A fact from one of the sources. Every source is a snapshot, then deltas; each event may come
@@ -29,9 +29,11 @@ pub enum Event {
         uid: PodUid,
         /// Its directory.
         cgroup: CgroupId,
-        /// Its containers may have run for a while: it was there when the agent began to watch, or
-        /// came while news of cgroups was lost.
+        /// Its containers may have been at work: it was there when the agent began to watch, or came
+        /// while news of cgroups was lost, and more than one of them has a process.
         at_start: bool,
+        /// The gate that an agent before this one has left on it.
+        inherited: Option<InheritedGate>,
     },
     /// Cgroups: a pod's directory is gone.
     PodCgroupGone(PodUid),
@@ -110,6 +112,42 @@ pub enum Order {
         /// When it ends by itself.
         until: Monotonic,
     },
+}
+
+/// A gate as an agent before this one has left it. Its programs are on the pod's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InheritedGate {
+    /// Where it stands.
+    pub state: InheritedState,
+    /// The connects and queries that wait.
+    pub waiting: Vec<(SocketCookie, Caller)>,
+    /// As in [`Event::Counted`].
+    pub reached: u64,
+}
+
+/// Where an inherited gate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InheritedState {
+    /// Closed, perhaps for longer than its time.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+        /// From when on its deadline counts.
+        since: Monotonic,
+        /// How many had reached it when nobody waited; `None`: somebody waits since then.
+        reached_before: Option<u64>,
+        /// When the kernel opens it.
+        deadline: Monotonic,
+    },
+    /// Its time is up, and connects are refused until the proxy is ready.
+    Refusing {
+        /// Why it was closed.
+        reason: CloseReason,
+    },
+    /// Open, but for connects to a port on which nobody listens.
+    Guarded,
+    /// Opened and about to be detached.
+    Open,
 }
 
 /// Whose socket a report of the kernel is about, and where it wanted to go.

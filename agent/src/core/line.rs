@@ -114,6 +114,13 @@ pub enum Line {
         /// How long a connect waits at most.
         timeout: Duration,
     },
+    /// A gate that an agent before this one has left goes on.
+    GateInherited {
+        /// Why it was closed; `None`: it was not.
+        reason: Option<CloseReason>,
+        /// How many connects wait.
+        held: usize,
+    },
     /// A connect began to wait.
     Held(HeldConnect),
     /// Mode refuse: a connect fails.

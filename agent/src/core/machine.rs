@@ -14,6 +14,7 @@ use super::{
 mod evaluate;
 mod gate;
 mod held;
+mod inherit;
 mod pod;
 mod steps;
 mod waiting;
@@ -86,14 +87,14 @@ impl Machine {
                     namespaces.remove(&name);
                 }
             }
-            Event::PodCgroupFound { uid, cgroup, at_start } => {
+            Event::PodCgroupFound { uid, cgroup, at_start, inherited } => {
                 // Made anew, and the news of its end was lost.
                 let former = self.pods.get(&uid).and_then(|pod| pod.cgroup);
                 if former.is_some_and(|former| former != cgroup) {
                     self.pod_cgroup_gone(&uid, now, &mut actions);
                 }
                 self.by_cgroup.insert(cgroup, uid.clone());
-                self.pod(&uid).found(cgroup, at_start);
+                self.pod(&uid).found(cgroup, at_start, inherited);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::PodCgroupGone(uid) => self.pod_cgroup_gone(&uid, now, &mut actions),
@@ -167,6 +168,13 @@ impl Machine {
         let pod = self.pods.get(self.by_cgroup.get(&event.pod)?)?;
         let known = pod.containers.values().any(|container| container.cgroup == cgroup);
         (!known).then(|| (pod.uid.clone(), cgroup))
+    }
+
+    /// Whether a pod's container has this cgroup.
+    #[must_use]
+    pub fn knows_container(&self, cgroup: CgroupId) -> bool {
+        let mut containers = self.pods.values().flat_map(|pod| pod.containers.values());
+        containers.any(|container| container.cgroup == cgroup)
     }
 
     /// The pods whose programs are attached.

@@ -46,6 +46,9 @@ pub struct ContainerSpec {
     /// Its startup probe and its readiness probe, in this order, as far as they are requests or
     /// connects to a port that is given as a number or by a name in `ports`.
     pub probes: Vec<ReadyCheck>,
+    /// It has a startup or a readiness probe, of whatever kind. Without one kubelet calls it ready
+    /// as soon as it has started.
+    pub is_probed: bool,
     /// It has a startup probe or a postStart hook: if it is a native sidecar, kubelet starts the
     /// next container only after that (KEP-753).
     pub blocks_next: bool,

@@ -68,6 +68,9 @@ impl Pod {
     }
 
     fn leave_absent(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
+        if let Some(inherited) = self.inherited.take() {
+            return self.inherit(inherited, context, actions);
+        }
         match context.standing {
             Standing::Exempt(_) => {
                 self.late = true;
@@ -112,12 +115,17 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) -> bool {
-        if self.is_outdated(context.plan) {
-            self.start_probe(context.plan, Some(closed_for), actions);
-            self.set_gate(self.closed_until(deadline, context), context, actions);
-        }
-        self.tell_verdicts(context, actions);
-        let deadline = self.move_deadline(context, actions);
+        let deadline = if self.keeps_inherited(context.standing, context.now) {
+            deadline
+        } else {
+            if self.is_outdated(context.plan) {
+                self.start_probe(context.plan, Some(closed_for), actions);
+                let state = self.closed_until(deadline, closed_for, context);
+                self.set_gate(state, context, actions);
+            }
+            self.tell_verdicts(context, actions);
+            self.move_deadline(context, actions)
+        };
         let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
             (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
             (_, Some(reason)) if !self.is_ordered_closed() => reason,

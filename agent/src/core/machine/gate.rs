@@ -27,8 +27,9 @@ pub(super) enum GatePhase {
         /// When the kernel opens it by itself.
         deadline: Monotonic,
         /// When the kernel is asked whether anybody has waited; if not, the deadline is moved on.
-        /// `None` once a connect has waited, for which it then stands. Kubelet makes a pod's cgroup before it pulls images and runs init containers:
-        /// counted from there, a slow start would use the time up before anybody waits.
+        /// `None` once a connect has waited, for which it then stands. Kubelet makes a pod's cgroup
+        /// before it pulls images and runs init containers: counted from there, a slow start would
+        /// use the time up before anybody waits.
         renew_at: Option<Monotonic>,
     },
     /// The time is up and the user wants connects to fail until the proxy is ready.

@@ -8,7 +8,8 @@ use std::{
 use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView, Problem,
+    InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView,
+    Problem,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
@@ -47,6 +48,13 @@ pub(super) struct Pod {
     /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
     former: HashSet<ContainerId>,
     pub(super) gate: GatePhase,
+    /// The gate that an agent before this one has left, until it has been looked at.
+    pub(super) inherited: Option<InheritedGate>,
+    /// Its settings are still those of that agent, which may have known more than the API has told
+    /// this one yet.
+    pub(super) keeps_settings: bool,
+    /// What the kernel was told of its containers by that agent is not known.
+    pub(super) inherits_verdicts: bool,
     /// The plan that the kernel and the probe were told of.
     pub(super) applied: Option<Arc<Plan>>,
     /// When the first connect that this closing of the gate holds was called.
@@ -95,6 +103,9 @@ impl Pod {
             late: false,
             former: HashSet::new(),
             gate: GatePhase::Absent,
+            inherited: None,
+            keeps_settings: false,
+            inherits_verdicts: false,
             applied: None,
             first_wait: None,
             counted: None,
@@ -166,10 +177,16 @@ impl Pod {
         self.told_exemption = exemption;
     }
 
-    pub(super) fn found(&mut self, cgroup: CgroupId, at_start: bool) {
+    pub(super) fn found(
+        &mut self,
+        cgroup: CgroupId,
+        at_start: bool,
+        inherited: Option<InheritedGate>,
+    ) {
         if self.cgroup == Some(cgroup) {
             return;
         }
+        self.inherited = inherited;
         self.cgroup = Some(cgroup);
         self.late |= at_start;
         let told = self.view.iter().flat_map(|view| &view.containers);
@@ -210,6 +227,8 @@ impl Pod {
         self.proxy_ran = false;
         self.ready_proxy = None;
         self.late = false;
+        self.inherited = None;
+        self.keeps_settings = false;
         self.probed = None;
     }
 
@@ -218,7 +237,7 @@ impl Pod {
         else {
             return;
         };
-        if told.is_some() {
+        if told.is_some() || self.inherits_verdicts {
             actions.push(Action::ForgetVerdict { container: cgroup });
         }
         // Its last connects end with it, and their ends are read after its own: they keep its name.

@@ -31,15 +31,16 @@ impl Pod {
     ) -> bool {
         let now = context.now;
         let was_attached = self.gate.is_attached();
+        // The kernel counts from the attaching on.
+        self.counted = (!was_attached).then_some((0, now));
+        self.keeps_settings = false;
         // A connect that waits already has made the proxy's absence known.
         self.first_wait = self.held.first();
         let timeout = self.timeout(context);
         let deadline = self.first_wait.unwrap_or(now) + timeout;
         let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
-        self.set_gate(self.closed_until(deadline, context), context, actions);
+        self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
-        // The kernel counts from the attaching on.
-        self.counted = (!was_attached).then_some((0, now));
         let plan = context.plan;
         let enabled_by = (context.standing == Standing::Hold).then_some(plan.settings.hold.origin);
         let line = Line::GateClosed {
@@ -63,9 +64,23 @@ impl Pod {
         }
     }
 
-    pub(super) fn closed_until(&self, deadline: Monotonic, context: &Context<'_>) -> GateSetting {
+    pub(super) fn closed_until(
+        &self,
+        deadline: Monotonic,
+        reason: CloseReason,
+        context: &Context<'_>,
+    ) -> GateSetting {
         let refuses = refuses_late(context.plan);
-        GateSetting::Closed { deadline, refuse_until: refuses.then(|| deadline + REFUSE_AHEAD) }
+        GateSetting::Closed {
+            reason,
+            since: self.first_wait.unwrap_or(context.now),
+            reached_before: match self.first_wait {
+                Some(_) => None,
+                None => self.counted.map(|(reached, _)| reached),
+            },
+            deadline,
+            refuse_until: refuses.then(|| deadline + REFUSE_AHEAD),
+        }
     }
 
     pub(super) fn set_gate(
@@ -126,7 +141,7 @@ impl Pod {
             self.gate = GatePhase::Closed { reason, deadline, renew_at };
             return deadline;
         }
-        self.set_gate(self.closed_until(new, context), context, actions);
+        self.set_gate(self.closed_until(new, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline: new, renew_at };
         new
     }
@@ -154,7 +169,9 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let refuse_until = Some(context.now + REFUSE_AHEAD);
-        let state = GateSetting::Closed { deadline: context.now, refuse_until };
+        let (since, deadline) = (context.now, context.now);
+        let state =
+            GateSetting::Closed { reason, since, reached_before: None, deadline, refuse_until };
         self.set_gate(state, context, actions);
         self.go(GatePhase::Refusing { reason, renew_at: context.now + REFUSE_AHEAD / 2 })
     }
@@ -258,6 +275,7 @@ impl Pod {
         for container in self.containers.values_mut() {
             container.told = None;
         }
+        self.inherits_verdicts = false;
         self.applied = None;
         self.give_up_waiting(now, actions);
         self.log(Line::GateDetached, actions);
@@ -266,6 +284,7 @@ impl Pod {
     /// Brings the kernel's verdicts up to date with what is known of the containers.
     pub(super) fn tell_verdicts(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         let view = self.view.as_ref();
+        let inherits_verdicts = self.inherits_verdicts;
         let mut passing = Vec::new();
         for container in self.containers.values_mut() {
             let Some(identity) = &container.identity else {
@@ -273,7 +292,8 @@ impl Pod {
             };
             let verdict = classify::verdict(identity, view, &context.plan.proxy);
             // No entry means hold.
-            if container.told.unwrap_or(Verdict::Hold) == verdict {
+            let told = container.told.or((!inherits_verdicts).then_some(Verdict::Hold));
+            if told == Some(verdict) {
                 continue;
             }
             container.told = Some(verdict);

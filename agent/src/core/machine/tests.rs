@@ -14,6 +14,7 @@ use crate::core::{
 
 mod death;
 mod held;
+mod inherit;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
@@ -40,7 +41,7 @@ fn view() -> PodView {
     let container = |name: &str, role| ContainerView {
         name: name.to_owned(),
         role,
-        spec: ContainerSpec::default(),
+        spec: ContainerSpec { is_probed: true, ..ContainerSpec::default() },
         id: None,
         ready: false,
     };
@@ -78,7 +79,7 @@ fn ready_view() -> PodView {
 }
 
 fn found(at_start: bool) -> Event {
-    Event::PodCgroupFound { uid: uid(), cgroup: CGROUP, at_start }
+    Event::PodCgroupFound { uid: uid(), cgroup: CGROUP, at_start, inherited: None }
 }
 
 fn container(cgroup: CgroupId, name: Option<&str>) -> Event {
@@ -165,7 +166,12 @@ impl Run {
 
     /// A node of which the API has said all it knows.
     fn listed(hold: Option<&str>, views: Vec<PodView>) -> Self {
-        let mut run = Self::new();
+        Self::ruled(TestRules::default(), hold, views)
+    }
+
+    /// The same with other rules.
+    fn ruled(test: TestRules, hold: Option<&str>, views: Vec<PodView>) -> Self {
+        let mut run = Self::with(test);
         run.apply(0, Event::NamespacesListed(vec![namespace(hold)]));
         run.apply(0, Event::PodsListed(views));
         run

@@ -243,7 +243,7 @@ impl Profile {
         }
         let (ready, kube_ready) = match &settings.ready {
             Some(check) => (vec![check.value.clone()], check.value == ReadyCheck::Kube),
-            None => (self.checks_in(evidence, &ports), self.kube_ready),
+            None => (self.checks_in(evidence, &ports), self.kube_ready && container.spec.is_probed),
         };
         Detection::Proxy(Proxy {
             profile: self.name.clone(),

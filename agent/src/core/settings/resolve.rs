@@ -30,8 +30,11 @@ pub fn resolve(
     let inherited = Own::read(&namespace.labels, &namespace.annotations);
     let (mut pod_wish, mut namespace_wish, mut problems) = (None, None, Vec::new());
     if defaults.mesh_wishes {
-        pod_wish = profiles.wish_of_pod(pod, &mut problems);
         namespace_wish = profiles.wish_of_namespace(pod, namespace);
+        // Linkerd's injector writes what a namespace says onto each of its pods
+        // (`AppendNamespaceAnnotations`, pkg/inject/inject.go): that is still the namespace's word.
+        pod_wish =
+            profiles.wish_of_pod(pod, &mut problems).filter(|wish| namespace_wish != Some(*wish));
     }
 
     let hold = at(own.hold, Origin::Pod)

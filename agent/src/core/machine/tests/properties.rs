@@ -79,7 +79,7 @@ proptest! {
                 match action {
                     Action::SetGate(set) => {
                         match set.state {
-                            GateSetting::Closed { deadline, refuse_until } => {
+                            GateSetting::Closed { deadline, refuse_until, .. } => {
                                 prop_assert!(deadline <= at(now + 60_000));
                                 let bounded = refuse_until.is_none_or(|until| {
                                     rules.refuse && until <= deadline + Duration::from_secs(10)

@@ -118,6 +118,19 @@ fn a_bad_name_is_told_and_the_proxy_is_found_all_the_same() {
 }
 
 #[test]
+fn kubelets_word_on_a_container_that_it_does_not_ask_is_none() {
+    let mut pod = fixtures::pod("istio-classic");
+    assert!(proxy(&pod, &settings()).kube_ready);
+    for container in &mut pod.containers {
+        container.spec.is_probed = false;
+    }
+    assert!(!proxy(&pod, &settings()).kube_ready);
+    // Whoever names it as the check knows what it means for this container.
+    let chosen = Settings { ready: by_pod(ReadyCheck::Kube), ..settings() };
+    assert!(proxy(&pod, &chosen).kube_ready);
+}
+
+#[test]
 fn checks_and_ports_that_the_pod_names_replace_the_profiles() {
     let pod = fixtures::pod("istio-dns");
     let check = ReadyCheck::Tcp { port: 15001 };

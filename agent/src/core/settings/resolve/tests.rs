@@ -51,12 +51,14 @@ fn the_pod_wins_over_its_mesh_over_the_namespace_over_its_mesh_over_the_config()
     let wish = "config.linkerd.io/proxy-await";
     let hold = "holdfast.dev/hold";
     // From the lowest: each row adds what wins over the rows before it.
-    let rows: [(&[&str], bool, Origin); 5] = [
+    let rows: [(&[&str], bool, Origin); 6] = [
         (&[], true, Config),
         (&["namespace's mesh"], false, NamespaceMesh),
         (&["namespace's mesh", "namespace"], true, Namespace),
-        (&["namespace's mesh", "namespace", "pod's mesh"], false, PodMesh),
-        (&["namespace's mesh", "namespace", "pod's mesh", "pod"], true, Pod),
+        (&["namespace", "pod's mesh"], false, PodMesh),
+        (&["namespace", "pod's mesh", "pod"], true, Pod),
+        // The same on both: the injector has copied it.
+        (&["namespace's mesh", "namespace", "pod's mesh"], true, Namespace),
     ];
     for (who, value, origin) in rows {
         let (mut pod, mut namespace) = (linkerd(), namespace(&[], &[]));
