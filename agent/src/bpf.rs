@@ -3,18 +3,23 @@
 
 mod event;
 mod gate;
+mod inherit;
 mod kernel_log;
+mod link;
 mod loader;
 mod pin;
+mod place;
 mod program;
 mod socket;
+mod sys;
 
 pub use self::{
     event::EventReader,
     gate::Gates,
     kernel_log::KernelLog,
-    loader::{LoadOptions, Loaded, load},
-    pin::{Pins, require_bpffs},
+    loader::{LoadOptions, Loaded, load, prove},
+    pin::{Claim, require_bpffs, usual_bpffs},
+    place::Place,
     socket::SocketTable,
 };
 
@@ -63,8 +68,19 @@ pub enum BpfError {
         #[source]
         source: std::io::Error,
     },
-    /// The maps could not be pinned.
-    #[error("failed to pin maps at {path}: {source}; --bpffs names a mounted BPF file system")]
+    /// A program could not be put onto a cgroup.
+    #[error("failed to {operation} program {program}: {source}")]
+    Link {
+        /// What was done.
+        operation: &'static str,
+        /// The program's name.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The agent's directory in the BPF file system cannot be used.
+    #[error("failed to use {path}: {source}; --bpffs names a mounted BPF file system")]
     Pin {
         /// The directory or file.
         path: std::path::PathBuf,

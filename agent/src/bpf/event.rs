@@ -41,7 +41,10 @@ impl EventReader {
         // SAFETY: the ring owns its descriptor, and nothing here replaces or closes it.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| BpfError::Ring(error.into()))?;
-        Ok(Self { ring, lost, lost_before: 0 })
+        let mut reader = Self { ring, lost, lost_before: 0 };
+        // What an earlier agent lost it has told itself.
+        reader.newly_lost();
+        Ok(reader)
     }
 
     /// Waits for events and returns all there are, in the kernel's order.
@@ -116,7 +119,7 @@ fn caller(event: &Event) -> Caller {
         container: (*container != 0).then_some(CgroupId(*container)),
         pid: (*pid != 0).then_some(*pid),
         uid: *uid,
-        comm: text(comm),
+        comm: self::comm(comm),
         destination: socket_addr(asked),
         connect_at: Monotonic(*connect_ns),
         query: is_query.then_some(QueryId(u64::from(*query))),
@@ -124,13 +127,13 @@ fn caller(event: &Event) -> Caller {
 }
 
 /// A command name is whatever a process calls itself: only printable text goes on.
-fn text(comm: &[u8; 16]) -> String {
+pub(super) fn comm(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     let printable = |c: char| if c.is_control() { '?' } else { c };
     String::from_utf8_lossy(&comm[..end]).chars().map(printable).collect()
 }
 
-fn socket_addr(address: &Address) -> SocketAddr {
+pub(super) fn socket_addr(address: &Address) -> SocketAddr {
     let ip = if address.version == 6 {
         IpAddr::V6(Ipv6Addr::from(address.ip))
     } else {

@@ -1,41 +1,51 @@
 //! The agent's side of the gate: state into the maps, programs onto the pods' cgroups.
 
-use std::{collections::HashMap as StdHashMap, fs::File, path::Path};
+use std::{
+    collections::HashMap as StdHashMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use agent_ebpf::{
     Gate, GateCounts, GateMode, GateState,
-    gate::{MAX_PORTS, NO_UID},
+    gate::{MAX_PORTS, NO_UID, SOMEBODY_WAITS},
 };
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::{
     BpfError,
-    program::{Links, Programs, SendLinks, SilenceLink},
+    inherit::{Left, reason_code},
+    link::Link,
+    pin::Claim,
+    program::{Hook, Programs},
     socket::SocketRemover,
 };
-use crate::core::{CgroupId, GateSetting, Mode, RefuseErrno, SetGate, Verdict};
+use crate::core::{CgroupId, GateSetting, InheritedGate, Mode, RefuseErrno, SetGate, Verdict};
 
-/// What is on one pod's cgroup. Dropped in this order: nothing drops a query any more when the
-/// hooks that make that bearable go.
-#[derive(Debug)]
-struct Attached {
-    _links: Links,
-    dns: DnsLinks,
-}
-
-/// What the holding of DNS queries takes.
+/// What is on one pod's cgroup. Dropping it takes everything off again.
 #[derive(Debug, Default)]
-struct DnsLinks {
-    silence: Option<SilenceLink>,
-    send: Option<SendLinks>,
+pub(super) struct Attached {
+    /// Sorted by hook, which is the order in which they come off.
+    pub(super) links: Vec<(Hook, Link)>,
+    /// Those of another version's agent. They stay until this one's own are there.
+    pub(super) foreign: Vec<Link>,
+    /// Where the links have their names.
+    pub(super) directories: Vec<PathBuf>,
 }
 
-/// Works the gates of the node's pods.
+/// Works the gates of the node's pods. Dropping it opens and detaches all of them; [`Gates::leave`]
+/// leaves them to the next agent.
 pub struct Gates {
     programs: Programs,
     maps: GateMaps,
     socket_quota: u32,
     attached: StdHashMap<CgroupId, Attached>,
+    /// What another agent has left and no pod has been found for yet.
+    left: StdHashMap<CgroupId, Left>,
+    claim: Option<Claim>,
+    /// A link could not be pinned, and this was said.
+    pin_failed: bool,
 }
 
 /// The maps that the agent writes.
@@ -52,6 +62,38 @@ impl std::fmt::Debug for Gates {
     }
 }
 
+// === impl Attached ===
+
+impl Attached {
+    fn has(&self, hook: Hook) -> bool {
+        self.links.iter().any(|(attached, _)| *attached == hook)
+    }
+
+    fn drop_foreign(&mut self) {
+        if !self.foreign.is_empty() {
+            self.foreign.clear();
+            // This version's own is not empty.
+            self.directories.retain(|directory| fs::remove_dir(directory).is_err());
+        }
+    }
+
+    fn leave(&mut self) {
+        self.links.drain(..).for_each(|(_, link)| link.leave());
+        self.foreign.drain(..).for_each(Link::leave);
+        self.directories.clear();
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.links.clear();
+        self.foreign.clear();
+        for directory in &self.directories {
+            let _: io::Result<()> = fs::remove_dir(directory);
+        }
+    }
+}
+
 // === impl Gates ===
 
 impl Gates {
@@ -59,8 +101,76 @@ impl Gates {
     pub(super) const COUNTS_MAP: &'static str = "COUNTS";
     pub(super) const CONTAINERS_MAP: &'static str = "CONTAINERS";
 
-    pub(super) fn new(programs: Programs, maps: GateMaps, socket_quota: u32) -> Self {
-        Self { programs, maps, socket_quota, attached: StdHashMap::new() }
+    pub(super) fn new(
+        programs: Programs,
+        maps: GateMaps,
+        socket_quota: u32,
+        left: StdHashMap<CgroupId, Left>,
+        claim: Option<Claim>,
+    ) -> Self {
+        let mut gates = Self {
+            programs,
+            maps,
+            socket_quota,
+            attached: StdHashMap::new(),
+            left,
+            claim,
+            pin_failed: false,
+        };
+        gates.forget_stray();
+        gates
+    }
+
+    /// The gate that another agent has left on a pod's cgroup, which is this one's from now on: its
+    /// programs are this agent's already, its state is as it was.
+    pub fn inherit(&mut self, cgroup: CgroupId) -> Option<InheritedGate> {
+        let Left { attached, gate } = self.left.remove(&cgroup)?;
+        self.attached.insert(cgroup, attached);
+        Some(gate)
+    }
+
+    /// Takes down what was left for pods that are not there any more, `containers` being all that
+    /// are.
+    pub fn forget_left(&mut self, containers: impl Fn(CgroupId) -> bool) {
+        for cgroup in self.left.keys().copied().collect::<Vec<_>>() {
+            self.left.remove(&cgroup);
+            self.detach(cgroup, &[]);
+        }
+        let gone = |container: &u64| !containers(CgroupId(*container));
+        for container in keys(&self.maps.containers).into_iter().filter(gone) {
+            self.forget_verdict(CgroupId(container));
+        }
+        if let Some(claim) = &self.claim {
+            claim.sweep();
+        }
+    }
+
+    /// Whether gates can be left to the next agent: there is a BPF file system.
+    #[must_use]
+    pub const fn outlive_the_agent(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// Leaves all gates as they stand to the next agent; without a BPF file system they open.
+    pub fn leave(mut self) {
+        for (_, mut attached) in self.attached.drain() {
+            attached.leave();
+        }
+        for (_, mut left) in self.left.drain() {
+            left.attached.leave();
+        }
+    }
+
+    /// Opens all gates and leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if something of the agent's directory cannot be removed.
+    pub fn remove(self) -> Result<(), BpfError> {
+        let Self { programs: _, maps: _, socket_quota: _, attached, left, claim, pin_failed: _ } =
+            self;
+        drop((attached, left));
+        claim.map_or(Ok(()), Claim::remove)
     }
 
     /// Closes or guards a pod's gate: writes its state, then attaches the programs to the pod's
@@ -70,54 +180,90 @@ impl Gates {
     ///
     /// [`BpfError`]; the gate is then open and nothing of it is left attached.
     pub fn set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
-        let result = self.try_set(set, path);
-        if result.is_err() {
-            self.detach(set.cgroup, &[]);
+        // On an error it is dropped, and with it whatever is attached.
+        let attached = self.attached.remove(&set.cgroup).unwrap_or_default();
+        let replaces_foreign = !attached.foreign.is_empty();
+        match self.try_set(set, path, attached) {
+            Ok(attached) => {
+                self.attached.insert(set.cgroup, attached);
+                if let Some(claim) = self.claim.as_ref().filter(|_| replaces_foreign) {
+                    claim.sweep();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.detach(set.cgroup, &[]);
+                Err(error)
+            }
         }
-        result
     }
 
-    fn try_set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
+    fn try_set(
+        &mut self,
+        set: &SetGate,
+        path: &Path,
+        mut attached: Attached,
+    ) -> Result<Attached, BpfError> {
         let cgroup = set.cgroup;
-        let file = || {
-            File::open(path).map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })
-        };
-        let is_new = !self.attached.contains_key(&cgroup);
-        if is_new {
+        if attached.links.is_empty() {
             let zero = GateCounts::default();
             self.maps
                 .counts
                 .insert(cgroup.0, zero, 0)
                 .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
         }
-
-        let wants = DnsNeeds::of(set);
-        let mut dns = match self.attached.get_mut(&cgroup) {
-            Some(attached) => std::mem::take(&mut attached.dns),
-            None => DnsLinks::default(),
-        };
+        let (needed, not_needed) = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
-        if wants.send && dns.send.is_none() {
-            dns.send = Some(self.programs.attach_send(&file()?)?);
-        }
-        if wants.silence && dns.silence.is_none() {
-            dns.silence = Some(self.programs.attach_silence(&file()?)?);
-        }
+        self.attach(&needed, cgroup, path, &mut attached)?;
         self.write(cgroup, self.gate_of(set))?;
-        if !wants.send {
-            dns.send = None;
+        attached.links.retain(|(hook, _)| !not_needed.contains(hook));
+        self.attach(&Hook::HOLD, cgroup, path, &mut attached)?;
+        attached.drop_foreign();
+        Ok(attached)
+    }
+
+    /// Attaches what is not there yet, and gives it a name that outlives the agent.
+    fn attach(
+        &mut self,
+        hooks: &[Hook],
+        cgroup: CgroupId,
+        path: &Path,
+        attached: &mut Attached,
+    ) -> Result<(), BpfError> {
+        let missing: Vec<Hook> =
+            hooks.iter().copied().filter(|hook| !attached.has(*hook)).collect();
+        if missing.is_empty() {
+            return Ok(());
         }
-        if !wants.silence {
-            dns.silence = None;
-        }
-        match self.attached.get_mut(&cgroup) {
-            Some(attached) => attached.dns = dns,
-            None => {
-                let links = self.programs.attach(&file()?)?;
-                self.attached.insert(cgroup, Attached { _links: links, dns });
-            }
+        let file = File::open(path)
+            .map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })?;
+        for hook in missing {
+            let mut link = self.programs.attach(hook, &file)?;
+            self.pin(&mut link, hook, cgroup, attached);
+            attached.links.push((hook, link));
+            attached.links.sort_by_key(|(hook, _)| *hook);
         }
         Ok(())
+    }
+
+    /// Without a name it goes with the agent, as everything does where there is no BPF file system.
+    fn pin(&mut self, link: &mut Link, hook: Hook, cgroup: CgroupId, attached: &mut Attached) {
+        let Some(claim) = &self.claim else { return };
+        let directory = claim.links_of(cgroup);
+        if !attached.directories.contains(&directory) {
+            // If it cannot be made nothing can be pinned in it, which says so.
+            let _: io::Result<()> = fs::create_dir(&directory);
+            attached.directories.push(directory.clone());
+        }
+        if let Err(error) = link.pin(directory.join(hook.name()))
+            && !self.pin_failed
+        {
+            self.pin_failed = true;
+            tracing::warn!(
+                directory = %directory.display(), %error,
+                "links cannot be pinned: gates open when this agent ends"
+            );
+        }
     }
 
     fn gate_of(&self, set: &SetGate) -> Gate {
@@ -136,15 +282,6 @@ impl Gates {
         for (slot, port) in named.iter_mut().zip(ports) {
             *slot = *port;
         }
-        let (state, deadline_ns, refuse_until_ns, guard_ns) = match state {
-            GateSetting::Closed { deadline, refuse_until } => {
-                (GateState::Closed, deadline.0, refuse_until.map_or(0, |until| until.0), 0)
-            }
-            GateSetting::Guarded { budget } => {
-                let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
-                (GateState::Guarded, 0, 0, budget)
-            }
-        };
         let mode = match mode {
             // Who sends the SYN again makes no difference to its being dropped.
             Mode::Hold | Mode::Retry => GateMode::Hold,
@@ -156,18 +293,47 @@ impl Gates {
             RefuseErrno::Again => libc::EAGAIN,
             RefuseErrno::TimedOut => libc::ETIMEDOUT,
         };
-        Gate {
-            deadline_ns,
-            refuse_until_ns,
-            guard_ns,
-            state: state as u32,
+        let gate = Gate {
             mode: mode as u32,
-            socket_quota: self.socket_quota,
             proxy_uid: proxy_uid.unwrap_or(NO_UID),
             errno: errno.unsigned_abs(),
             dns_port: dns_port.unwrap_or(0),
-            reserved: 0,
             ports: named,
+            ..self.open_gate()
+        };
+        match state {
+            GateSetting::Closed { reason, since, reached_before, deadline, refuse_until } => Gate {
+                state: GateState::Closed as u32,
+                deadline_ns: deadline.0,
+                since_ns: since.0,
+                reached_before: reached_before.unwrap_or(SOMEBODY_WAITS),
+                refuse_until_ns: refuse_until.map_or(0, |until| until.0),
+                closed_for: reason_code(*reason),
+                ..gate
+            },
+            GateSetting::Guarded { budget } => Gate {
+                state: GateState::Guarded as u32,
+                guard_ns: u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX),
+                ..gate
+            },
+        }
+    }
+
+    const fn open_gate(&self) -> Gate {
+        Gate {
+            deadline_ns: 0,
+            since_ns: 0,
+            reached_before: SOMEBODY_WAITS,
+            refuse_until_ns: 0,
+            guard_ns: 0,
+            state: GateState::Open as u32,
+            mode: GateMode::Hold as u32,
+            socket_quota: self.socket_quota,
+            proxy_uid: NO_UID,
+            errno: 0,
+            dns_port: 0,
+            closed_for: 0,
+            ports: [0; MAX_PORTS],
         }
     }
 
@@ -178,20 +344,11 @@ impl Gates {
     ///
     /// [`BpfError`]; the caller should then detach, which opens as well.
     pub fn open(&mut self, cgroup: CgroupId) -> Result<(), BpfError> {
-        let gate = Gate {
-            deadline_ns: 0,
-            refuse_until_ns: 0,
-            guard_ns: 0,
-            state: GateState::Open as u32,
-            mode: GateMode::Hold as u32,
-            socket_quota: self.socket_quota,
-            proxy_uid: NO_UID,
-            errno: 0,
-            dns_port: 0,
-            reserved: 0,
-            ports: [0; MAX_PORTS],
-        };
-        self.write(cgroup, gate)
+        // Another version's programs do not read this one's maps.
+        if let Some(attached) = self.attached.get_mut(&cgroup) {
+            attached.drop_foreign();
+        }
+        self.write(cgroup, self.open_gate())
     }
 
     fn write(&mut self, cgroup: CgroupId, gate: Gate) -> Result<(), BpfError> {
@@ -199,7 +356,7 @@ impl Gates {
     }
 
     /// Takes the programs off a pod's cgroup and removes all that the maps hold of it. There is
-    /// nothing that could fail and leave the gate closed: dropping a link is closing a descriptor.
+    /// nothing that could fail and leave the gate closed: what cannot be taken off finds no gate.
     pub fn detach(&mut self, cgroup: CgroupId, containers: &[CgroupId]) {
         drop(self.attached.remove(&cgroup));
         for container in containers {
@@ -214,6 +371,18 @@ impl Gates {
         }
         if counts.datagrams > 0 {
             self.maps.sockets.forget_datagrams(cgroup);
+        }
+    }
+
+    /// Removes the gates on which no program is left: their agent was killed between two steps, or
+    /// their pod has gone meanwhile.
+    fn forget_stray(&mut self) {
+        let mut stray = keys(&self.maps.gates);
+        stray.extend(keys(&self.maps.counts));
+        for cgroup in stray.into_iter().map(CgroupId) {
+            if !self.left.contains_key(&cgroup) {
+                self.detach(cgroup, &[]);
+            }
         }
     }
 
@@ -246,24 +415,25 @@ impl Gates {
     }
 }
 
-/// Which of the DNS hooks a gate needs.
-struct DnsNeeds {
-    /// To know who asks, and whom.
-    send: bool,
-    /// To drop queries unheard.
-    silence: bool,
+/// The hooks with which a gate holds DNS queries: those that it needs, and those that it does not.
+fn dns_hooks(set: &SetGate) -> (Vec<Hook>, Vec<Hook>) {
+    let closed = set.dns_port.is_some() && matches!(set.state, GateSetting::Closed { .. });
+    // To know who asks, and whom; to drop queries unheard.
+    let (send, silence) = match set.mode {
+        Mode::Hold | Mode::Retry => (closed, closed),
+        Mode::Observe => (closed, false),
+        // Queries pass.
+        Mode::Refuse => (false, false),
+    };
+    let needs = Hook::SILENCE.map(|hook| (hook, silence));
+    let needs = Hook::SEND.map(|hook| (hook, send)).into_iter().chain(needs);
+    let (needed, not_needed): (Vec<_>, Vec<_>) = needs.partition(|(_, needed)| *needed);
+    let hooks = |list: Vec<(Hook, bool)>| list.into_iter().map(|(hook, _)| hook).collect();
+    (hooks(needed), hooks(not_needed))
 }
 
-impl DnsNeeds {
-    fn of(set: &SetGate) -> Self {
-        let closed = set.dns_port.is_some() && matches!(set.state, GateSetting::Closed { .. });
-        match set.mode {
-            Mode::Hold | Mode::Retry => Self { send: closed, silence: closed },
-            Mode::Observe => Self { send: closed, silence: false },
-            // Queries pass.
-            Mode::Refuse => Self { send: false, silence: false },
-        }
-    }
+fn keys<V: aya::Pod>(map: &HashMap<MapData, u64, V>) -> Vec<u64> {
+    map.keys().filter_map(Result::ok).collect()
 }
 
 fn write_failed(map: &'static str, source: MapError) -> BpfError {

@@ -1,16 +1,20 @@
 //! Loading the embedded object.
 
-use std::path::PathBuf;
+use std::fs;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, MapInfo},
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
 
 use super::{
-    BpfError, EventReader, Gates, KernelLog, Pins, SocketTable, gate::GateMaps, program::Programs,
+    BpfError, EventReader, Gates, KernelLog, SocketTable,
+    gate::GateMaps,
+    inherit,
+    pin::{self, Claim},
+    program::Programs,
 };
 
 /// The eBPF object, built by this crate's build script.
@@ -24,6 +28,23 @@ const KERNEL_LOG_DEBUG: u8 = 4;
 const SET_RETVAL: &str = "HOLDFAST_SET_RETVAL";
 const SOCKOPT_ANCESTORS: &str = "HOLDFAST_SOCKOPT_ANCESTORS";
 
+/// The maps that outlive an agent: all in which something stands that the next one's programs go on
+/// with.
+const PINNED: [&str; 9] = [
+    Gates::MAP,
+    Gates::COUNTS_MAP,
+    Gates::CONTAINERS_MAP,
+    SocketTable::MAP,
+    SocketTable::DATAGRAMS_MAP,
+    EventReader::MAP,
+    EventReader::LOST_MAP,
+    "REDIRECTED",
+    "HOLDS",
+];
+
+/// The pinned maps whose size the operator chooses.
+const SIZED: [&str; 2] = [SocketTable::MAP, SocketTable::DATAGRAMS_MAP];
+
 /// What the operator may choose about the programs.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -34,13 +55,11 @@ pub struct LoadOptions {
     pub max_sockets: u32,
     /// How many of each one pod may take.
     pub max_sockets_per_pod: u32,
-    /// A BPF file system to pin the maps on while the agent runs.
-    pub bpffs: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { kernel_log: false, max_sockets: 65_536, max_sockets_per_pod: 16_384, bpffs: None }
+        Self { kernel_log: false, max_sockets: 65_536, max_sockets_per_pod: 16_384 }
     }
 }
 
@@ -55,16 +74,54 @@ pub struct Loaded {
     pub events: EventReader,
     /// Reads the kernel's debug lines, if they were asked for.
     pub kernel_log: Option<KernelLog>,
-    /// The pinned maps, if a BPF file system was named.
-    pub pins: Option<Pins>,
 }
 
-/// Loads all programs and maps; nothing is attached yet.
+/// Shows that this kernel takes all programs, and lets go of them again.
 ///
 /// # Errors
 ///
-/// [`BpfError`] if the kernel refuses a map or a program: too old, or a missing capability.
-pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
+/// As [`load`].
+pub fn prove(options: &LoadOptions) -> Result<(), BpfError> {
+    Programs::load(object(options, None)?).map(drop)
+}
+
+/// Loads all programs and maps. With a place in a BPF file system, what an earlier agent has left
+/// there goes on without a gap, with these programs; nothing else is attached yet.
+///
+/// # Errors
+///
+/// [`BpfError`] if the kernel refuses a map or a program: too old, or a missing capability. What
+/// stands stays as it is then.
+pub fn load(options: &LoadOptions, claim: Option<Claim>) -> Result<Loaded, BpfError> {
+    if let Some(claim) = &claim {
+        prepare(claim, options)?;
+    }
+    let mut ebpf = object(options, claim.as_ref())?;
+    let kernel_log = options.kernel_log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
+    let records = take(&mut ebpf, SocketTable::MAP)?;
+    let datagrams = take(&mut ebpf, SocketTable::DATAGRAMS_MAP)?;
+    let (table, sockets) = SocketTable::new(records, datagrams)?;
+    let events = EventReader::new(
+        convert(take(&mut ebpf, EventReader::MAP)?, EventReader::MAP)?,
+        convert(take(&mut ebpf, EventReader::LOST_MAP)?, EventReader::LOST_MAP)?,
+    )?;
+    let maps = GateMaps {
+        gates: hash(&mut ebpf, Gates::MAP)?,
+        counts: hash(&mut ebpf, Gates::COUNTS_MAP)?,
+        containers: hash(&mut ebpf, Gates::CONTAINERS_MAP)?,
+        sockets,
+    };
+    let programs = Programs::load(ebpf)?;
+    let left = claim
+        .as_ref()
+        .map(|claim| inherit::take_over(claim, &programs, &maps, &table))
+        .unwrap_or_default();
+    let gates = Gates::new(programs, maps, options.max_sockets_per_pod, left, claim);
+    Ok(Loaded { gates, sockets: table, events, kernel_log })
+}
+
+/// The object with its maps, new or those that are pinned.
+fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError> {
     let level = if options.kernel_log { KERNEL_LOG_DEBUG } else { KERNEL_LOG_OFF };
     // Linux 5.18.
     let set_retval =
@@ -80,32 +137,81 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, BpfError> {
         ProgramType::CgroupSockopt,
         BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
     ));
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .override_global(aya_log::LEVEL, &level, true)
         .override_global(SET_RETVAL, &set_retval, true)
-        .override_global(SOCKOPT_ANCESTORS, &sockopt_ancestors, true)
-        .map_max_entries(SocketTable::MAP, options.max_sockets)
-        .map_max_entries(SocketTable::DATAGRAMS_MAP, options.max_sockets)
-        .load(OBJECT)
-        .map_err(|source| BpfError::Object(Box::new(source)))?;
+        .override_global(SOCKOPT_ANCESTORS, &sockopt_ancestors, true);
+    for name in SIZED {
+        loader.map_max_entries(name, options.max_sockets);
+    }
+    for name in claim.map(|_| PINNED).into_iter().flatten() {
+        let maps = claim.map(Claim::maps).unwrap_or_default();
+        loader.map_pin_path(name, maps.join(name));
+    }
+    loader.load(OBJECT).map_err(|source| BpfError::Object(Box::new(source)))
+}
 
-    let pins = options.bpffs.as_deref().map(|bpffs| Pins::new(&ebpf, bpffs)).transpose()?;
-    let kernel_log = options.kernel_log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
-    let records = take(&mut ebpf, SocketTable::MAP)?;
-    let datagrams = take(&mut ebpf, SocketTable::DATAGRAMS_MAP)?;
-    let (table, sockets) = SocketTable::new(records, datagrams)?;
-    let events = EventReader::new(
-        convert(take(&mut ebpf, EventReader::MAP)?, EventReader::MAP)?,
-        convert(take(&mut ebpf, EventReader::LOST_MAP)?, EventReader::LOST_MAP)?,
-    )?;
-    let maps = GateMaps {
-        gates: hash(&mut ebpf, Gates::MAP)?,
-        counts: hash(&mut ebpf, Gates::COUNTS_MAP)?,
-        containers: hash(&mut ebpf, Gates::CONTAINERS_MAP)?,
-        sockets,
-    };
-    let gates = Gates::new(Programs::load(ebpf)?, maps, options.max_sockets_per_pod);
-    Ok(Loaded { gates, sockets: table, events, kernel_log, pins })
+/// How pinned maps fit what this agent was built and told to use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Good,
+    /// They serve, with another size than the operator has chosen.
+    OtherSize,
+    /// They are missing, or of another layout under the same version.
+    Bad,
+}
+
+/// Makes the directories, and moves what this agent cannot use out of the way: it is treated as
+/// another version's. aya does not compare a pinned map with the one it is to be.
+fn prepare(claim: &Claim, options: &LoadOptions) -> Result<(), BpfError> {
+    let (version, maps, links) = (claim.version(), claim.maps(), claim.links());
+    let stands = !pin::subdirectories(&links).is_empty();
+    match fit(claim, options)? {
+        Fit::Good => {}
+        Fit::OtherSize if stands => tracing::info!(
+            max_sockets = options.max_sockets,
+            "another --max-sockets takes effect once no gate stands when the agent starts"
+        ),
+        _ if stands => claim.put_aside()?,
+        _ => {
+            for map in pin::files(&maps) {
+                fs::remove_file(&map).map_err(|error| pin::failed(&map, error))?;
+            }
+        }
+    }
+    for directory in [version, maps, links] {
+        if !directory.is_dir() {
+            fs::create_dir(&directory).map_err(|error| pin::failed(&directory, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn fit(claim: &Claim, options: &LoadOptions) -> Result<Fit, BpfError> {
+    let object = aya_obj::Object::parse(OBJECT)
+        .map_err(|source| BpfError::Object(Box::new(source.into())))?;
+    let mut fit = Fit::Good;
+    for name in PINNED {
+        let wanted = object.maps.get(name).ok_or(BpfError::Missing { kind: "map", name })?;
+        let Ok(found) = MapInfo::from_pin(claim.maps().join(name)) else {
+            return Ok(Fit::Bad);
+        };
+        let layout = (wanted.key_size(), wanted.value_size());
+        let kind = found.map_type().map(|kind| kind as u32);
+        if layout != (found.key_size(), found.value_size()) || kind.ok() != Some(wanted.map_type())
+        {
+            return Ok(Fit::Bad);
+        }
+        if SIZED.contains(&name) {
+            if found.max_entries() != options.max_sockets {
+                fit = Fit::OtherSize;
+            }
+        } else if found.max_entries() != wanted.max_entries() && wanted.max_entries() != 0 {
+            return Ok(Fit::Bad);
+        }
+    }
+    Ok(fit)
 }
 
 /// Whether programs of a type may call a helper. What cannot be found out is not relied on.

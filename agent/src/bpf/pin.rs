@@ -1,30 +1,45 @@
-//! The maps under bpffs, where `bpftool map dump pinned` shows what every gate holds.
+//! The agent's place in a BPF file system: what stands there outlives the agent, so that the next
+//! one goes on where it has ended.
 //!
-//! Only maps are pinned: a pinned link would outlive a killed agent and go on holding for it.
+//! ```text
+//! /sys/fs/bpf/holdfast/              locked by the agent that works
+//!                     v3/            of this version of the ABI
+//!                        maps/<map>
+//!                        links/<pod's cgroup id>/<program>
+//! ```
+//!
+//! A link keeps its program on its cgroup. Whatever it holds has a deadline in the map beside it,
+//! which the kernel keeps without any agent.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
+use super::BpfError;
+use crate::core::CgroupId;
 use agent_ebpf::ABI_VERSION;
-use aya::Ebpf;
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::{
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
+};
 
-use super::{BpfError, Gates, SocketTable};
+/// Where systemd and the container runtimes mount it.
+const USUAL_BPFFS: &str = "/sys/fs/bpf";
 
-const MAPS: [&str; 5] = [
-    Gates::MAP,
-    Gates::COUNTS_MAP,
-    Gates::CONTAINERS_MAP,
-    SocketTable::MAP,
-    SocketTable::DATAGRAMS_MAP,
-];
+/// The agent's directory below it.
+const DIRECTORY: &str = "holdfast";
 
-/// Removes the pins when the agent ends.
-#[derive(Debug)]
-pub struct Pins {
-    directory: PathBuf,
+/// For its owner alone: whoever can read a directory can lock it.
+const OWN_MODE: u32 = 0o700;
+
+/// The usual BPF file system, if it is mounted.
+#[must_use]
+pub fn usual_bpffs() -> Option<PathBuf> {
+    let path = PathBuf::from(USUAL_BPFFS);
+    require_bpffs(&path).is_ok().then_some(path)
 }
 
 /// Checks that `path` is a mounted BPF file system.
@@ -41,41 +56,191 @@ pub fn require_bpffs(path: &Path) -> Result<(), BpfError> {
     }
 }
 
-fn failed(path: &Path, source: io::Error) -> BpfError {
+pub(super) fn failed(path: &Path, source: io::Error) -> BpfError {
     BpfError::Pin { path: path.to_owned(), source }
 }
 
-impl Pins {
-    /// Pins the maps below `bpffs`, in a directory for this version of the ABI. What a killed
-    /// agent left there is replaced.
-    pub(super) fn new(ebpf: &Ebpf, bpffs: &Path) -> Result<Self, BpfError> {
-        let directory = bpffs.join(format!("holdfast/v{ABI_VERSION}"));
-        let pins = Self { directory };
-        pins.remove();
-        fs::create_dir_all(&pins.directory).map_err(|error| failed(&pins.directory, error))?;
-        for name in MAPS {
-            let map = ebpf.map(name).ok_or(BpfError::Missing { kind: "map", name })?;
-            let path = pins.directory.join(name);
-            map.pin(&path).map_err(|error| failed(&path, io::Error::other(error)))?;
+/// The right to work in the directory, which one agent of a node has at a time. It ends with the
+/// process, however that ends.
+#[derive(Debug)]
+pub struct Claim {
+    root: PathBuf,
+    /// The directory, with an flock(2) on it.
+    _lock: File,
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Takes the place; `None`: an agent works there.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if the directory cannot be made or locked.
+    pub fn try_take(bpffs: &Path) -> Result<Option<Self>, BpfError> {
+        loop {
+            let (root, directory) = open(bpffs)?;
+            match directory.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(failed(&root, error)),
+            }
+            if is_at(&directory, &root) {
+                return Ok(Some(Self { root, _lock: directory }));
+            }
         }
-        Ok(pins)
     }
 
-    fn remove(&self) {
-        for name in MAPS {
-            // Most often there is nothing to remove; what cannot be removed fails the pinning.
-            let _: io::Result<()> = fs::remove_file(self.directory.join(name));
+    /// Takes the place as soon as nobody works there; blocks until then.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if the directory cannot be made or locked.
+    pub fn take(bpffs: &Path) -> Result<Self, BpfError> {
+        loop {
+            let (root, directory) = open(bpffs)?;
+            match directory.lock() {
+                Ok(()) if is_at(&directory, &root) => return Ok(Self { root, _lock: directory }),
+                // Removed and made anew by others meanwhile; or a signal.
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(&root, error)),
+            }
         }
-        let _: io::Result<()> = fs::remove_dir(&self.directory);
-        if let Some(parent) = self.directory.parent() {
-            // Another version's directory may be there still.
-            let _: io::Result<()> = fs::remove_dir(parent);
+    }
+
+    /// The directory of this version.
+    pub(super) fn version(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    pub(super) fn maps(&self) -> PathBuf {
+        self.version().join("maps")
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    pub(super) fn links_of(&self, cgroup: CgroupId) -> PathBuf {
+        self.links().join(cgroup.0.to_string())
+    }
+
+    /// Where a directory of this version is put that turns out not to be of this version.
+    pub(super) fn put_aside(&self) -> Result<(), BpfError> {
+        let version = self.version();
+        let names = (0..u32::MAX).map(|n| self.root.join(format!("v{ABI_VERSION}_{n}")));
+        let free = names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| version.clone());
+        fs::rename(&version, free).map_err(|error| failed(&version, error))
+    }
+
+    /// Directories of other versions.
+    pub(super) fn others(&self) -> Vec<PathBuf> {
+        let own = self.version();
+        subdirectories(&self.root).into_iter().filter(|path| *path != own).collect()
+    }
+
+    /// Removes the directories of other versions in which no link is left.
+    pub(super) fn sweep(&self) {
+        for other in self.others() {
+            if subdirectories(&other.join("links")).is_empty() {
+                remove_tree(&other);
+            }
+        }
+    }
+
+    /// Removes everything, and with it whatever only a name here keeps.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] with what is left.
+    pub fn remove(self) -> Result<(), BpfError> {
+        remove_tree(&self.root);
+        match fs::symlink_metadata(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed(&self.root, error)),
+            Ok(_) => Err(failed(&self.root, io::ErrorKind::DirectoryNotEmpty.into())),
+        }
+    }
+
+    /// The links that stand here, of all versions.
+    #[must_use]
+    pub fn standing_links(&self) -> usize {
+        let versions = subdirectories(&self.root).into_iter();
+        let pods = versions.flat_map(|version| subdirectories(&version.join("links")));
+        pods.map(|pod| files(&pod).len()).sum()
+    }
+}
+
+fn open(bpffs: &Path) -> Result<(PathBuf, File), BpfError> {
+    let root = bpffs.join(DIRECTORY);
+    loop {
+        match DirBuilder::new().mode(OWN_MODE).create(&root) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(&root, error)),
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(&root);
+        match opened.and_then(own) {
+            Ok(directory) => return Ok((root, directory)),
+            // Whoever ends at this moment removes it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&root, error)),
         }
     }
 }
 
-impl Drop for Pins {
-    fn drop(&mut self) {
-        self.remove();
+/// Where the file system lets others write, theirs may be what has the agent's name: nobody else may
+/// lock it, let alone put anything into it.
+fn own(directory: File) -> io::Result<File> {
+    let meta = directory.metadata()?;
+    if meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 {
+        Ok(directory)
+    } else {
+        Err(io::Error::other("it is not the agent's own, or open to other users; remove it"))
     }
+}
+
+/// Whether the path still leads to this directory: a lock on one that has been removed is no right
+/// to the one that was made in its place.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let place = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match (directory.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(theirs)) => place(ours) == place(theirs),
+        _ => false,
+    }
+}
+
+/// What cannot be listed is empty, as far as anybody here can use it.
+pub(super) fn subdirectories(path: &Path) -> Vec<PathBuf> {
+    entries(path, true)
+}
+
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    entries(path, false)
+}
+
+fn entries(path: &Path, directories: bool) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() == directories))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Depth is bounded by what an agent makes. What cannot be removed keeps its directory.
+fn remove_tree(path: &Path) {
+    for directory in subdirectories(path) {
+        remove_tree(&directory);
+    }
+    for file in files(path) {
+        let _: io::Result<()> = fs::remove_file(file);
+    }
+    let _: io::Result<()> = fs::remove_dir(path);
 }

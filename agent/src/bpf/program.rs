@@ -1,135 +1,139 @@
 //! The programs: loading them, and putting them on pods' cgroups.
-//!
-//! A link lives as long as its file descriptor. If the agent dies its descriptors close, the
-//! kernel detaches the programs, and every gate is open.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr,
-        CgroupSockopt, ProgramError, SockOps, cgroup_skb::CgroupSkbLink,
-        cgroup_sock::CgroupSockLink, cgroup_sock_addr::CgroupSockAddrLink,
-        cgroup_sockopt::CgroupSockoptLink, sock_ops::SockOpsLink,
+        CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, SockOps,
     },
 };
+use aya_obj::generated::bpf_attach_type;
 
-use super::BpfError;
+use super::{BpfError, link::Link};
 
-/// Since Linux 5.7 a cgroup link is always one of many and `bpf_link_create` accepts no flags
-/// (`cgroup_bpf_link_attach` in kernel/bpf/cgroup.c). aya 0.14 passes the mode as flags: of its
-/// modes only `Single`, which is 0, is accepted, and other programs on the cgroup stay.
-const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-
-const CONNECT4: &str = "holdfast_connect4";
-const CONNECT6: &str = "holdfast_connect6";
-const SENDMSG4: &str = "holdfast_sendmsg4";
-const SENDMSG6: &str = "holdfast_sendmsg6";
-const SETSOCKOPT: &str = "holdfast_setsockopt";
-const GATE: &str = "holdfast_gate";
-const RETRANSMIT: &str = "holdfast_retransmit";
-const RELEASE: &str = "holdfast_release";
+/// What a program is hooked on. In the order in which they come off a cgroup: the gate first, so
+/// that it drops nothing the others do not see any more; and no query is dropped once the hooks
+/// that make that bearable go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    Gate,
+    Connect4,
+    Connect6,
+    Retransmit,
+    Release,
+    Setsockopt,
+    Sendmsg4,
+    Sendmsg6,
+}
 
 /// The loaded programs. They stay in the object, which owns them.
 pub(super) struct Programs(Ebpf);
 
-/// The programs on one pod's cgroup. Dropping a link detaches it; fields drop in this order: the
-/// gate first, so that it drops nothing the other hooks do not see any more.
-#[derive(Debug)]
-pub(super) struct Links {
-    _gate: CgroupSkbLink,
-    _connect: [CgroupSockAddrLink; 2],
-    _retransmit: SockOpsLink,
-    _release: CgroupSockLink,
-}
+// === impl Hook ===
 
-/// The hooks that see a resolver's datagrams leave unconnected sockets.
-#[derive(Debug)]
-pub(super) struct SendLinks {
-    _sendmsg: [CgroupSockAddrLink; 2],
-}
+impl Hook {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Gate,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Retransmit,
+        Self::Release,
+        Self::Setsockopt,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+    ];
 
-/// The hook that keeps resolvers from hearing of dropped queries.
-#[derive(Debug)]
-pub(super) struct SilenceLink {
-    _setsockopt: CgroupSockoptLink,
+    /// What every gate needs, in the order in which it is attached: a SYN that the gate drops finds
+    /// the hooks that look after it in place.
+    pub(super) const HOLD: [Self; 5] =
+        [Self::Release, Self::Retransmit, Self::Connect4, Self::Connect6, Self::Gate];
+
+    /// What sees a resolver's datagrams leave unconnected sockets.
+    pub(super) const SEND: [Self; 2] = [Self::Sendmsg4, Self::Sendmsg6];
+
+    /// What keeps resolvers from hearing of dropped queries.
+    pub(super) const SILENCE: [Self; 1] = [Self::Setsockopt];
+
+    /// Its program, and its link's name in a BPF file system.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Gate => "holdfast_gate",
+            Self::Connect4 => "holdfast_connect4",
+            Self::Connect6 => "holdfast_connect6",
+            Self::Retransmit => "holdfast_retransmit",
+            Self::Release => "holdfast_release",
+            Self::Setsockopt => "holdfast_setsockopt",
+            Self::Sendmsg4 => "holdfast_sendmsg4",
+            Self::Sendmsg6 => "holdfast_sendmsg6",
+        }
+    }
+
+    const fn attach_type(self) -> bpf_attach_type {
+        match self {
+            Self::Gate => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::Retransmit => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
+            Self::Release => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+            Self::Setsockopt => bpf_attach_type::BPF_CGROUP_SETSOCKOPT,
+            Self::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+            Self::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
+        }
+    }
 }
 
 // === impl Programs ===
 
 impl Programs {
-    pub(super) fn load(ebpf: Ebpf) -> Result<Self, BpfError> {
-        let mut programs = Self(ebpf);
-        for name in [CONNECT4, CONNECT6, SENDMSG4, SENDMSG6] {
-            programs.get::<CgroupSockAddr>(name)?.load().map_err(failed("load", name))?;
+    pub(super) fn load(mut ebpf: Ebpf) -> Result<Self, BpfError> {
+        for hook in Hook::ALL {
+            let name = hook.name();
+            let missing = BpfError::Missing { kind: "program", name };
+            let program = ebpf.program_mut(name).ok_or(missing)?;
+            load(hook, program).map_err(|source| BpfError::Program {
+                operation: "load",
+                program: name,
+                source: Box::new(source),
+            })?;
         }
-        let setsockopt = programs.get::<CgroupSockopt>(SETSOCKOPT)?;
-        setsockopt.load().map_err(failed("load", SETSOCKOPT))?;
-        programs.get::<CgroupSkb>(GATE)?.load().map_err(failed("load", GATE))?;
-        programs.get::<SockOps>(RETRANSMIT)?.load().map_err(failed("load", RETRANSMIT))?;
-        programs.get::<CgroupSock>(RELEASE)?.load().map_err(failed("load", RELEASE))?;
-        Ok(programs)
+        Ok(Self(ebpf))
     }
 
-    fn get<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
-    where
-        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-    {
-        let missing = BpfError::Missing { kind: "program", name };
-        self.0.program_mut(name).ok_or(missing)?.try_into().map_err(failed("find", name))
+    /// Puts the program onto a cgroup.
+    pub(super) fn attach(&self, hook: Hook, cgroup: &File) -> Result<Link, BpfError> {
+        let attached = self
+            .descriptor(hook)
+            .and_then(|program| Link::attach(program, cgroup.as_fd(), hook.attach_type()));
+        attached.map_err(|source| BpfError::Link {
+            operation: "attach",
+            program: hook.name(),
+            source,
+        })
     }
 
-    /// Attaches the gate and what it needs to one cgroup; the gate comes last, so that a SYN it
-    /// drops finds the hooks that look after it in place. On an error what was attached so far
-    /// detaches again.
-    pub(super) fn attach(&mut self, cgroup: &File) -> Result<Links, BpfError> {
-        let release = self.get::<CgroupSock>(RELEASE)?;
-        let release = release
-            .attach(cgroup, MODE)
-            .and_then(|id| release.take_link(id))
-            .map_err(failed("attach", RELEASE))?;
-        let retransmit = self.get::<SockOps>(RETRANSMIT)?;
-        let retransmit = retransmit
-            .attach(cgroup, MODE)
-            .and_then(|id| retransmit.take_link(id))
-            .map_err(failed("attach", RETRANSMIT))?;
-        let connect = [self.attach_call(CONNECT4, cgroup)?, self.attach_call(CONNECT6, cgroup)?];
-        let gate = self.get::<CgroupSkb>(GATE)?;
-        let gate = gate
-            .attach(cgroup, CgroupSkbAttachType::Egress, MODE)
-            .and_then(|id| gate.take_link(id))
-            .map_err(failed("attach", GATE))?;
-        Ok(Links { _gate: gate, _connect: connect, _retransmit: retransmit, _release: release })
+    /// Puts the program into the place of the one that an agent has left on a cgroup.
+    pub(super) fn replace(&self, hook: Hook, link: &Link) -> std::io::Result<()> {
+        link.update(self.descriptor(hook)?)
     }
 
-    pub(super) fn attach_send(&mut self, cgroup: &File) -> Result<SendLinks, BpfError> {
-        let sendmsg = [self.attach_call(SENDMSG4, cgroup)?, self.attach_call(SENDMSG6, cgroup)?];
-        Ok(SendLinks { _sendmsg: sendmsg })
-    }
-
-    pub(super) fn attach_silence(&mut self, cgroup: &File) -> Result<SilenceLink, BpfError> {
-        let setsockopt = self.get::<CgroupSockopt>(SETSOCKOPT)?;
-        let setsockopt = setsockopt
-            .attach(cgroup, MODE)
-            .and_then(|id| setsockopt.take_link(id))
-            .map_err(failed("attach", SETSOCKOPT))?;
-        Ok(SilenceLink { _setsockopt: setsockopt })
-    }
-
-    fn attach_call(
-        &mut self,
-        name: &'static str,
-        cgroup: &File,
-    ) -> Result<CgroupSockAddrLink, BpfError> {
-        let program = self.get::<CgroupSockAddr>(name)?;
-        program
-            .attach(cgroup, MODE)
-            .and_then(|id| program.take_link(id))
-            .map_err(failed("attach", name))
+    fn descriptor(&self, hook: Hook) -> std::io::Result<BorrowedFd<'_>> {
+        let program = self.0.program(hook.name()).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(program.fd().map_err(std::io::Error::other)?.as_fd())
     }
 }
 
-fn failed(operation: &'static str, program: &'static str) -> impl FnOnce(ProgramError) -> BpfError {
-    move |source| BpfError::Program { operation, program, source: Box::new(source) }
+fn load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Gate => <&mut CgroupSkb>::try_from(program)?.load(),
+        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 => {
+            <&mut CgroupSockAddr>::try_from(program)?.load()
+        }
+        Hook::Retransmit => <&mut SockOps>::try_from(program)?.load(),
+        Hook::Release => <&mut CgroupSock>::try_from(program)?.load(),
+        Hook::Setsockopt => <&mut CgroupSockopt>::try_from(program)?.load(),
+    }
 }

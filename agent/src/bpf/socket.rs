@@ -1,6 +1,6 @@
 //! The agent's side of the tables of held sockets and of their queries.
 
-use std::{os::fd::AsFd as _, sync::Arc};
+use std::{collections::HashMap as StdHashMap, os::fd::AsFd as _, sync::Arc};
 
 use agent_ebpf::{Datagram, QueryKey, SocketRecord, socket::MAX_QUERIES};
 use aya::{
@@ -8,8 +8,12 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
 };
 
-use super::{BpfError, loader::convert};
-use crate::core::{CgroupId, QueryId, SocketCookie};
+use super::{
+    BpfError,
+    event::{comm, socket_addr},
+    loader::convert,
+};
+use crate::core::{Caller, CgroupId, Monotonic, QueryId, SocketCookie};
 
 type Table<K, V> = HashMap<MapData, K, V>;
 
@@ -64,6 +68,27 @@ impl SocketTable {
             .collect()
     }
 
+    /// Who waits, by pod: each socket, and each query of a socket that has several. Walks the whole
+    /// table.
+    pub(super) fn waiting(&self) -> StdHashMap<CgroupId, Vec<(SocketCookie, Caller)>> {
+        let mut waiting: StdHashMap<_, Vec<_>> = StdHashMap::new();
+        let records = self.records.iter().filter_map(Result::ok);
+        for (cookie, record) in records.filter(|(_, record)| record.dropped_ns != 0) {
+            let cookie = SocketCookie(cookie);
+            let pod = waiting.entry(CgroupId(record.pod)).or_default();
+            if record.protocol == libc::IPPROTO_UDP.unsigned_abs() {
+                for (query, datagram) in self.queries(cookie, &record) {
+                    let connect_at = Monotonic(datagram.first_ns);
+                    let caller = Caller { connect_at, query: Some(query), ..caller(&record) };
+                    pod.push((cookie, caller));
+                }
+            } else {
+                pod.push((cookie, caller(&record)));
+            }
+        }
+        waiting
+    }
+
     /// The queries of one UDP socket that are in store, oldest first.
     #[must_use]
     pub fn queries(&self, cookie: SocketCookie, record: &SocketRecord) -> Vec<(QueryId, Datagram)> {
@@ -75,6 +100,18 @@ impl SocketTable {
                 Some((QueryId(id), datagram))
             })
             .collect()
+    }
+}
+
+fn caller(record: &SocketRecord) -> Caller {
+    Caller {
+        container: (record.container != 0).then_some(CgroupId(record.container)),
+        pid: (record.pid != 0).then_some(record.pid),
+        uid: record.uid,
+        comm: comm(&record.comm),
+        destination: socket_addr(&record.asked),
+        connect_at: Monotonic(record.connect_ns),
+        query: None,
     }
 }
 

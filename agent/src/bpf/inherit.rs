@@ -1,0 +1,203 @@
+//! What an agent before this one has left standing: its links get this agent's programs, its gates
+//! keep their state and their deadlines.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use agent_ebpf::{Gate, GateState, gate::SOMEBODY_WAITS};
+use aya::maps::{MapInfo, MapType};
+
+use super::{
+    gate::{Attached, GateMaps, Gates},
+    link::Link,
+    pin::{self, Claim},
+    program::{Hook, Programs},
+    socket::SocketTable,
+    sys,
+};
+use crate::core::{CgroupId, CloseReason, InheritedGate, InheritedState, Monotonic};
+
+/// What was left on one pod's cgroup.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) attached: Attached,
+    pub(super) gate: InheritedGate,
+}
+
+/// Takes over what stands in the agent's directory.
+pub(super) fn take_over(
+    claim: &Claim,
+    programs: &Programs,
+    maps: &GateMaps,
+    sockets: &SocketTable,
+) -> StdHashMap<CgroupId, Left> {
+    let mut left = StdHashMap::new();
+    let mut waiting = None;
+    for (cgroup, directory) in by_cgroup(&claim.links()) {
+        let attached = swap(programs, directory);
+        // All of its links are dead: its cgroup has gone, or their agent was killed before it had
+        // attached the first.
+        if attached.links.is_empty() {
+            continue;
+        }
+        let counts = maps.counts.get(&cgroup.0, 0).unwrap_or_default();
+        // Its agent was killed before the gate was closed for the first time: dropped, the links come
+        // off, and the pod is one that nobody has found yet.
+        let Ok(gate) = maps.gates.get(&cgroup.0, 0) else {
+            continue;
+        };
+        let state = state_of(&gate);
+        let waiting = waiting.get_or_insert_with(|| sockets.waiting());
+        let waiting = waiting.remove(&cgroup).unwrap_or_default();
+        let gate = InheritedGate { state, waiting, reached: counts.reached() };
+        left.insert(cgroup, Left { attached, gate });
+    }
+    for version in claim.others() {
+        for (cgroup, directory) in by_cgroup(&version.join("links")) {
+            let links: Vec<Link> = pin::files(&directory)
+                .into_iter()
+                .filter_map(|pin| Link::inherit(pin).ok())
+                .collect();
+            let state = foreign_state(&version.join("maps"), cgroup);
+            let entry = left.entry(cgroup).or_insert_with(|| Left {
+                attached: Attached::default(),
+                gate: InheritedGate { state, waiting: Vec::new(), reached: 0 },
+            });
+            entry.attached.foreign.extend(links);
+            entry.attached.directories.push(directory);
+        }
+    }
+    left
+}
+
+/// Puts this agent's programs into the links of one pod.
+fn swap(programs: &Programs, directory: PathBuf) -> Attached {
+    let mut attached = Attached::default();
+    for hook in Hook::ALL {
+        let Ok(link) = Link::inherit(directory.join(hook.name())) else {
+            continue;
+        };
+        match programs.replace(hook, &link) {
+            Ok(()) => attached.links.push((hook, link)),
+            // The cgroup has gone, and the link is one in name only (`cgroup_bpf_replace` in
+            // kernel/bpf/cgroup.c).
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => tracing::warn!(
+                program = hook.name(), directory = %directory.display(), %error,
+                "program that an earlier agent has left cannot be replaced; it is detached"
+            ),
+        }
+    }
+    attached.directories.push(directory);
+    attached
+}
+
+fn state_of(gate: &Gate) -> InheritedState {
+    if gate.state == GateState::Guarded as u32 {
+        return InheritedState::Guarded;
+    }
+    if gate.state != GateState::Closed as u32 {
+        return InheritedState::Open;
+    }
+    closed(
+        reason_of(gate.closed_for),
+        Monotonic(gate.since_ns),
+        (gate.reached_before != SOMEBODY_WAITS).then_some(gate.reached_before),
+        Monotonic(gate.deadline_ns),
+    )
+}
+
+fn closed(
+    reason: CloseReason,
+    since: Monotonic,
+    reached_before: Option<u64>,
+    deadline: Monotonic,
+) -> InheritedState {
+    // A gate that refuses is closed with its time up from the first.
+    if deadline <= since {
+        InheritedState::Refusing { reason }
+    } else {
+        InheritedState::Closed { reason, since, reached_before, deadline }
+    }
+}
+
+/// Of another version's gate only the first two fields are known ([`Gate::since_ns`]).
+fn foreign_state(maps: &Path, cgroup: CgroupId) -> InheritedState {
+    let path = maps.join(Gates::MAP);
+    let value = MapInfo::from_pin(&path)
+        .ok()
+        .filter(is_gate_table)
+        .zip(sys::open_pinned(&path).ok())
+        .and_then(|(info, map)| {
+            sys::map_lookup(map.as_fd(), cgroup.0, info.value_size() as usize).ok()
+        })
+        .unwrap_or_default();
+    let field = |n: usize| {
+        let bytes = value.get(n * 8..(n + 1) * 8)?;
+        Some(Monotonic(u64::from_ne_bytes(bytes.try_into().ok()?)))
+    };
+    match (field(0), field(1)) {
+        // Whether anybody waits is not to be known, so somebody does.
+        (Some(deadline), Some(since)) if deadline.0 > 0 => {
+            closed(CloseReason::Start, since, None, deadline)
+        }
+        _ => InheritedState::Open,
+    }
+}
+
+/// A lookup writes as many bytes as the map says, and into others than a hash one for each CPU.
+fn is_gate_table(info: &MapInfo) -> bool {
+    info.map_type().is_ok_and(|kind| kind == MapType::Hash) && info.key_size() == 8
+}
+
+/// The directories of single pods below a directory of links.
+fn by_cgroup(links: &Path) -> Vec<(CgroupId, PathBuf)> {
+    let pods = pin::subdirectories(links).into_iter();
+    pods.filter_map(|path| {
+        let cgroup = path.file_name()?.to_str()?.parse().ok()?;
+        Some((CgroupId(cgroup), path))
+    })
+    .collect()
+}
+
+/// [`Gate::closed_for`].
+pub(super) const fn reason_code(reason: CloseReason) -> u16 {
+    match reason {
+        CloseReason::Start => 0,
+        CloseReason::NotReady => 1,
+        CloseReason::ProxyDied => 2,
+        CloseReason::NobodyListens => 3,
+        CloseReason::Operator => 4,
+    }
+}
+
+const fn reason_of(code: u16) -> CloseReason {
+    match code {
+        1 => CloseReason::NotReady,
+        2 => CloseReason::ProxyDied,
+        3 => CloseReason::NobodyListens,
+        4 => CloseReason::Operator,
+        _ => CloseReason::Start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_agent_reads_why_a_gate_was_closed() {
+        for reason in [
+            CloseReason::Start,
+            CloseReason::NotReady,
+            CloseReason::ProxyDied,
+            CloseReason::NobodyListens,
+            CloseReason::Operator,
+        ] {
+            assert_eq!(reason_of(reason_code(reason)), reason);
+        }
+    }
+}

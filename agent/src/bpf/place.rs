@@ -1,0 +1,91 @@
+//! One agent works on a node at a time: two would each hold what the other lets go.
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    BpfError,
+    pin::{Claim, failed},
+};
+
+/// The right to work on the node. It ends with the process, however that ends.
+#[derive(Debug)]
+pub enum Place {
+    /// With a directory for what is to outlive the agent.
+    Pinned(Claim),
+    /// Without a BPF file system: a lock on the cgroups' root, which is always there.
+    Bare(File),
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Takes the place; `None`: an agent works here.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if what there is to lock cannot be locked.
+    pub fn try_take(bpffs: Option<&Path>, cgroup_root: &Path) -> Result<Option<Self>, BpfError> {
+        if let Some(bpffs) = bpffs {
+            return Ok(Claim::try_take(bpffs)?.map(Self::Pinned));
+        }
+        let file = File::open(cgroup_root).map_err(|error| failed(cgroup_root, error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self::Bare(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(cgroup_root, error)),
+        }
+    }
+
+    /// Takes the place as soon as no agent works here.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if what there is to lock cannot be locked.
+    pub async fn take(bpffs: Option<&Path>, cgroup_root: &Path) -> Result<Self, BpfError> {
+        let (bpffs, cgroup_root) = (bpffs.map(Path::to_owned), cgroup_root.to_owned());
+        let (taken, wait) = oneshot::channel();
+        let lost = |error| failed(Path::new("the waiting thread"), error);
+        // Not one of the runtime's own threads, for whose end its shutdown waits.
+        std::thread::Builder::new()
+            .name("place".to_owned())
+            .spawn(move || {
+                // Nobody waits any more if the agent has been told to stop.
+                let _: Result<(), _> = taken.send(Self::take_blocking(bpffs, &cgroup_root));
+            })
+            .map_err(lost)?;
+        wait.await.unwrap_or_else(|_| Err(lost(io::Error::other("it panicked"))))
+    }
+
+    fn take_blocking(bpffs: Option<PathBuf>, cgroup_root: &Path) -> Result<Self, BpfError> {
+        if let Some(bpffs) = bpffs {
+            return Claim::take(&bpffs).map(Self::Pinned);
+        }
+        let file = File::open(cgroup_root).map_err(|error| failed(cgroup_root, error))?;
+        file.lock().map_err(|error| failed(cgroup_root, error))?;
+        Ok(Self::Bare(file))
+    }
+
+    /// Whether an agent before this one has left gates.
+    #[must_use]
+    pub fn has_gates(&self) -> bool {
+        match self {
+            Self::Pinned(claim) => claim.standing_links() > 0,
+            Self::Bare(_) => false,
+        }
+    }
+
+    /// The place in the BPF file system, and the lock that is to be kept where there is none.
+    #[must_use]
+    pub fn into_parts(self) -> (Option<Claim>, Option<File>) {
+        match self {
+            Self::Pinned(claim) => (Some(claim), None),
+            Self::Bare(lock) => (None, Some(lock)),
+        }
+    }
+}
