@@ -1,16 +1,21 @@
-//! The Kubernetes API: pods of this node, namespaces, and Events. The only module that knows kube.
+//! The Kubernetes API: pods of this node, namespaces, Events, the agent's own DaemonSet and the
+//! node's start-up taint. The only module that knows kube.
 
 mod client;
 mod convert;
 mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod owner;
+mod taint;
 mod watch;
 
 pub(crate) use self::client::innermost;
 pub use self::{
-    client::{ClusterError, connect},
+    client::{ClusterError, Server},
     convert::pod as pod_view,
     event::{EventKind, EventPublisher, EventSink, PodRef, events},
+    owner::{DaemonSetName, Fate, Rollout, fate, rollout},
+    taint::remove_startup_taint,
     watch::{watch_namespaces, watch_pods},
 };

@@ -47,8 +47,8 @@ pub enum ClusterError {
     Client(#[source] Box<kube::Error>),
     /// The API server does not let the agent read what it needs.
     #[error(
-        "the API server does not let this agent list {resource}: {reason}; grant get, list and \
-         watch on pods and namespaces (deploy/rbac.yaml)"
+        "the API server does not let this agent list {resource}: {reason}; grant list and watch \
+         on pods and namespaces (deploy/holdfast.yaml)"
     )]
     Forbidden {
         /// What was to be listed.
@@ -67,15 +67,80 @@ pub enum ClusterError {
         /// The last error.
         reason: String,
     },
+    /// A DaemonSet cannot be read.
+    #[error("failed to read DaemonSet {daemonset}: {reason}")]
+    DaemonSet {
+        /// Its namespace and name.
+        daemonset: String,
+        /// Why.
+        reason: String,
+    },
 }
 
-/// Makes a client and waits until the API server answers, for `wait` at most. `kubeconfig` is one
-/// file or, as in `KUBECONFIG`, a list of them with colons.
-///
-/// # Errors
-///
-/// [`ClusterError`] if the settings are wrong or no answer came in time.
-pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client, ClusterError> {
+/// An API server, which may not answer yet.
+#[derive(Clone)]
+pub struct Server {
+    client: Client,
+    url: String,
+}
+
+impl Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// The one that `kubeconfig` names: one file or, as in `KUBECONFIG`, a list of them with colons;
+    /// without it that of the cluster in which the agent is a pod. It is not asked anything yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError`] if the settings are wrong.
+    pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, ClusterError> {
+        let config = config(kubeconfig).await?;
+        let url = config.cluster_url.to_string();
+        let client =
+            Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
+        Ok(Self { client, url })
+    }
+
+    /// To ask it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Waits until it answers, for `wait` at most, and checks that the agent may read what it needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError`] if it may not, or if no answer came in time.
+    pub async fn reach(&self, wait: Duration) -> Result<(), ClusterError> {
+        let Self { client, url } = self;
+        let unreachable = |reason| ClusterError::Unreachable { url: url.clone(), reason };
+        let deadline = Instant::now() + wait;
+        let mut reason = String::from("no answer in time");
+        loop {
+            match timeout_at(deadline, client.apiserver_version()).await {
+                Ok(Ok(version)) => {
+                    tracing::debug!(%url, version = version.git_version, "API server answers");
+                    may_list(Api::<Pod>::all(client.clone()), "pods").await?;
+                    return may_list(Api::<Namespace>::all(client.clone()), "namespaces").await;
+                }
+                Ok(Err(error)) => reason = innermost(&error),
+                Err(_) => return Err(unreachable(reason)),
+            }
+            if Instant::now() + RETRY_INTERVAL >= deadline {
+                return Err(unreachable(reason));
+            }
+            tracing::debug!(%url, reason, "API server does not answer yet");
+            sleep(RETRY_INTERVAL).await;
+        }
+    }
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClusterError> {
     let mut config = match kubeconfig {
         Some(path) => {
             let failed = |source| ClusterError::Kubeconfig {
@@ -91,28 +156,7 @@ pub async fn connect(kubeconfig: Option<&Path>, wait: Duration) -> Result<Client
         }
     };
     config.read_timeout = Some(READ_TIMEOUT);
-    let url = config.cluster_url.to_string();
-    let client =
-        Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
-    let deadline = Instant::now() + wait;
-    let mut reason = String::from("no answer in time");
-    loop {
-        match timeout_at(deadline, client.apiserver_version()).await {
-            Ok(Ok(version)) => {
-                tracing::debug!(%url, version = version.git_version, "API server answers");
-                may_list(Api::<Pod>::all(client.clone()), "pods").await?;
-                may_list(Api::<Namespace>::all(client.clone()), "namespaces").await?;
-                return Ok(client);
-            }
-            Ok(Err(error)) => reason = innermost(&error),
-            Err(_) => return Err(ClusterError::Unreachable { url, reason }),
-        }
-        if Instant::now() + RETRY_INTERVAL >= deadline {
-            return Err(ClusterError::Unreachable { url, reason });
-        }
-        tracing::debug!(%url, reason, "API server does not answer yet");
-        sleep(RETRY_INTERVAL).await;
-    }
+    Ok(config)
 }
 
 /// Reads files as kubectl does: the first to set a value wins, empty names are passed over, and of

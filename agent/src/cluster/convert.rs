@@ -102,12 +102,13 @@ fn container_spec(container: &Container, pod: &PodSpec) -> ContainerSpec {
     let own_user = container.security_context.as_ref().and_then(|context| context.run_as_user);
     let user = own_user.or(pod.security_context.as_ref().and_then(|context| context.run_as_user));
     let probes = [&container.startup_probe, &container.readiness_probe];
+    let is_probed = probes.iter().any(|probe| probe.is_some());
     let probes = probes.into_iter().flatten().filter_map(|probe| ready_check(probe, &ports));
     let probes = probes.collect();
     let run_as_user = user.and_then(|user| u32::try_from(user).ok());
     let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
     let blocks_next = container.startup_probe.is_some() || hook.is_some();
-    ContainerSpec { args, env, ports, run_as_user, probes, blocks_next }
+    ContainerSpec { args, env, ports, run_as_user, probes, is_probed, blocks_next }
 }
 
 /// A probe as a check on the pod's own loopback; `None` for one that cannot be asked there.

@@ -246,7 +246,7 @@ impl EventPublisher {
                 namespace,
                 error = status.message,
                 "the API server does not let this agent write Events; grant create and patch on \
-                 events of events.k8s.io (deploy/rbac.yaml); said once"
+                 events of events.k8s.io (deploy/holdfast.yaml); said once"
             );
         }
     }
