@@ -1,20 +1,24 @@
 //! The one place that wires the agent together.
 
-use std::path::Path;
+mod ending;
+
+use std::{future::pending, path::Path, time::Duration};
 
 use anyhow::Context as _;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::ending::{Ending, Endings};
 use crate::{
-    bpf::{self, EventReader, LoadOptions, Loaded},
+    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
     cli::RunArgs,
-    cluster, config,
+    clock, cluster, config,
     core::{Defaults, KernelEvent, Machine, Rules},
+    health::{self, Liveness, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
@@ -29,46 +33,92 @@ const INPUTS: usize = 1024;
 /// Batches of the kernel's reports that may wait; more stay in the ring.
 const REPORTS: usize = 4;
 
+/// A year: longer than any API server is away.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
 ///
 /// If something it needs is missing (nothing is attached then), or if a source of facts fails for
-/// good (everything is detached then).
+/// good.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
-    preflight::capabilities()?;
     preflight::kernel(&args.btf)?;
+    preflight::capabilities()?;
     let cgroup_root = match args.cgroup_root {
         Some(root) => root,
         None => node::find_cgroup2(&args.proc_root)?,
     };
     node::require_cgroup2(&cgroup_root)?;
-    if let Some(bpffs) = &args.bpffs {
-        bpf::require_bpffs(bpffs)?;
-    }
-    let host_netns = host_netns(&args.proc_root)?;
-    let stop = stop_on_signal()?;
-
-    let client = tokio::select! {
-        client = cluster::connect(args.kubeconfig.as_deref(), args.api_wait) => client?,
-        () = stop.cancelled() => return Ok(()),
+    let bpffs = match args.bpffs {
+        Some(bpffs) => bpf::require_bpffs(&bpffs).map(|()| Some(bpffs))?,
+        None => bpf::usual_bpffs(),
     };
+    preflight::raise_file_limit();
+    let host_netns = host_netns(&args.proc_root)?;
+    let told = told_to_stop()?;
+    let (readiness, liveness) = (Readiness::default(), Liveness::default());
+    if let Some(address) = args.health_address {
+        let server = health::Server::bind(address, readiness.clone(), liveness.clone())?;
+        tracing::info!(address = %server.address(), "health is served");
+        tokio::spawn(server.run());
+    }
+
+    let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
+    if bpffs.is_none() {
+        tracing::warn!(
+            "no BPF file system at /sys/fs/bpf, and no --bpffs: gates open when this agent ends"
+        );
+    }
+    let place = Place::try_take(bpffs.as_deref(), &cgroup_root)?;
+    // Whoever waits at a gate that a dead agent has left waits for this one, not for the API.
+    let inherits = place.as_ref().is_some_and(Place::has_gates);
+    if !inherits {
+        tokio::select! {
+            reached = server.reach(args.api_wait) => reached?,
+            () = told.cancelled() => return Ok(()),
+        }
+    }
+    let client = server.client();
     let options = LoadOptions {
         kernel_log: args.kernel_log,
         max_sockets: args.max_sockets,
         max_sockets_per_pod: args.max_sockets_per_pod,
-        bpffs: args.bpffs,
     };
-    let Loaded { gates, sockets, events: ring, kernel_log, pins: _pins } = bpf::load(&options)?;
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
+    // Proven before this agent may say that it stands by.
+    drop(CgroupWatch::start(&cgroup_root)?);
+    let place = match place {
+        Some(place) => place,
+        None => tokio::select! {
+            place = stand_by(bpffs.as_deref(), &cgroup_root, &options, &readiness) => place?,
+            () = told.cancelled() => return Ok(()),
+        },
+    };
+    let watch = CgroupWatch::start(&cgroup_root)?;
+    // The last that can fail: from here on gates of an earlier agent are this one's.
+    let (claim, _lock) = place.into_parts();
+    let Loaded { gates, sockets, events: ring, kernel_log } = bpf::load(&options, claim)?;
+    readiness.met(Reason::ProgramsLoaded);
     let (probe_events, probed) = mpsc::channel(INPUTS);
+    let stop = CancellationToken::new();
+    let endings =
+        Endings { on_exit: args.on_exit, daemonset: args.daemonset, client: client.clone() };
     let (events, publisher) = cluster::events(client.clone(), &args.node_name);
     let publishing = tokio::spawn(publisher.run(stop.clone()));
+    if args.remove_startup_taint {
+        let (client, node, readiness) = (client.clone(), args.node_name.clone(), readiness.clone());
+        tokio::spawn(async move {
+            readiness.armed().await;
+            cluster::remove_startup_taint(client, &node).await;
+        });
+    }
     let parts = Parts {
         events,
+        readiness,
         machine: Machine::new(rules),
         gates,
         sockets,
@@ -80,7 +130,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
 
     let (inputs, inbox) = mpsc::channel(INPUTS);
-    let watch = CgroupWatch::start(&cgroup_root)?;
     tracing::info!(
         node = args.node_name, cgroup_root = %cgroup_root.display(),
         version = env!("CARGO_PKG_VERSION"), "agent started"
@@ -95,21 +144,72 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let pods = tokio::spawn(forward(pods, inputs.clone()));
     let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
+    let mut pings = liveness.pings();
+    let pings = stream::poll_fn(move |context| pings.poll_recv(context)).map(Input::Ping);
+    tokio::spawn(forward(pings, inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
-    let kernel = tokio::spawn(kernel(ring, reports));
-    let reconciling = reconcile::run(parts, inbox, reported, stop.clone());
-    let result = tokio::select! {
-        result = reconciling => result,
-        ended = pods => ended.context("the watch of pods panicked"),
-        ended = namespaces => ended.context("the watch of namespaces panicked"),
-        ended = cgroups => ended.context("the cgroup watch panicked")?,
-        ended = kernel => ended.context("the reader of kernel events panicked")?,
+    let mut kernel = tokio::spawn(kernel(ring, reports));
+    let refused = async {
+        if inherits && let Err(error) = server.reach(FOREVER).await {
+            return error;
+        }
+        pending().await
     };
-    stop.cancel();
-    // All gates are open by now; what the pods' owners should know may take a second more.
+    let ending = async {
+        let ended = tokio::select! {
+            // The gates go on being worked until it is known what is to become of them.
+            () = told.cancelled() => Ok(endings.when_told().await),
+            () = stop.cancelled() => Ok(endings.when_failed()),
+            error = refused => Err(Err(error.into())),
+            ended = pods => Err(ended.context("the watch of pods panicked")),
+            ended = namespaces => Err(ended.context("the watch of namespaces panicked")),
+            ended = cgroups => Err(ended.context("the cgroup watch panicked").flatten()),
+            ended = &mut kernel => Err(ended.context("the reader of kernel events panicked").flatten()),
+        };
+        stop.cancel();
+        ended
+    };
+    let (ended, (gates, reconciled)) =
+        tokio::join!(ending, reconcile::run(parts, inbox, reported, stop.clone()));
+    let (ending, result) = match ended {
+        Ok(ending) => (ending, reconciled),
+        Err(result) => (endings.when_failed(), result),
+    };
+    // The next agent reads the ring as soon as this one has let go of its place.
+    kernel.abort();
+    let _: Result<_, _> = kernel.await;
+    match ending {
+        Ending::Keep if gates.outlive_the_agent() => {
+            tracing::info!("stopping; gates stay as they are until another agent takes them over");
+            gates.leave();
+        }
+        Ending::Keep | Ending::Detach => {
+            tracing::info!("stopping; all gates open");
+            if let Err(error) = gates.remove() {
+                tracing::warn!(%error, "not all that is pinned could be removed");
+            }
+        }
+    }
+    // What the pods' owners should know may take a second more.
     let _: Result<(), _> = publishing.await;
     result
+}
+
+/// Waits for the agent that works on this node to end, as while a DaemonSet is rolled out, and takes
+/// its place; but first makes sure that this one could go on in it.
+async fn stand_by(
+    bpffs: Option<&Path>,
+    cgroup_root: &Path,
+    options: &LoadOptions,
+    readiness: &Readiness,
+) -> Result<Place, BpfError> {
+    bpf::prove(options)?;
+    readiness.stand_by();
+    tracing::info!("standing by for the agent that works on this node to end");
+    let place = Place::take(bpffs, cgroup_root).await?;
+    tracing::info!(mono_ns = clock::now().0, "taking over");
+    Ok(place)
 }
 
 /// The inode number of the node's own network namespace, by which a pod with the host's network is
@@ -129,11 +229,11 @@ fn host_netns(proc_root: &Path) -> Result<u64, PreflightError> {
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+fn told_to_stop() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
-    let stop = CancellationToken::new();
-    let cancel = stop.clone();
+    let told = CancellationToken::new();
+    let cancel = told.clone();
     tokio::spawn(async move {
         for _ in 0..2 {
             tokio::select! {
@@ -143,11 +243,10 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             if cancel.is_cancelled() {
                 std::process::abort();
             }
-            tracing::info!("stopping; all gates open");
             cancel.cancel();
         }
     });
-    Ok(stop)
+    Ok(told)
 }
 
 async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>) {

@@ -4,11 +4,14 @@ mod wait;
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use testpod::TestpodArgs;
 
 pub use self::wait::{Invocation, WaitArgs};
 use crate::{
+    cluster::DaemonSetName,
     core::{Choices, PodUid, hold_timeout, switch},
+    health::HealthAddress,
     profiles_table::Output,
     telemetry::LogFormat,
 };
@@ -16,8 +19,8 @@ use crate::{
 /// What a service manager sees, see [`crate::exit`].
 const EXIT_CODES: &str = "\
 Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the agent needs is not there
-(cgroup2, BTF, the API server), 77 a capability is missing, 1 anything else. Nothing is attached when
-the agent ends; all held connects go on.";
+(cgroup2, BTF, the API server), 75 an agent runs (cleanup), 77 a capability is missing, 1 anything
+else. What becomes of the gates when the agent ends is --on-exit's; each has a deadline in any case.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\
@@ -39,6 +42,8 @@ pub enum Command {
     /// Run the node's agent.
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
+    /// Remove what an agent that was killed has left on this node: its gates open.
+    Cleanup(CleanupArgs),
     /// List the meshes and side-cars that are known.
     Profiles(ProfilesArgs),
     /// Wait for a proxy, then run a command, in place of pilot-agent wait and linkerd-await.
@@ -47,6 +52,9 @@ pub enum Command {
     /// 50 ms; with an option of one of the tools, or called by its name, it does as that one does.
     #[command(after_help = WAIT_EXIT_CODES)]
     Wait(WaitArgs),
+    /// Be a container of a test pod: a proxy that comes late, or a client. Needs no privilege.
+    #[command(hide = true)]
+    Testpod(TestpodArgs),
 }
 
 /// Options that choose what holds for all pods.
@@ -90,6 +98,34 @@ impl SettingsArgs {
     }
 }
 
+/// Options of `holdfast cleanup`.
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// The BPF file system in which the agent has pinned its programs [default: /sys/fs/bpf].
+    #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+
+    /// Succeed, and change nothing, if an agent works on this node; without it that is exit code 75.
+    #[arg(long)]
+    pub skip_if_running: bool,
+
+    /// Do not end afterwards, but wait for SIGTERM: for the pods of a DaemonSet.
+    #[arg(long)]
+    pub stay: bool,
+
+    /// With --stay: where to serve /readyz, as of "holdfast run" [default: not served].
+    #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub health_address: Option<HealthAddress>,
+
+    /// Clean nothing, but wait until all pods of this DaemonSet are ready, which clean their nodes.
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "stay")]
+    pub await_daemonset: Option<DaemonSetName>,
+
+    /// With --await-daemonset: as of "holdfast run".
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
 /// Options of `holdfast profiles`.
 #[derive(Args, Debug)]
 pub struct ProfilesArgs {
@@ -118,7 +154,8 @@ pub struct RunArgs {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// How long to try to reach the API server at start, such as "30s" or "2m".
+    /// How long to try to reach the API server at start, such as "30s" or "2m". Where an agent that
+    /// has died has left gates, they are worked meanwhile, however long it takes.
     #[arg(long, env = "HOLDFAST_API_WAIT", value_name = "DURATION", default_value = "30s",
           value_parser = humantime::parse_duration)]
     pub api_wait: Duration,
@@ -150,8 +187,9 @@ pub struct RunArgs {
     )]
     pub btf: PathBuf,
 
-    /// A mounted BPF file system: the maps are pinned there while the agent runs, for "bpftool map
-    /// dump pinned <DIR>/holdfast/v1/SOCKETS" and the like [default: not pinned].
+    /// A mounted BPF file system. What is pinned there outlives the agent, so that the next one goes
+    /// on with its gates; and only one agent works there at a time, others stand by
+    /// [default: /sys/fs/bpf; if that is none, gates open when the agent ends].
     #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
 
@@ -165,6 +203,24 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_MAX_SOCKETS_PER_POD", value_name = "COUNT",
           default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_sockets_per_pod: u32,
+
+    /// What becomes of the gates when the agent is told to stop. Whatever it is, each has a deadline
+    /// that the kernel keeps.
+    #[arg(long, env = "HOLDFAST_ON_EXIT", value_name = "WHAT", value_enum, default_value = "auto")]
+    pub on_exit: OnExit,
+
+    /// The agent's own DaemonSet, for --on-exit auto.
+    #[arg(long, env = "HOLDFAST_DAEMONSET", value_name = "NAMESPACE/NAME")]
+    pub daemonset: Option<DaemonSetName>,
+
+    /// Where to serve /livez and /readyz: a port of all addresses, IPv4 and IPv6, such as 8686, or of
+    /// one, such as 127.0.0.1:8686 [default: not served].
+    #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub health_address: Option<HealthAddress>,
+
+    /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
+    #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
+    pub remove_startup_taint: bool,
 
     /// Format of the log on standard error.
     #[arg(
@@ -185,6 +241,18 @@ pub struct RunArgs {
     /// Have the eBPF programs write a debug line for each dropped SYN.
     #[arg(long, env = "HOLDFAST_KERNEL_LOG")]
     pub kernel_log: bool,
+}
+
+/// What becomes of the gates when the agent is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnExit {
+    /// They stay as they are: another agent takes them over.
+    Keep,
+    /// They open and are removed.
+    Detach,
+    /// They stay if the agent's DaemonSet does, or if the API server does not tell; without
+    /// --daemonset they are removed.
+    Auto,
 }
 
 fn node_name(text: &str) -> Result<String, String> {
@@ -250,7 +318,7 @@ mod tests {
             let args = [&["holdfast", "run", "--node-name", "a"], args].concat();
             match Cli::try_parse_from(args).unwrap().command {
                 Command::Run(args) => args.settings.choices(),
-                Command::Profiles(_) | Command::Wait(_) => unreachable!("run was asked for"),
+                _ => unreachable!("run was asked for"),
             }
         };
         // Whatever is not named is left to the config file.
@@ -300,6 +368,22 @@ mod tests {
                 &["profiles", "-o", "xml"],
                 "invalid value 'xml' for '--output <FORM>' [possible values: table, json, yaml]; \
                 a similar value exists: 'yaml'; see holdfast profiles --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--health-address", "::1"],
+                "invalid value '::1' for '--health-address <[ADDR:]PORT>': it must be a port, such \
+                as 8686, or an address and a port, such as 127.0.0.1:8686 or [::1]:8686; see \
+                holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--daemonset", "holdfast"],
+                "invalid value 'holdfast' for '--daemonset <NAMESPACE/NAME>': it must be NAMESPACE/NAME, \
+                such as holdfast/holdfast; see holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--on-exit", "stay"],
+                "invalid value 'stay' for '--on-exit <WHAT>' [possible values: keep, detach, \
+                auto]; see holdfast run --help",
             ),
             (
                 &["run", "--node-name", "a,b"],

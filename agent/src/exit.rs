@@ -1,11 +1,13 @@
 //! How the agent ends: sysexits(3), as other node agents do.
 
-use std::process::ExitCode;
+use std::{io::ErrorKind, process::ExitCode};
 
 use crate::{
     bpf::BpfError,
+    cleanup::AgentRuns,
     cluster::{self, ClusterError},
     config::ConfigError,
+    health::HealthError,
     node::{MountError, WatchError},
     preflight::PreflightError,
     wait::WaitError,
@@ -15,6 +17,8 @@ use crate::{
 pub const USAGE: u8 = 64;
 /// Something the agent needs is not there (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
+/// Not now; later it may be possible (`EX_TEMPFAIL`).
+pub const TRY_LATER: u8 = 75;
 /// Not enough privilege (`EX_NOPERM`).
 pub const NO_PERMISSION: u8 = 77;
 
@@ -58,14 +62,26 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             | ClusterError::NotInCluster(_)
             | ClusterError::Client(_) => USAGE,
             ClusterError::Forbidden { .. } => NO_PERMISSION,
-            ClusterError::Unreachable { .. } => UNAVAILABLE,
+            ClusterError::Unreachable { .. } | ClusterError::DaemonSet { .. } => UNAVAILABLE,
         });
     }
     if cause.is::<ConfigError>() {
         return Some(USAGE);
     }
+    if cause.is::<AgentRuns>() {
+        return Some(TRY_LATER);
+    }
     if let Some(error) = cause.downcast_ref::<WaitError>() {
         return Some(error.exit_code());
+    }
+    if let Some(HealthError { source, .. }) = cause.downcast_ref() {
+        return Some(match source.kind() {
+            // A port below 1024 without CAP_NET_BIND_SERVICE.
+            ErrorKind::PermissionDenied => NO_PERMISSION,
+            // Not one of this machine's addresses.
+            ErrorKind::AddrNotAvailable => USAGE,
+            _ => UNAVAILABLE,
+        });
     }
     let unavailable =
         cause.is::<MountError>() || cause.is::<WatchError>() || cause.is::<BpfError>();
@@ -79,6 +95,19 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_served_on_is_missing_wrong_or_forbidden() {
+        for (kind, expected) in [
+            (ErrorKind::AddrInUse, UNAVAILABLE),
+            (ErrorKind::AddrNotAvailable, USAGE),
+            (ErrorKind::PermissionDenied, NO_PERMISSION),
+        ] {
+            let error = HealthError { address: ([0, 0, 0, 0], 80).into(), source: kind.into() };
+            let error = anyhow::Error::from(error).context("failed to start");
+            assert_eq!(code(&error), ExitCode::from(expected), "{kind:?}");
+        }
+    }
 
     #[test]
     fn a_line_tells_each_cause_once() {

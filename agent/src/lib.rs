@@ -1,17 +1,19 @@
 //! holdfast: a per-node agent that keeps a pod's outbound connect() waiting in the kernel until
 //! the pod's service-mesh proxy is ready.
 //!
-//! `main -> app -> reconcile -> {cluster, node, bpf, readiness} -> {netns, clock} -> core`: see
-//! docs/architecture.md.
+//! `main -> app -> reconcile -> {cluster, node, bpf, readiness, health} -> {netns, clock} -> core`:
+//! see docs/architecture.md.
 
 pub mod app;
 pub mod bpf;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod exit;
+pub mod health;
 pub mod netns;
 pub mod node;
 pub mod preflight;

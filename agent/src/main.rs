@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser as _;
 use holdfast::{
-    app,
+    app, cleanup,
     cli::{self, Cli, Command, Invocation, ProfilesArgs},
     config, exit, profiles_table, telemetry,
     wait::{self, Tool},
@@ -41,7 +41,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
     let args = match cli.command {
         Command::Run(args) => args,
+        Command::Cleanup(args) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            return runtime.block_on(cleanup::run(args)).map(|()| ExitCode::SUCCESS);
+        }
         Command::Wait(args) => return Ok(wait::run(&args.plan(tool)).map(ExitCode::from)?),
+        Command::Testpod(args) => return Ok(testpod::run(args).map(ExitCode::from)?),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
     };
     let _log =

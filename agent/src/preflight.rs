@@ -7,21 +7,49 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use caps::{CapSet, Capability};
-use nix::sys::utsname::uname;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::{
+    libc::RLIM_INFINITY,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        utsname::uname,
+    },
+};
 
 /// The oldest kernel on which every program loads, attaches and holds.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// Each capability and what it is for.
-const CAPABILITIES: [(Capability, &str); 6] = [
-    (Capability::CAP_BPF, "to load eBPF programs"),
+///
+/// `CAP_NET_ADMIN`: `bpf_prog_attach_check_attach_type` (kernel/bpf/syscall.c) asks for it when a
+/// `cgroup_skb` program is attached. Newer kernels, which ask there with `bpf_token_capable`, take
+/// `CAP_SYS_ADMIN` instead; what is right for one node of a cluster should be so for all.
+///
+/// `CAP_NET_RAW`: `inet_create` (net/ipv4/af_inet.c) for a raw socket.
+///
+/// `CAP_SYS_ADMIN`: `netns_install` (net/core/net_namespace.c) for setns(2). It includes what 5.8
+/// split off as `CAP_BPF` and `CAP_PERFMON` (`bpf_capable`, `perfmon_capable` in
+/// include/linux/capability.h), so that an agent that has it has no use for these: they would
+/// neither add a right nor, taken away, remove one.
+///
+/// `CAP_SYS_PTRACE`: `ptrace_may_access` (kernel/ptrace.c) guards `/proc/<pid>/ns/net` of processes
+/// of other users and of those with a capability that the agent lacks.
+const CAPABILITIES: [(Capability, &str); 4] = [
     (Capability::CAP_NET_ADMIN, "to attach programs to cgroups"),
-    (Capability::CAP_PERFMON, "to load programs that keep per-socket state on kernels before 5.16"),
     (Capability::CAP_NET_RAW, "to replay held SYNs"),
-    (Capability::CAP_SYS_ADMIN, "to enter pods' network namespaces"),
+    (Capability::CAP_SYS_ADMIN, "to load eBPF programs and to enter pods' network namespaces"),
     (Capability::CAP_SYS_PTRACE, "to find pods' network namespaces"),
 ];
+
+/// Needed before [`MEMORY_CGROUPS`], where eBPF maps are charged to `RLIMIT_MEMLOCK`, unless that is
+/// unlimited already.
+const RAISE_LIMIT: (Capability, &str) = (
+    Capability::CAP_SYS_RESOURCE,
+    "to raise the limit of locked memory, to which Linux before 5.11 charges eBPF maps",
+);
+
+/// Since then maps are charged to the memory cgroup.
+const MEMORY_CGROUPS: (u32, u32) = (5, 11);
 
 /// Why the agent cannot work here.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +96,16 @@ pub enum PreflightError {
     },
 }
 
+/// Raises the number of files that may be open as far as it goes: a gate has up to eight links, and
+/// the usual 1,024 would do for a hundred pods only. What cannot be raised is no reason not to run.
+pub fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Capabilities that the agent needs and does not have, and what for.
 #[derive(Debug)]
 pub struct MissingCapabilities(Vec<(Capability, &'static str)>);
@@ -90,18 +128,19 @@ impl fmt::Display for MissingCapabilities {
 pub fn capabilities() -> Result<(), PreflightError> {
     let held = caps::read(None, CapSet::Effective)
         .map_err(|error| PreflightError::Capabilities(error.to_string()))?;
-    let missing = CAPABILITIES.into_iter().filter(|(needed, _)| {
-        // CAP_SYS_ADMIN includes what 5.8 split off as CAP_BPF and CAP_PERFMON.
-        let included = held.contains(&Capability::CAP_SYS_ADMIN)
-            && matches!(needed, Capability::CAP_BPF | Capability::CAP_PERFMON);
-        !held.contains(needed) && !included
-    });
-    let missing: Vec<_> = missing.collect();
+    let maps_are_locked = version(&release()).is_some_and(|version| version < MEMORY_CGROUPS)
+        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft != RLIM_INFINITY);
+    let missing = missing(&held, maps_are_locked);
     if missing.is_empty() {
         Ok(())
     } else {
         Err(PreflightError::Missing(MissingCapabilities(missing)))
     }
+}
+
+fn missing(held: &CapsHashSet, maps_are_locked: bool) -> Vec<(Capability, &'static str)> {
+    let needed = CAPABILITIES.into_iter().chain(maps_are_locked.then_some(RAISE_LIMIT));
+    needed.filter(|(capability, _)| !held.contains(capability)).collect()
 }
 
 /// Checks the running kernel.
@@ -110,8 +149,7 @@ pub fn capabilities() -> Result<(), PreflightError> {
 ///
 /// If it is too old or has no BTF at `btf`.
 pub fn kernel(btf: &Path) -> Result<(), PreflightError> {
-    let release =
-        uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release = release();
     if version(&release).is_none_or(|version| version < OLDEST_KERNEL) {
         return Err(PreflightError::Kernel { release });
     }
@@ -135,6 +173,11 @@ fn check_btf(path: &Path) -> io::Result<()> {
 
 fn not_btf() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the file is not BTF of version 1")
+}
+
+/// `uname -r`; empty if even that cannot be had, which is no release that is new enough.
+fn release() -> String {
+    uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Major and minor number of a release such as "6.12.94+deb13-cloud-amd64".
@@ -162,14 +205,31 @@ mod tests {
         }
         assert!((5, 9) < OLDEST_KERNEL && (5, 10) >= OLDEST_KERNEL && (6, 1) >= OLDEST_KERNEL);
     }
+
+    #[test]
+    fn each_capability_is_missed_alone_and_one_more_where_maps_are_locked_memory() {
+        let all = CapsHashSet::from_iter(CAPABILITIES.map(|(capability, _)| capability));
+        assert_eq!(missing(&all, false), []);
+        assert_eq!(missing(&all, true), [RAISE_LIMIT]);
+        for needed in CAPABILITIES {
+            let mut held = all.clone();
+            held.remove(&needed.0);
+            assert_eq!(missing(&held, false), [needed]);
+            assert_eq!(missing(&held, true), [needed, RAISE_LIMIT]);
+            held.insert(RAISE_LIMIT.0);
+            assert_eq!(missing(&held, true), [needed]);
+        }
+        assert_eq!(missing(&CapsHashSet::new(), true).len(), CAPABILITIES.len() + 1);
+    }
+
     #[test]
     fn all_that_is_missing_is_told_at_once() {
-        let [bpf, net_admin, ..] = CAPABILITIES;
-        let error = PreflightError::Missing(MissingCapabilities(vec![bpf, net_admin]));
+        let [net_admin, net_raw, ..] = CAPABILITIES;
+        let error = PreflightError::Missing(MissingCapabilities(vec![net_admin, net_raw]));
         assert_eq!(
             error.to_string(),
-            "missing CAP_BPF, needed to load eBPF programs; CAP_NET_ADMIN, needed to attach \
-             programs to cgroups; run as root, or add what is missing to the container's \
+            "missing CAP_NET_ADMIN, needed to attach programs to cgroups; CAP_NET_RAW, needed to \
+             replay held SYNs; run as root, or add what is missing to the container's \
              securityContext.capabilities"
         );
     }

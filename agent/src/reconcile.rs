@@ -26,6 +26,7 @@ use crate::{
     clock,
     cluster::EventSink,
     core::{Action, CgroupId, Event, KernelEvent, Machine, Monotonic, PodUid, SetGate},
+    health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
@@ -38,6 +39,8 @@ pub enum Input {
     Cluster(Event),
     /// Kubelet's cgroups have changed.
     Cgroup(CgroupEvent),
+    /// Somebody wants to know whether the task still works.
+    Ping(Ping),
 }
 
 /// The parts that the task works with.
@@ -47,6 +50,8 @@ pub struct Parts {
     pub machine: Machine,
     /// Where Kubernetes Events go.
     pub events: EventSink,
+    /// Told what has been listed.
+    pub readiness: Readiness,
     /// The gates.
     pub gates: Gates,
     /// The held sockets.
@@ -67,6 +72,7 @@ pub struct Parts {
 struct Reconciler {
     machine: Machine,
     events: EventSink,
+    readiness: Readiness,
     gates: Gates,
     prober: Prober,
     replayer: Replayer,
@@ -74,35 +80,33 @@ struct Reconciler {
     proc_root: PathBuf,
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
-    listed: Listed,
+    armed_told: bool,
 }
 
-/// Which sources have given their snapshot; the agent is armed when all have.
-#[derive(Default)]
-struct Listed {
-    pods: bool,
-    namespaces: bool,
-    cgroups: bool,
-    reported: bool,
-}
-
-/// Runs until cancelled or until a source is gone for good. Whatever the reason, it ends with all
-/// programs detached, so with all gates open.
-///
-/// # Errors
-///
-/// If a source ended; the agent cannot do its work without it.
+/// Runs until cancelled or until a source is gone for good; hands back the gates, as they stand
+/// then, and what went wrong.
 pub async fn run(
     parts: Parts,
     mut inputs: mpsc::Receiver<Input>,
     mut reports: mpsc::Receiver<Vec<KernelEvent>>,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let Parts { machine, events, gates, sockets, prober, mut probed, entrance, bundles, proc_root } =
-        parts;
+) -> (Gates, anyhow::Result<()>) {
+    let Parts {
+        machine,
+        events,
+        readiness,
+        gates,
+        sockets,
+        prober,
+        mut probed,
+        entrance,
+        bundles,
+        proc_root,
+    } = parts;
     let mut reconciler = Reconciler {
         machine,
         events,
+        readiness,
         gates,
         prober,
         replayer: Replayer::new(entrance, sockets, proc_root.clone()),
@@ -110,18 +114,18 @@ pub async fn run(
         proc_root,
         paths: HashMap::new(),
         netns: HashMap::new(),
-        listed: Listed::default(),
+        armed_told: false,
     };
-    loop {
+    let result = loop {
         let wakeup = reconciler.machine.next_wakeup();
         tokio::select! {
             // Readiness first: whoever waits, waits for this.
             biased;
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => break Ok(()),
             Some(event) = probed.recv() => reconciler.probed(event),
             input = inputs.recv() => match input {
                 Some(input) => reconciler.input(input),
-                None => anyhow::bail!("all sources of facts have ended"),
+                None => break Err(anyhow::anyhow!("all sources of facts have ended")),
             },
             () = sleep_to(wakeup) => reconciler.apply(Event::Tick),
             // The kernel's reports last: a pod that makes many must not delay the others' gates.
@@ -131,7 +135,9 @@ pub async fn run(
                 }
             }
         }
-    }
+    };
+    stop.cancel();
+    (reconciler.gates, result)
 }
 
 /// Sleeps to an instant of the kernel's clock.
@@ -150,12 +156,18 @@ impl Reconciler {
     fn input(&mut self, input: Input) {
         match input {
             Input::Cluster(event) => {
-                self.listed.pods |= matches!(event, Event::PodsListed(_));
-                self.listed.namespaces |= matches!(event, Event::NamespacesListed(_));
+                let listed = match event {
+                    Event::PodsListed(_) => Some(Reason::PodsListed),
+                    Event::NamespacesListed(_) => Some(Reason::NamespacesListed),
+                    _ => None,
+                };
                 self.apply(event);
-                self.report_armed();
+                if let Some(reason) = listed {
+                    self.listed(reason);
+                }
             }
             Input::Cgroup(event) => self.cgroup(event),
+            Input::Ping(ping) => ping.answer(),
         }
     }
 
@@ -163,7 +175,8 @@ impl Reconciler {
         match event {
             CgroupEvent::Pod { uid, cgroup, path, at_start } => {
                 self.paths.insert(uid.clone(), path);
-                self.apply(Event::PodCgroupFound { uid, cgroup, at_start });
+                let inherited = self.gates.inherit(cgroup);
+                self.apply(Event::PodCgroupFound { uid, cgroup, at_start, inherited });
             }
             CgroupEvent::PodGone(uid) => {
                 self.apply(Event::PodCgroupGone(uid.clone()));
@@ -192,8 +205,9 @@ impl Reconciler {
                 self.apply(Event::ContainerPopulated { uid, id, populated });
             }
             CgroupEvent::Listed => {
-                self.listed.cgroups = true;
-                self.report_armed();
+                let machine = &self.machine;
+                self.gates.forget_left(|container| machine.knows_container(container));
+                self.listed(Reason::CgroupsListed);
             }
         }
     }
@@ -314,8 +328,7 @@ impl Reconciler {
     /// What the kernel has counted; nothing if it cannot be read: the deadline stays then.
     fn count(&self, uid: PodUid, cgroup: CgroupId) -> Option<Event> {
         let counts = self.gates.counts(cgroup)?;
-        let reached = counts.held + counts.held_queries + counts.refused + counts.observed;
-        Some(Event::Counted { uid, reached, around: counts.around })
+        Some(Event::Counted { uid, reached: counts.reached(), around: counts.around })
     }
 
     fn replay(&mut self, of: ReplayOf) {
@@ -335,10 +348,10 @@ impl Reconciler {
         Netns::open(&path).ok().map(Arc::new)
     }
 
-    fn report_armed(&mut self) {
-        let Listed { pods, namespaces, cgroups, reported } = &mut self.listed;
-        if *pods && *namespaces && *cgroups && !*reported {
-            *reported = true;
+    /// A source has given its snapshot; the agent is armed when all have.
+    fn listed(&mut self, reason: Reason) {
+        self.readiness.met(reason);
+        if self.readiness.is_armed() && !std::mem::replace(&mut self.armed_told, true) {
             tracing::info!(mono_ns = clock::now().0, "agent armed");
         }
     }

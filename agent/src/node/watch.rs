@@ -188,7 +188,7 @@ impl CgroupWatch {
                     uid: uid.clone(),
                     cgroup,
                     path: path.to_owned(),
-                    at_start,
+                    at_start: at_start && may_have_run(path),
                 });
                 self.descend(path, cgroup, Kind::Pod(uid), at_start);
             }
@@ -338,6 +338,20 @@ impl Known {
     fn is_at(&self, path: &Path) -> bool {
         cgroup_id(path) == Some(self.cgroup)
     }
+}
+
+/// Whether the containers of a pod that has just been found may have been at work before: more
+/// than one has a process. The first is the sandbox, or in a pod without one a container that is
+/// the only one yet.
+fn may_have_run(pod: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(pod) else {
+        return false;
+    };
+    let is_populated = |path: &Path| population::read(path) != Population::Empty;
+    let directories = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.filter(|entry| is_populated(&entry.path())).nth(1).is_some()
 }
 
 fn is_kubelets(path: &Path) -> bool {

@@ -5,7 +5,10 @@
 
 use crate::{
     clock,
-    core::{Caller, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid, Problem},
+    core::{
+        Caller, CloseReason, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid,
+        Problem,
+    },
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -54,6 +57,10 @@ pub(super) fn line(pod: PodRef, line: Line) {
                 mono_ns,
                 "gate closed"
             );
+        }
+        Line::GateInherited { reason, held } => {
+            let reason = reason.map(CloseReason::as_str);
+            of_pod!(info, pod, reason, held, mono_ns, "gate taken over");
         }
         Line::GateOpened { at, reason, held } => {
             let (mono_ns, why) = (at.0, reason.as_str());

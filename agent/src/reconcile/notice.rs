@@ -30,6 +30,7 @@ pub(super) fn publish(events: &EventSink, pod: &PodRef, line: &Line) {
             ("NotRedirected", "Opening".to_owned(), note)
         }
         Line::GateClosed { .. }
+        | Line::GateInherited { .. }
         | Line::Held(_)
         | Line::Refused(_)
         | Line::Observed(_)
