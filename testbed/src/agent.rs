@@ -2,13 +2,29 @@
 
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     node::Node,
     process::{Command, Network, Process},
 };
+
+/// The agent's binary: the one that was named, or the one beside the running program.
+pub fn agent_binary(named: Option<PathBuf>) -> Result<PathBuf> {
+    let path = match named {
+        Some(path) => path,
+        None => {
+            std::env::current_exe().context("find the running binary")?.with_file_name("holdfast")
+        }
+    };
+    ensure!(
+        path.is_file(),
+        "no agent at {}: run `cargo build -p holdfast`, or give --agent PATH",
+        path.display()
+    );
+    Ok(path)
+}
 
 /// How to start the agent.
 #[derive(Clone, Debug)]
@@ -21,12 +37,23 @@ pub struct AgentOptions {
     pub env: Vec<(String, String)>,
     /// `--log-level`; the agent's own default without it.
     pub log_level: Option<String>,
+    /// A program that runs the agent's command line behind its own arguments, such as setpriv(1).
+    pub wrapper: Vec<String>,
+    /// On a node on which no BPF file system is mounted.
+    pub without_bpffs: bool,
 }
 
 impl AgentOptions {
     /// Runs `binary` with nothing but what the node gives it.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), args: Vec::new(), env: Vec::new(), log_level: None }
+        Self {
+            binary: binary.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            log_level: None,
+            wrapper: Vec::new(),
+            without_bpffs: false,
+        }
     }
 
     /// Adds an argument.
@@ -40,6 +67,23 @@ impl AgentOptions {
     #[must_use]
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Runs it as on a node on which no BPF file system is mounted.
+    #[must_use]
+    pub fn without_bpffs(mut self) -> Self {
+        self.without_bpffs = true;
+        // In a mount namespace of its own, so that nobody else misses it.
+        let script = "umount /sys/fs/bpf; exec \"$@\"";
+        self.wrapper(["unshare", "--mount", "sh", "-c", script, "sh"])
+    }
+
+    /// Has the agent run by this program, which must execute it in its own place: signals and
+    /// [`Agent::pid`] mean the agent.
+    #[must_use]
+    pub fn wrapper(mut self, wrapper: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
         self
     }
 
@@ -60,8 +104,12 @@ pub struct Agent {
 
 impl Agent {
     pub(crate) fn start(node: &Node, options: &AgentOptions) -> Result<Self> {
-        let AgentOptions { binary, args, env, log_level } = options;
-        let mut command = Command::new(binary)
+        let AgentOptions { binary, args, env, log_level, wrapper, without_bpffs } = options;
+        let command = match wrapper.split_first() {
+            Some((program, before)) => Command::new(program).args(before).arg(binary),
+            None => Command::new(binary),
+        };
+        let mut command = command
             .args(["run", "--log-format", "json", "--node-name", node.name()])
             .arg("--kubeconfig")
             .arg(node.kubeconfig())
@@ -69,6 +117,9 @@ impl Agent {
             .arg(node.cgroup_root())
             .arg("--runtime-root")
             .arg(node.runtime_root());
+        if !without_bpffs {
+            command = command.arg("--bpffs").arg(node.bpffs());
+        }
         if let Some(level) = log_level {
             command = command.args(["--log-level", level]);
         }

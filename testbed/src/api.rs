@@ -1,9 +1,11 @@
 //! A Kubernetes API server over HTTP, as much of it as an agent on a node talks to.
 //!
 //! Lists and watches of pods, namespaces and nodes with selectors, paging, bookmarks and expired
-//! histories; events are taken and kept. The clients are real, so the answers must be right; what
+//! histories; events are taken and kept; DaemonSets can be read. It knows who asked for what, and
+//! refuses what has not been granted. The clients are real, so the answers must be right; what
 //! no agent asks for answers 404 with a `Status`, as a real server does.
 
+mod access;
 mod reply;
 mod resource;
 mod routes;
@@ -12,6 +14,7 @@ mod store;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +29,7 @@ use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
 
 use self::store::{Key, Store};
 pub use self::{
+    access::{Access, Rule},
     resource::Resource,
     store::{Events, Refusal},
 };
@@ -74,6 +78,17 @@ impl Shared {
         let result = change(&mut store);
         self.news.send_replace(store.version());
         result
+    }
+
+    /// Keeps a request on record; an error if the client may not make it.
+    fn admit(&self, access: Access) -> Result<(), String> {
+        let mut store = self.lock();
+        let refused = match &store.granted {
+            Some(rules) if !rules.iter().any(|rule| rule.allows(&access)) => Some(access.refusal()),
+            _ => None,
+        };
+        store.accesses.insert(access);
+        refused.map_or(Ok(()), Err)
     }
 
     fn count(&self, verb: &str, resource: &str) {
@@ -312,6 +327,16 @@ impl Api {
             .get(&(verb.to_owned(), resource.to_owned()))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Everything that clients have asked for, granted or not.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.shared.lock().accesses.clone()
+    }
+
+    /// From now on clients may do what these rules say and nothing else; before, they may do all.
+    pub fn grant(&self, rules: Vec<Rule>) {
+        self.shared.lock().granted = Some(rules);
     }
 
     /// The current resource version.

@@ -54,6 +54,11 @@ pub(crate) fn random_hash() -> Result<String> {
     random_hex::<16>()
 }
 
+/// A few characters for a name that nobody else has, as the API server appends to `generateName`.
+pub(crate) fn random_suffix() -> Result<String> {
+    random_hex::<3>()
+}
+
 fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")

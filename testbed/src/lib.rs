@@ -36,7 +36,9 @@ mod container;
 pub mod cost;
 pub mod demo;
 pub mod dns;
+pub mod e2e;
 mod fixtures;
+pub mod interrupt;
 mod mesh;
 mod netns;
 mod node;
@@ -48,7 +50,7 @@ mod proxy;
 mod redirect;
 
 pub use self::{
-    agent::{Agent, AgentOptions},
+    agent::{Agent, AgentOptions, agent_binary},
     api::{Api, Resource},
     capture::{Capture, CapturedSyn},
     cgroup::{Cgroup, CgroupDriver, Qos, cgroup2_mount},

@@ -123,6 +123,11 @@ impl Node {
         self.inner.runtime_root()
     }
 
+    /// The agent's `--bpffs`: a BPF file system of the node's own.
+    pub fn bpffs(&self) -> PathBuf {
+        self.inner.claim.bpffs()
+    }
+
     /// The backend's network namespace.
     pub fn outside(&self) -> &Netns {
         self.inner.outside.netns()

@@ -6,7 +6,8 @@ use std::{pin::pin, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::{
-    core::v1::{Namespace, ObjectReference, Pod},
+    apps::v1::DaemonSet,
+    core::v1::{Namespace, Node, ObjectReference, Pod, Secret},
     events::v1,
 };
 use kube::{
@@ -23,7 +24,7 @@ use kube::{
 use serde_json::json;
 use testbed::{
     Api as TestApi, Recording, Resource,
-    api::{Events, Refusal},
+    api::{Access, Events, Refusal, Rule},
 };
 use tokio::time::timeout;
 
@@ -347,4 +348,69 @@ async fn recordings_replay_as_a_real_cluster_sent_them() {
         // The first event of a pod comes before it is bound to the node; the last deletes it.
         assert_eq!(applied, recorded.len() - 2, "{recording:?}");
     }
+}
+
+#[tokio::test]
+async fn a_patch_for_a_version_is_refused_once_there_is_another() {
+    let api = TestApi::start().unwrap();
+    let read = api.put(Resource::Nodes, json!({"metadata": {"name": "node1"}, "spec": {}}));
+    let nodes: Api<Node> = Api::all(client(&api).await);
+    let version = &read["metadata"]["resourceVersion"];
+    let patch = Patch::Merge(json!({
+        "metadata": {"resourceVersion": version},
+        "spec": {"unschedulable": true},
+    }));
+    let parameters = PatchParams::default();
+    let patched = nodes.patch("node1", &parameters, &patch).await.unwrap();
+    assert_eq!(patched.spec.unwrap().unschedulable, Some(true));
+    assert_ne!(json!(patched.metadata.resource_version), *version);
+    let error = nodes.patch("node1", &parameters, &patch).await.unwrap_err();
+    assert_eq!(status_code(error), 409);
+}
+
+#[tokio::test]
+async fn what_is_not_granted_is_refused_and_kept_on_record() {
+    let api = TestApi::start().unwrap();
+    put_pod(&api, "a", "node1");
+    api.put(
+        Resource::DaemonSets,
+        json!({"metadata": {"name": "holdfast", "namespace": "holdfast"}}),
+    );
+    let rule = |group: &str, resource: &str, verb: &str, namespace: Option<&str>| Rule {
+        api_groups: vec![group.to_owned()],
+        resources: vec![resource.to_owned()],
+        verbs: vec![verb.to_owned()],
+        resource_names: Vec::new(),
+        namespace: namespace.map(str::to_owned),
+    };
+    let client = client(&api).await;
+    let pods: Api<Pod> = Api::all(client.clone());
+    let own: Api<DaemonSet> = Api::namespaced(client.clone(), "holdfast");
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "shop");
+    pods.list(&ListParams::default()).await.unwrap();
+    api.grant(vec![
+        rule("", "pods", "watch", None),
+        rule("apps", "daemonsets", "get", Some("holdfast")),
+    ]);
+    let error = pods.list(&ListParams::default()).await.unwrap_err();
+    assert!(error.to_string().contains("cannot list resource \"pods\""), "{error}");
+    assert_eq!(status_code(error), 403);
+    assert_eq!(own.get("holdfast").await.unwrap().name_any(), "holdfast");
+    // Whether there is such a thing, who has no right does not learn.
+    assert_eq!(status_code(secrets.get("key").await.unwrap_err()), 403);
+    client.apiserver_version().await.unwrap();
+
+    let asked: Vec<(String, String, Option<String>)> = api
+        .accesses()
+        .into_iter()
+        .map(|Access { verb, resource, namespace, .. }| (verb, resource, namespace))
+        .collect();
+    let expected = [
+        ("get", "secrets", Some("shop")),
+        ("get", "daemonsets", Some("holdfast")),
+        ("list", "pods", None),
+    ];
+    let expected = expected
+        .map(|(verb, resource, space)| (verb.into(), resource.into(), space.map(String::from)));
+    assert_eq!(asked, expected);
 }

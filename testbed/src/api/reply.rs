@@ -128,6 +128,17 @@ impl Failure {
         }
     }
 
+    pub(super) fn conflict(resource: Resource, name: &str) -> Self {
+        Self {
+            code: StatusCode::CONFLICT,
+            reason: "Conflict",
+            message: format!(
+                "Operation cannot be fulfilled on {} \"{name}\": the object has been modified",
+                resource.plural()
+            ),
+        }
+    }
+
     pub(super) fn unknown_path() -> Self {
         Self {
             code: StatusCode::NOT_FOUND,

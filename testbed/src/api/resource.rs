@@ -13,17 +13,26 @@ pub enum Resource {
     CoreEvents,
     /// `events.k8s.io/v1` events.
     Events,
+    /// `apps/v1` daemonsets.
+    DaemonSets,
 }
 
 impl Resource {
     /// Every resource.
-    pub const ALL: [Self; 5] =
-        [Self::Pods, Self::Namespaces, Self::Nodes, Self::CoreEvents, Self::Events];
+    pub const ALL: [Self; 6] = [
+        Self::Pods,
+        Self::Namespaces,
+        Self::Nodes,
+        Self::CoreEvents,
+        Self::Events,
+        Self::DaemonSets,
+    ];
 
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
             Self::Events => "events.k8s.io",
+            Self::DaemonSets => "apps",
             _ => "",
         }
     }
@@ -32,6 +41,7 @@ impl Resource {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::Events => "events.k8s.io/v1",
+            Self::DaemonSets => "apps/v1",
             _ => "v1",
         }
     }
@@ -43,6 +53,7 @@ impl Resource {
             Self::Namespaces => "Namespace",
             Self::Nodes => "Node",
             Self::CoreEvents | Self::Events => "Event",
+            Self::DaemonSets => "DaemonSet",
         }
     }
 
@@ -53,6 +64,7 @@ impl Resource {
             Self::Namespaces => "namespaces",
             Self::Nodes => "nodes",
             Self::CoreEvents | Self::Events => "events",
+            Self::DaemonSets => "daemonsets",
         }
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Shared,
+    access::Access,
     reply::{Failure, Shape, json_response},
     resource::Resource,
     select::Selector,
@@ -44,15 +45,17 @@ pub(super) fn router(shared: Shared) -> Router {
     Router::new().fallback(serve).with_state(shared)
 }
 
-/// Where a request points to.
-struct Target<'a> {
-    resource: Resource,
+/// Where a path points to, be there such a resource or not.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    group: &'a str,
+    plural: &'a str,
     namespace: Option<&'a str>,
     name: Option<&'a str>,
-    is_status: bool,
+    subresource: Option<&'a str>,
 }
 
-impl<'a> Target<'a> {
+impl<'a> Place<'a> {
     /// `/api/v1/...` and `/apis/<group>/v1/...`.
     fn parse(path: &'a str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -70,11 +73,47 @@ impl<'a> Target<'a> {
             }
             rest => (None, rest),
         };
-        let (plural, name, is_status) = match rest {
-            [plural] => (plural, None, false),
-            [plural, name] => (plural, Some(*name), false),
-            [plural, name, "status"] => (plural, Some(*name), true),
+        let (plural, name, subresource) = match rest {
+            [plural] if !plural.is_empty() => (*plural, None, None),
+            [plural, name] => (*plural, Some(*name), None),
+            [plural, name, subresource] => (*plural, Some(*name), Some(*subresource)),
             _ => return None,
+        };
+        Some(Self { group, plural, namespace, name, subresource })
+    }
+
+    /// As authorisation words it: a namespace's own object lies in that namespace.
+    fn access(&self, verb: &str) -> Access {
+        let Self { group, plural, namespace, name, subresource } = *self;
+        let namespace = match (group, plural) {
+            ("", "namespaces") => name,
+            _ => namespace,
+        };
+        Access {
+            verb: verb.to_owned(),
+            group: group.to_owned(),
+            resource: subresource.map_or(plural.to_owned(), |sub| format!("{plural}/{sub}")),
+            namespace: namespace.map(str::to_owned),
+            name: name.map(str::to_owned),
+        }
+    }
+}
+
+/// Where a request points to.
+struct Target<'a> {
+    resource: Resource,
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+    is_status: bool,
+}
+
+impl<'a> Target<'a> {
+    fn new(place: Place<'a>) -> Option<Self> {
+        let Place { group, plural, namespace, name, subresource } = place;
+        let is_status = match subresource {
+            None => false,
+            Some("status") => true,
+            Some(_) => return None,
         };
         let resource = Resource::find(group, plural)?;
         Some(Self { resource, namespace, name, is_status })
@@ -94,13 +133,16 @@ async fn serve(
     Query(parameters): Query<Parameters>,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let Some(target) = Target::parse(uri.path()) else {
+    let Some(place) = Place::parse(uri.path()) else {
         shared.count("get", uri.path());
         return discovery(uri.path())
             .map(|document| json_response(StatusCode::OK, &document))
             .ok_or_else(Failure::unknown_path);
     };
-    let verb = verb(&method, &target, &parameters);
+    let verb = verb(&method, &place, &parameters);
+    // As a real server does: who may not ask does not learn whether it is there.
+    shared.admit(place.access(verb)).map_err(Failure::forbidden)?;
+    let target = Target::new(place).ok_or_else(Failure::unknown_path)?;
     shared.count(verb, target.resource.plural());
     let accept =
         headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -119,7 +161,7 @@ async fn serve(
             Ok(json_response(StatusCode::OK, &shape.of(object.clone())))
         }
         ("create", None) => create(&shared, &target, &body),
-        ("patch", Some(name)) => patch(&shared, &target, name, &body),
+        ("patch", Some(name)) => patch(&shared, &target, shape, name, &body),
         ("delete", Some(name)) => {
             let deleted = shared.change(|store| store.delete(&target.key(name)));
             let object = deleted.ok_or_else(|| Failure::not_found(target.resource, name))?;
@@ -147,9 +189,9 @@ async fn admit_event(shared: &Shared) -> Result<(), Failure> {
 }
 
 /// As the API's authorisation names it, which is also what requests are counted by.
-fn verb(method: &Method, target: &Target<'_>, parameters: &Parameters) -> &'static str {
+fn verb(method: &Method, place: &Place<'_>, parameters: &Parameters) -> &'static str {
     match *method {
-        Method::GET if target.name.is_some() => "get",
+        Method::GET if place.name.is_some() => "get",
         Method::GET if is_set(parameters.watch.as_ref()) => "watch",
         Method::GET => "list",
         Method::POST => "create",
@@ -225,16 +267,28 @@ fn create(shared: &Shared, target: &Target<'_>, body: &[u8]) -> Result<Response,
 fn patch(
     shared: &Shared,
     target: &Target<'_>,
+    shape: Shape,
     name: &str,
     body: &[u8],
 ) -> Result<Response, Failure> {
     let patch = parse(body)?;
     // Strategic merge differs from merge only in lists, which no patch of an agent touches.
     let patch = if target.is_status { json!({"status": patch["status"]}) } else { patch };
+    let key = target.key(name);
     shared
-        .change(|store| store.update(&target.key(name), |object| merge(object, &patch)))
-        .map(|stored| json_response(StatusCode::OK, &stored))
-        .ok_or_else(|| Failure::not_found(target.resource, name))
+        .change(|store| {
+            let Some(stored) = store.get(&key) else {
+                return Err(Failure::not_found(target.resource, name));
+            };
+            // A patch that names a version is for this one only.
+            let version = &patch["metadata"]["resourceVersion"];
+            if !version.is_null() && *version != stored["metadata"]["resourceVersion"] {
+                return Err(Failure::conflict(target.resource, name));
+            }
+            let stored = store.update(&key, |object| merge(object, &patch));
+            stored.ok_or_else(|| Failure::not_found(target.resource, name))
+        })
+        .map(|stored| json_response(StatusCode::OK, &shape.of(stored)))
 }
 
 fn parse(body: &[u8]) -> Result<Value, Failure> {
@@ -267,11 +321,10 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
 
 /// `/version` and what clients read to find out which resources there are.
 fn discovery(path: &str) -> Option<Value> {
-    let group = json!({
-        "name": "events.k8s.io",
-        "versions": [{"groupVersion": "events.k8s.io/v1", "version": "v1"}],
-        "preferredVersion": {"groupVersion": "events.k8s.io/v1", "version": "v1"},
-    });
+    let group = |name: &str| {
+        let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
+        json!({"name": name, "versions": [version], "preferredVersion": version})
+    };
     Some(match path.trim_end_matches('/') {
         "/version" => json!({
             "major": "1",
@@ -289,9 +342,13 @@ fn discovery(path: &str) -> Option<Value> {
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [],
         }),
-        "/apis" => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}),
+        "/apis" => {
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group("apps"), group("events.k8s.io")]})
+        }
         "/api/v1" => resources("", "v1"),
-        "/apis/events.k8s.io" => group,
+        "/apis/apps" => group("apps"),
+        "/apis/apps/v1" => resources("apps", "apps/v1"),
+        "/apis/events.k8s.io" => group("events.k8s.io"),
         "/apis/events.k8s.io/v1" => resources("events.k8s.io", "events.k8s.io/v1"),
         _ => return None,
     })
@@ -325,16 +382,34 @@ mod tests {
 
     #[test]
     fn paths_lead_to_resources() {
-        let namespaced = Target::parse("/api/v1/namespaces/shop/pods/a").unwrap();
+        let target = |path| Place::parse(path).and_then(Target::new);
+        let namespaced = target("/api/v1/namespaces/shop/pods/a").unwrap();
         assert_eq!(namespaced.resource, Resource::Pods);
         assert_eq!((namespaced.namespace, namespaced.name), (Some("shop"), Some("a")));
-        let namespace = Target::parse("/api/v1/namespaces/shop").unwrap();
+        let namespace = target("/api/v1/namespaces/shop").unwrap();
         assert_eq!(namespace.resource, Resource::Namespaces);
         assert_eq!((namespace.namespace, namespace.name), (None, Some("shop")));
-        let events = Target::parse("/apis/events.k8s.io/v1/namespaces/shop/events").unwrap();
+        let events = target("/apis/events.k8s.io/v1/namespaces/shop/events").unwrap();
         assert_eq!(events.resource, Resource::Events);
-        assert!(Target::parse("/api/v1/bogus").is_none());
-        assert!(Target::parse("/version").is_none());
+        let own = target("/apis/apps/v1/namespaces/holdfast/daemonsets/holdfast").unwrap();
+        assert_eq!((own.resource, own.name), (Resource::DaemonSets, Some("holdfast")));
+        assert!(target("/api/v1/bogus").is_none());
+        assert!(target("/api/v1/namespaces/shop/pods/a/exec").is_none());
+        assert!(target("/api/v1").is_none() && target("/version").is_none());
+    }
+
+    #[test]
+    fn what_is_not_served_is_an_access_all_the_same() {
+        let access = |path| Place::parse(path).unwrap().access("get");
+        let secret = access("/api/v1/namespaces/shop/secrets/key");
+        assert_eq!(secret.resource, "secrets");
+        assert_eq!(
+            (secret.namespace.as_deref(), secret.name.as_deref()),
+            (Some("shop"), Some("key"))
+        );
+        assert_eq!(access("/api/v1/nodes/a/proxy").resource, "nodes/proxy");
+        let namespace = access("/api/v1/namespaces/shop");
+        assert_eq!(namespace.namespace, namespace.name);
     }
 
     #[test]

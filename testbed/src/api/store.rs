@@ -1,10 +1,14 @@
 //! The objects, their versions and a bounded history of changes: etcd and the watch cache in one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::{resource::Resource, select::Selector};
+use super::{
+    access::{Access, Rule},
+    resource::Resource,
+    select::Selector,
+};
 
 /// How many changes a watch may lag behind, as the watch cache of a small cluster keeps.
 const HISTORY: usize = 1000;
@@ -68,6 +72,9 @@ pub(super) struct Store {
     pub(super) refusal: Refusal,
     pub(super) events: Events,
     pub(super) requests: BTreeMap<(String, String), u64>,
+    pub(super) accesses: BTreeSet<Access>,
+    /// What clients may do; all as long as nothing is said.
+    pub(super) granted: Option<Vec<Rule>>,
 }
 
 /// What becomes of a client's attempt to write an Event.
@@ -95,6 +102,8 @@ impl Default for Store {
             refusal: Refusal::default(),
             events: Events::default(),
             requests: BTreeMap::new(),
+            accesses: BTreeSet::new(),
+            granted: None,
         }
     }
 }

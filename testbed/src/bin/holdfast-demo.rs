@@ -4,16 +4,16 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
-    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
-use testbed::demo::{self, HeldNode, Options, Report, Timeline};
-
-/// The shell's code for a program that SIGINT has ended.
-const INTERRUPTED: i32 = 130;
+use testbed::{
+    agent_binary,
+    demo::{self, HeldNode, Options, Report, Timeline},
+    interrupt::clean_up_when_interrupted,
+};
 
 /// Runs an application twice on a node in a box: without and with holdfast.
 ///
@@ -51,7 +51,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let outcome = clean_up_when_interrupted().and_then(|()| run(&args));
+    let outcome = clean_up_when_interrupted("holdfast-demo").and_then(|()| run(&args));
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -63,8 +63,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<bool> {
-    let options =
-        Options { agent: agent_binary(args)?, trials: args.trials, proxy_delay: args.proxy_delay };
+    let options = Options {
+        agent: agent_binary(args.agent.clone())?,
+        trials: args.trials,
+        proxy_delay: args.proxy_delay,
+    };
     let stdout = io::stdout();
     let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut story = (!args.json).then(|| Timeline::new(stdout.lock(), colour));
@@ -101,53 +104,4 @@ fn run(args: &Args) -> Result<bool> {
         }
     }
     Ok(report.is_success())
-}
-
-fn agent_binary(args: &Args) -> Result<PathBuf> {
-    let path = match &args.agent {
-        Some(path) => path.clone(),
-        None => {
-            std::env::current_exe().context("find the running binary")?.with_file_name("holdfast")
-        }
-    };
-    ensure!(
-        path.is_file(),
-        "no agent at {}: run `cargo build -p holdfast`, or give --agent PATH",
-        path.display()
-    );
-    Ok(path)
-}
-
-/// Ctrl-C drops no guard, so the nodes are removed by name before the program ends.
-fn clean_up_when_interrupted() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .context("start a runtime for signals")?;
-    // Registered before anything exists that a signal could leave behind.
-    let (mut interrupt, mut terminate) = {
-        use tokio::signal::unix::{SignalKind, signal};
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt()).context("watch for SIGINT")?,
-            signal(SignalKind::terminate()).context("watch for SIGTERM")?,
-        )
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        if let Err(error) = testbed::remove_own_nodes() {
-            eprintln!("holdfast-demo: {error:#}");
-        }
-        #[expect(
-            clippy::exit,
-            reason = "the main thread may be in the middle of a wait of a minute"
-        )]
-        std::process::exit(INTERRUPTED)
-    });
-    Ok(())
 }

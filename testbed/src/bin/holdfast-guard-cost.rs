@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
-use testbed::cost::{self, Options, Ratio};
+use testbed::{
+    agent_binary,
+    cost::{self, Options, Ratio},
+};
 
 /// Measures connections and requests through a real proxy, with and without the guard, turn by
 /// turn, and prints the ratio of the rates with its 95% confidence interval.
@@ -39,10 +42,7 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stdout, reason = "the result")]
 fn run(args: Args) -> Result<()> {
     let Args { json, pairs, round, agent } = args;
-    let agent = match agent {
-        Some(agent) => agent,
-        None => std::env::current_exe().context("find this program")?.with_file_name("holdfast"),
-    };
+    let agent = agent_binary(agent)?;
     let options = Options { agent, pairs, round: Duration::from_millis(round) };
     let mut results = serde_json::Map::new();
     if !json {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use procfs::process::Process;
 
 use crate::cgroup::Cgroup;
@@ -15,6 +16,8 @@ use crate::cgroup::Cgroup;
 const PREFIX: &str = "holdfast-testbed-";
 /// Holds the owner's start time, which tells it from a later process with the same id.
 const OWNER_FILE: &str = "owner";
+/// Where the node's BPF file system is mounted.
+const BPFFS: &str = "bpf";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -26,22 +29,32 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    pub(super) fn new(mount: &Path) -> Result<Self> {
+    pub(super) fn new(cgroup_mount: &Path) -> Result<Self> {
         let me = Process::myself().context("read /proc/self")?;
         let started = me.stat().context("read /proc/self/stat")?.starttime;
         let name = format!("{PREFIX}{}-{}", me.pid, NEXT.fetch_add(1, Ordering::Relaxed));
         // The owner is on record before the cgroup can be seen by anybody who cleans up.
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let claim = Self { cgroup: Cgroup::at(mount.join(name)), dir };
+        let claim = Self { cgroup: Cgroup::at(cgroup_mount.join(name)), dir };
         fs::write(claim.dir.join(OWNER_FILE), started.to_string())
             .with_context(|| format!("write {OWNER_FILE} in {}", claim.dir.display()))?;
+        let bpffs = claim.bpffs();
+        fs::create_dir(&bpffs).with_context(|| format!("create {}", bpffs.display()))?;
+        let nothing: Option<&str> = None;
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), nothing)
+            .with_context(|| format!("mount a BPF file system at {}", bpffs.display()))?;
         Cgroup::create(claim.cgroup.path())?;
         Ok(claim)
     }
 }
 
 impl Claim {
+    /// A BPF file system of the node's own.
+    pub(super) fn bpffs(&self) -> PathBuf {
+        self.dir.join(BPFFS)
+    }
+
     /// Kills what lives in the cgroup and removes both folders; again is harmless.
     pub(super) fn release(&self) {
         remove(&self.cgroup, &self.dir);
@@ -112,6 +125,8 @@ fn remove(cgroup: &Cgroup, dir: &Path) {
         // The folder stays as well: it holds the record that lets the next run try again.
         return;
     }
+    // Another clean-up may have been faster, and a killed run may not have come so far.
+    let _: nix::Result<()> = umount2(&dir.join(BPFFS), MntFlags::MNT_DETACH);
     if let Err(error) = fs::remove_dir_all(dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {
