@@ -79,7 +79,7 @@ impl Kernel {
         match gate.state {
             GateSetting::Guarded { .. } if query => Answer::Passes,
             GateSetting::Guarded { .. } => Answer::Guarded,
-            GateSetting::Closed { deadline, refuse_until } if now >= deadline => {
+            GateSetting::Closed { deadline, refuse_until, .. } if now >= deadline => {
                 if refuse_until.is_some_and(|until| now < until) {
                     Answer::Refused(gate.errno)
                 } else {

@@ -200,7 +200,7 @@ impl Scene {
 
     fn found(&mut self, at_start: bool) {
         let (uid, cgroup) = (self.uid.clone(), POD_CGROUP);
-        self.apply(Event::PodCgroupFound { uid, cgroup, at_start });
+        self.apply(Event::PodCgroupFound { uid, cgroup, at_start, inherited: None });
         self.container("", Some(ContainerKind::Sandbox));
     }
 

@@ -181,7 +181,8 @@ fn a_detached_gate_leaves_nothing() {
     assert_eq!(pod.sockets.held_by(pod.id()).len(), 1);
     pod.detach();
     assert!(pod.sockets.held_by(pod.id()).is_empty());
-    assert!(pod.gates.counts(pod.id()).is_none());
+    let id = pod.id();
+    assert!(pod.gates().counts(id).is_none());
     assert_eq!(connecting.result().0.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let started = Instant::now();
     let (result, _) = pod.connect(proxy(Ipv4Addr::LOCALHOST)).result();

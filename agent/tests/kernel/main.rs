@@ -9,6 +9,7 @@ mod exempt;
 mod guard;
 mod hold;
 mod load;
+mod pins;
 mod pod;
 mod query;
 mod refuse;

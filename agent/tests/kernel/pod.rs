@@ -15,9 +15,12 @@ use std::{
 
 use agent_ebpf::GateCounts;
 use holdfast::{
-    bpf::{self, EventReader, Gates, LoadOptions, SocketTable},
+    bpf::{self, Claim, EventReader, Gates, LoadOptions, SocketTable},
     clock,
-    core::{CgroupId, GateSetting, KernelEventKind, Mode, PodUid, RefuseErrno, SetGate, Verdict},
+    core::{
+        CgroupId, CloseReason, GateSetting, InheritedGate, KernelEventKind, Mode, PodUid,
+        RefuseErrno, SetGate, Verdict,
+    },
     netns::{Entrance, Netns},
     node::find_cgroup2,
     reconcile::{ReplayOf, Replayer},
@@ -35,7 +38,8 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Pod {
-    pub(crate) gates: Gates,
+    /// `None` between two agents.
+    gates: Option<Gates>,
     pub(crate) sockets: SocketTable,
     runtime: Runtime,
     replayer: Replayer,
@@ -53,12 +57,18 @@ impl Pod {
     }
 
     pub(crate) fn with(options: &LoadOptions) -> Self {
+        Self::under(options, None)
+    }
+
+    /// With a BPF file system to leave its gates in.
+    pub(crate) fn under(options: &LoadOptions, bpffs: Option<&Path>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = Runtime::new().unwrap();
         let loaded = {
             let _context = runtime.enter();
-            bpf::load(options).unwrap_or_else(|error| panic!("{error} (these tests need root)"))
+            bpf::load(options, bpffs.map(claim))
+                .unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
         let root = find_cgroup2(Path::new("/proc")).unwrap();
         let name = format!(
@@ -75,7 +85,7 @@ impl Pod {
         let netns = Arc::new(Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap());
         Self {
             runtime,
-            gates: loaded.gates,
+            gates: Some(loaded.gates),
             replayer: Replayer::new(
                 Entrance::start().unwrap(),
                 loaded.sockets.clone(),
@@ -115,14 +125,22 @@ impl Pod {
     }
 
     pub(crate) fn closed(&self, timeout: Duration) -> SetGate {
-        let deadline = clock::now() + timeout;
-        self.gate(GateSetting::Closed { deadline, refuse_until: None })
+        let (reason, since) = (CloseReason::Start, clock::now());
+        let deadline = since + timeout;
+        self.gate(GateSetting::Closed {
+            reason,
+            since,
+            reached_before: Some(0),
+            deadline,
+            refuse_until: None,
+        })
     }
 
     /// As the agent does it: what an earlier opening releases is released no more.
     pub(crate) fn set(&mut self, gate: &SetGate) {
         self.replayer.stop(gate.cgroup);
-        self.gates.set(gate, &self.pod).unwrap_or_else(|error| panic!("{error}"));
+        let path = self.pod.clone();
+        self.gates().set(gate, &path).unwrap_or_else(|error| panic!("{error}"));
     }
 
     pub(crate) fn close(&mut self, timeout: Duration) {
@@ -131,12 +149,13 @@ impl Pod {
     }
 
     pub(crate) fn open(&mut self) {
-        self.gates.open(self.id()).unwrap();
+        let id = self.id();
+        self.gates().open(id).unwrap();
     }
 
     pub(crate) fn set_verdict(&mut self, verdict: Verdict) {
         let container = self.container();
-        self.gates.set_verdict(container, verdict).unwrap();
+        self.gates().set_verdict(container, verdict).unwrap();
     }
 
     pub(crate) fn replay(&mut self) {
@@ -150,7 +169,43 @@ impl Pod {
     pub(crate) fn detach(&mut self) {
         let (pod, container) = (self.id(), self.container());
         self.replayer.stop(pod);
-        self.gates.detach(pod, &[container]);
+        if let Some(gates) = &mut self.gates {
+            gates.detach(pod, &[container]);
+        }
+    }
+
+    pub(crate) fn gates(&mut self) -> &mut Gates {
+        self.gates.as_mut().expect("an agent is there")
+    }
+
+    /// The agent ends, and its gates stay.
+    pub(crate) fn leave_gates(&mut self) {
+        self.gates.take().expect("an agent is there").leave();
+    }
+
+    /// The agent ends, and takes everything with it.
+    pub(crate) fn remove_gates(&mut self) {
+        self.gates.take().expect("an agent is there").remove().unwrap();
+    }
+
+    /// Another agent comes, and gets what was left.
+    pub(crate) fn inherit(&mut self, options: &LoadOptions, bpffs: &Path) -> Option<InheritedGate> {
+        self.load_next(options, bpffs);
+        let id = self.id();
+        self.gates().inherit(id)
+    }
+
+    /// Another agent comes.
+    pub(crate) fn load_next(&mut self, options: &LoadOptions, bpffs: &Path) {
+        let _context = self.runtime.enter();
+        let loaded = bpf::load(options, Some(claim(bpffs))).unwrap();
+        self.replayer = Replayer::new(
+            Entrance::start().unwrap(),
+            loaded.sockets.clone(),
+            PathBuf::from("/proc"),
+        );
+        (self.sockets, self.events) = (loaded.sockets, loaded.events);
+        self.gates = Some(loaded.gates);
     }
 
     /// Runs `work` within the container's cgroup. Hooks of sockets follow the cgroup in which the
@@ -190,7 +245,7 @@ impl Pod {
     }
 
     pub(crate) fn counts(&self) -> GateCounts {
-        self.gates.counts(self.id()).unwrap()
+        self.gates.as_ref().unwrap().counts(self.id()).unwrap()
     }
 
     /// Waits for `count` events.
@@ -249,6 +304,10 @@ impl Connecting {
     pub(crate) fn error(self) -> io::Error {
         self.result().0.expect_err("connect() fails")
     }
+}
+
+pub(crate) fn claim(bpffs: &Path) -> Claim {
+    Claim::try_take(bpffs).unwrap().expect("no agent works there")
 }
 
 fn cgroup_id(path: &Path) -> CgroupId {

@@ -8,7 +8,7 @@ use std::{
 
 use holdfast::{
     clock,
-    core::{GateSetting, KernelEventKind, Mode, RefuseErrno, SetGate, Verdict},
+    core::{CloseReason, GateSetting, KernelEventKind, Mode, RefuseErrno, SetGate, Verdict},
 };
 
 use crate::pod::{MINUTE, Pod, addresses, kernel_is_at_least, option, proxy};
@@ -121,7 +121,13 @@ fn what_waited_in_vain_is_refused_at_the_deadline() {
     let mut pod = Pod::new();
     let now = clock::now();
     let timeout = Duration::from_secs(2);
-    let state = GateSetting::Closed { deadline: now + timeout, refuse_until: Some(now + MINUTE) };
+    let state = GateSetting::Closed {
+        reason: CloseReason::Start,
+        since: now,
+        reached_before: None,
+        deadline: now + timeout,
+        refuse_until: Some(now + MINUTE),
+    };
     let gate = SetGate { errno: RefuseErrno::TimedOut, ..pod.gate(state) };
     pod.set(&gate);
     let address = proxy(Ipv4Addr::LOCALHOST);

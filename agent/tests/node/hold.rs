@@ -3,11 +3,14 @@
 use std::{collections::HashSet, thread, time::Duration};
 
 use testbed::{
-    Agent, Node, Pod, PodSpec, Process, apps, apps::FastOpen, backend_v4, backend_v4_mapped,
-    backend_v6, bpf,
+    Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, apps::FastOpen, backend_v4,
+    backend_v4_mapped, backend_v6, bpf,
 };
 
-use crate::common::{SOON, enabled_node, eventually, lines, start_agent, wait_for, wait_for_all};
+use crate::common::{
+    SOON, enabled_node, eventually, lines, options, start_agent, start_agent_with, wait_for,
+    wait_for_all,
+};
 
 /// Long enough that nothing but a hold explains a connect that waits.
 const LATE: Duration = Duration::from_millis(1_500);
@@ -138,15 +141,18 @@ fn two_hundred_connects_wait_together_and_none_is_refused() {
 }
 
 #[test]
-fn an_agent_that_is_killed_leaves_no_program_and_no_connect_waiting() {
-    let (_node, agent, pod, app) = holding();
+fn without_a_bpf_file_system_a_killed_agent_leaves_no_program_and_no_connect_waiting() {
+    let (_node, agent, pod, app) = holding(&options().without_bpffs());
+    let warns =
+        "no BPF file system at /sys/fs/bpf, and no --bpffs: gates open when this agent ends";
+    assert_eq!(agent.logged(warns).len(), 1);
     agent.kill();
     goes_on(&pod, &app);
 }
 
 #[test]
 fn an_agent_that_is_told_to_stop_lets_the_held_connects_go() {
-    let (_node, agent, pod, app) = holding();
+    let (_node, agent, pod, app) = holding(&options());
     assert!(agent.stop(SOON).unwrap().success());
     assert_eq!(agent.logged("stopping; all gates open").len(), 1);
     assert!(bpf::programs_below(pod.cgroup()).unwrap().is_empty(), "stopped, yet not detached");
@@ -155,9 +161,9 @@ fn an_agent_that_is_told_to_stop_lets_the_held_connects_go() {
 
 /// A node on which the agent holds one connect of one pod, for two seconds or more: the socket has
 /// then been given a larger budget of retransmissions.
-fn holding() -> (Node, Agent, Pod, Process) {
+fn holding(options: &AgentOptions) -> (Node, Agent, Pod, Process) {
     let node = enabled_node();
-    let agent = start_agent(&node);
+    let agent = start_agent_with(&node, options);
     let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
     let app = pod.start_container("app", apps::connect(backend_v4()).unwrap()).unwrap();
     wait_for(&agent, &pod, "connect held");

@@ -109,6 +109,15 @@ pub(super) fn cases() -> Vec<Case> {
             "the pod's own wish wins over the namespace's label",
         ),
         case(
+            "Linkerd's `proxy-await: disabled` on an enabled namespace",
+            pod("linkerd-native")
+                .annotation("config.linkerd.io/proxy-await", "disabled")
+                .namespace_annotation("config.linkerd.io/proxy-await", "disabled"),
+            steps(),
+            Held,
+            "the injector copies it onto the pods, and the namespace's label wins over its annotation",
+        ),
+        case(
             "Kuma's `wait-for-dataplane-ready: true`, nothing labelled",
             unlabelled("kuma-native").annotation("kuma.io/wait-for-dataplane-ready", "true"),
             steps(),
