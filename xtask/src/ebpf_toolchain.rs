@@ -267,7 +267,7 @@ impl Toolchain {
             // Cargo reads `.cargo/config.toml` from where it stands.
             .current_dir(workspace)
             .env("RUSTC", &rustc.path)
-            .env("CARGO_ENCODED_RUSTFLAGS", encoded_rustflags(linker, arch))
+            .env("CARGO_ENCODED_RUSTFLAGS", encoded_rustflags(workspace, linker, arch))
             .stdin(Stdio::null());
         match way {
             Way::Nightly => {
@@ -298,22 +298,48 @@ impl fmt::Display for Toolchain {
     }
 }
 
-fn encoded_rustflags(linker: &Path, arch: &str) -> OsString {
+fn encoded_rustflags(workspace: &Path, linker: &Path, arch: &str) -> OsString {
     // aya-ebpf knows the 64-bit RISC-V family by one name.
     let arch = if arch.starts_with("riscv64") { "riscv64" } else { arch };
-    let mut flags = OsString::from("-Clinker=");
-    flags.push(linker);
-    for flag in [
+    let mut linker_flag = OsString::from("-Clinker=");
+    linker_flag.push(linker);
+    let mut flags = vec![
+        linker_flag,
         // BTF is made from debug information: without it the kernel's line info is empty.
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-    ] {
-        flags.push(RUSTFLAG_SEPARATOR);
-        flags.push(flag);
-    }
-    flags.push(RUSTFLAG_SEPARATOR);
-    flags.push(format!("--cfg=bpf_target_arch=\"{arch}\""));
-    flags
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+        format!("--cfg=bpf_target_arch=\"{arch}\"").into(),
+    ];
+    flags.extend(remapped_paths(workspace));
+    encode_rustflags(&flags)
+}
+
+/// Flags with which a compiled program does not tell where it was built, so that the same sources
+/// give the same bytes in every checkout.
+pub(crate) fn remapped_paths(workspace: &Path) -> Vec<OsString> {
+    let registry = cargo_home().map(|home| (home.join("registry/src"), "/crates"));
+    [(workspace.to_owned(), "/holdfast")]
+        .into_iter()
+        .chain(registry)
+        .map(|(from, to)| {
+            let mut flag = OsString::from("--remap-path-prefix=");
+            flag.push(from);
+            flag.push("=");
+            flag.push(to);
+            flag
+        })
+        .collect()
+}
+
+/// The value of `CARGO_ENCODED_RUSTFLAGS`, which unlike `RUSTFLAGS` can hold any path.
+pub(crate) fn encode_rustflags(flags: &[OsString]) -> OsString {
+    flags.join(OsStr::new(RUSTFLAG_SEPARATOR))
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
 }
 
 /// Takes away what the outer cargo, a user's shell or a linter set for another compiler.
@@ -426,12 +452,9 @@ impl Linker {
 fn find_linkers(workspace: &Path) -> Vec<Linker> {
     let own = workspace.join(TOOLS_DIR).join("bin");
     let path = env::var_os("PATH").unwrap_or_default();
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
     let mut candidates: Vec<PathBuf> = std::iter::once(own)
         .chain(env::split_paths(&path))
-        .chain(cargo_home.map(|home| home.join("bin")))
+        .chain(cargo_home().map(|home| home.join("bin")))
         .map(|dir| dir.join("bpf-linker"))
         .filter(|path| path.is_absolute() && path.is_file())
         .collect();

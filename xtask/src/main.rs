@@ -1,10 +1,13 @@
 //! holdfast's developer commands, run as `cargo xtask <command>`.
 
+mod chart;
 mod console;
 mod demo;
+mod e2e;
 #[expect(dead_code, reason = "agent/build.rs uses the rest")]
 mod ebpf_toolchain;
 mod elf;
+mod image;
 mod kernels;
 mod lint_ebpf;
 mod setup;
@@ -27,10 +30,16 @@ enum Cli {
     Test(test::Args),
     /// Run the kernel tests on every supported kernel, each in a virtual machine.
     Kernels(kernels::Args),
+    /// Render deploy/holdfast.yaml from the Helm chart, or check both.
+    Chart(chart::Args),
     /// Run an application without and with holdfast and show what happens (needs root).
     Demo(demo::Args),
+    /// Play the cases of the cluster test, on a cluster or on the testbed (then needs root).
+    E2e(e2e::Args),
     /// Measure what the guard costs a pod whose proxy is ready (needs root; about two minutes).
     GuardCost(demo::GuardCostArgs),
+    /// Build the agent's container image and its bill of materials.
+    Image(image::Args),
     /// Lint the eBPF programs for the target they run on.
     LintEbpf,
 }
@@ -41,8 +50,11 @@ fn main() -> ExitCode {
         Cli::Setup(args) => setup::run(&workspace, &args),
         Cli::Test(args) => test::run(&workspace, &args),
         Cli::Kernels(args) => kernels::run(&workspace, &args),
+        Cli::Chart(args) => chart::run(&workspace, &args),
         Cli::Demo(args) => demo::run(&workspace, args),
+        Cli::E2e(args) => e2e::run(&workspace, args),
         Cli::GuardCost(args) => demo::guard_cost(&workspace, args),
+        Cli::Image(args) => image::run(&workspace, &args),
         Cli::LintEbpf => lint_ebpf::run(&workspace),
     });
     match result {

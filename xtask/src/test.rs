@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
-    console, kernels,
+    chart, console, kernels,
     setup::{self, Scope},
     workspace::{self, Workspace},
 };
@@ -52,6 +52,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         command.arg(format!("--test-threads={test_threads}"));
         console::run_visible(&mut command)
     })?;
+    // They have no names that a filter could choose.
+    if filter.is_none() {
+        stage("chart", &mut || chart::check(workspace))?;
+    }
     if !no_kernels {
         stage("kernels", &mut || kernels::run(workspace, &kernels::Args::all()))?;
     }

