@@ -12,12 +12,12 @@ use std::{
 
 use holdfast::{
     bpf::{self, LoadOptions},
-    core::{CloseReason, GateSetting, InheritedGate, InheritedState, KernelEventKind},
+    core::{CloseReason, GateSetting, InheritedGate, InheritedState, KernelEventKind, SetGate},
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::runtime::Runtime;
 
-use crate::pod::{MINUTE, Pod, claim, proxy};
+use crate::pod::{Connecting, MINUTE, Pod, claim, proxy};
 
 /// A BPF file system of the test's own.
 struct BpfFs(PathBuf);
@@ -61,6 +61,16 @@ fn options() -> LoadOptions {
     LoadOptions::default()
 }
 
+/// A pod whose agent has ended while a connect waits.
+fn left_with_a_hold(bpffs: &BpfFs) -> (Pod, SetGate, Connecting) {
+    let mut pod = Pod::under(&options(), Some(&bpffs.0));
+    let gate = pod.closed(MINUTE);
+    pod.set(&gate);
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    pod.leave_gates();
+    (pod, gate, connecting)
+}
+
 #[test]
 fn only_a_bpf_file_system_is_one() {
     let directory = std::env::temp_dir();
@@ -92,12 +102,8 @@ fn one_agent_works_at_a_time_and_the_next_takes_over_when_it_ends() {
 #[test]
 fn a_hold_goes_on_from_one_agent_to_the_next() {
     let bpffs = BpfFs::new();
-    let mut pod = Pod::under(&options(), Some(&bpffs.0));
-    let gate = pod.closed(MINUTE);
+    let (mut pod, gate, connecting) = left_with_a_hold(&bpffs);
     let GateSetting::Closed { since, deadline, .. } = gate.state else { unreachable!() };
-    pod.set(&gate);
-    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
-    pod.leave_gates();
     let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
     // No agent is there, and the kernel holds on: the socket tries every 500 ms.
     thread::sleep(Duration::from_millis(1_200));
@@ -145,8 +151,7 @@ fn a_guarded_gate_guards_without_an_agent_and_for_the_next() {
     let bpffs = BpfFs::new();
     let mut pod = Pod::under(&options(), Some(&bpffs.0));
     let guarded = pod.gate(GateSetting::Guarded { budget: MINUTE });
-    let guarded =
-        holdfast::core::SetGate { ports: vec![proxy(Ipv4Addr::LOCALHOST).port()], ..guarded };
+    let guarded = SetGate { ports: vec![proxy(Ipv4Addr::LOCALHOST).port()], ..guarded };
     pod.set(&guarded);
     pod.leave_gates();
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
@@ -239,12 +244,8 @@ fn what_is_not_the_agents_own_is_not_used() {
 #[test]
 fn another_versions_gate_keeps_its_deadline_until_this_ones_own_is_there() {
     let bpffs = BpfFs::new();
-    let mut pod = Pod::under(&options(), Some(&bpffs.0));
-    let gate = pod.closed(MINUTE);
+    let (mut pod, gate, connecting) = left_with_a_hold(&bpffs);
     let GateSetting::Closed { since, deadline, .. } = gate.state else { unreachable!() };
-    pod.set(&gate);
-    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
-    pod.leave_gates();
     let other = bpffs.directory().join("v0");
     fs::rename(bpffs.version(), &other).unwrap();
 

@@ -1,5 +1,4 @@
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -12,9 +11,9 @@ use axum::{
 };
 use kube::Config;
 use tokio::{net::TcpListener, task::JoinHandle};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
+use crate::cluster::captured_log::Log;
 
 /// Long enough for anything that should happen soon, on any machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -158,44 +157,6 @@ fn taint(key: &str, effect: &str) -> Value {
     json!({"key": key, "effect": effect})
 }
 
-/// The log of the calling thread, on which a test's tasks run as well.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn start(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_env_filter("warn,kube=off,holdfast=debug")
-            .with_writer(self.clone());
-        tracing::subscriber::set_default(subscriber.finish())
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect()
-    }
-}
-
 #[tokio::test]
 async fn the_taint_goes_with_every_effect_and_the_others_stay_as_they_are() {
     let other = json!({
@@ -236,7 +197,7 @@ async fn what_somebody_else_writes_meanwhile_is_not_lost() {
     server.remove().await;
     let keys: Vec<Value> = server.taints().iter().map(|taint| taint["key"].clone()).collect();
     assert_eq!(keys, ["other-101", "other-102", "other-103"]);
-    assert_eq!(log.warnings(), [""; 0]);
+    assert_eq!(log.lines("WARN"), [""; 0]);
 }
 
 #[tokio::test]
@@ -250,7 +211,7 @@ async fn trouble_is_warned_of_once_a_row_and_ends_with_the_taint() {
         let server = Server::new(mood, &[taint(STARTUP_TAINT, "NoSchedule")]).await;
         server.remove().await;
         assert!(server.taints().iter().all(|taint| taint["key"] != STARTUP_TAINT));
-        let warnings = log.warnings();
+        let warnings = log.lines("WARN");
         assert_eq!(warnings.len(), 2, "{mood:?}: {warnings:?}");
         assert!(warnings.iter().all(|line| line.contains(told)), "{warnings:?}");
     }
@@ -269,7 +230,7 @@ async fn a_missing_right_is_told_once_and_taken_when_it_comes() {
     };
     tokio::join!(server.remove(), granted);
     assert_eq!(server.taints(), [Value::Null; 0]);
-    let warnings = log.warnings();
+    let warnings = log.lines("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for told in ["get and patch on nodes", "startupTaint.enabled", "said once"] {
         assert!(warnings[0].contains(told), "{warnings:?}");
