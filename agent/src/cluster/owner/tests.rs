@@ -90,7 +90,9 @@ impl Server {
     /// The fate, and how many answers it took.
     async fn fate(&self) -> (Fate, usize) {
         let own = "holdfast/agents".parse().unwrap();
-        let fate = fate(self.client(), &own).await;
+        // As patient as ever, but for the pauses.
+        let patience = Patience { between: Duration::from_millis(1), ..PATIENCE };
+        let fate = ask(self.client(), &own, patience).await;
         let asked = self.shared.lock().unwrap();
         let own = ("holdfast".to_owned(), "agents".to_owned());
         assert!(asked.paths.iter().all(|path| *path == own), "{asked:?}");
