@@ -66,7 +66,7 @@ pub(super) fn failed(path: &Path, source: io::Error) -> BpfError {
 pub struct Claim {
     root: PathBuf,
     /// The directory, with an flock(2) on it.
-    _lock: File,
+    lock: File,
 }
 
 // === impl Claim ===
@@ -86,7 +86,7 @@ impl Claim {
                 Err(TryLockError::Error(error)) => return Err(failed(&root, error)),
             }
             if is_at(&directory, &root) {
-                return Ok(Some(Self { root, _lock: directory }));
+                return Ok(Some(Self { root, lock: directory }));
             }
         }
     }
@@ -100,7 +100,7 @@ impl Claim {
         loop {
             let (root, directory) = open(bpffs)?;
             match directory.lock() {
-                Ok(()) if is_at(&directory, &root) => return Ok(Self { root, _lock: directory }),
+                Ok(()) if is_at(&directory, &root) => return Ok(Self { root, lock: directory }),
                 // Removed and made anew by others meanwhile; or a signal.
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -156,10 +156,11 @@ impl Claim {
     /// [`BpfError::Pin`] with what is left.
     pub fn remove(self) -> Result<(), BpfError> {
         remove_tree(&self.root);
-        match fs::symlink_metadata(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed(&self.root, error)),
-            Ok(_) => Err(failed(&self.root, io::ErrorKind::DirectoryNotEmpty.into())),
+        // One that an agent which waits for this place has made anew is not what was to go.
+        if is_at(&self.lock, &self.root) {
+            Err(failed(&self.root, io::ErrorKind::DirectoryNotEmpty.into()))
+        } else {
+            Ok(())
         }
     }
 
