@@ -361,7 +361,7 @@ class Chart(unittest.TestCase):
             "helm uninstall holdfast -n holdfast",
             # Both reasons for which no pod may come.
             "kubectl label namespace holdfast pod-security.kubernetes.io/enforce=privileged",
-            "--reuse-values --set resourceQuota.enabled=true",
+            "--reset-then-reuse-values --set resourceQuota.enabled=true",
             # What an uninstallation that failed means.
             "has no deployed releases",
             "a second `helm uninstall` works",
