@@ -6,10 +6,7 @@ use std::{future::pending, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::ending::{Ending, Endings};
@@ -24,6 +21,7 @@ use crate::{
     preflight::{self, PreflightError},
     readiness::Prober,
     reconcile::{self, Input, Parts},
+    signals::told_to_stop,
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -226,27 +224,6 @@ fn host_netns(proc_root: &Path) -> Result<u64, PreflightError> {
         }
     };
     Ok(netns.inode())
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
-fn told_to_stop() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
-    let told = CancellationToken::new();
-    let cancel = told.clone();
-    tokio::spawn(async move {
-        for _ in 0..2 {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if cancel.is_cancelled() {
-                std::process::abort();
-            }
-            cancel.cancel();
-        }
-    });
-    Ok(told)
 }
 
 async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>) {

@@ -2,17 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::Context as _;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 
 use crate::{
     bpf::{self, Claim},
     cli::CleanupArgs,
     cluster::{self, DaemonSetName},
     health::{self, Liveness, Readiness},
+    signals::told_to_stop,
 };
 
 /// How often a DaemonSet is asked for; its pods take seconds.
@@ -63,18 +60,14 @@ fn clean(bpffs: &Path, skip_if_running: bool) -> anyhow::Result<String> {
 
 /// For a DaemonSet, whose pods must not end: says that it is ready, and waits to be told to stop.
 async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
+    let told = told_to_stop()?;
     if let Some(address) = args.health_address {
         let readiness = Readiness::default();
         readiness.stand_by();
         let server = health::Server::bind(address, readiness, Liveness::default())?;
         tokio::spawn(server.run());
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    told.cancelled().await;
     Ok(())
 }
 

@@ -21,5 +21,6 @@ pub mod profiles_table;
 pub mod readiness;
 pub mod reconcile;
 pub mod request;
+mod signals;
 pub mod telemetry;
 pub mod wait;
