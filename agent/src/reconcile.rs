@@ -6,7 +6,7 @@ mod notice;
 mod replay;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::pending,
     path::PathBuf,
     sync::Arc,
@@ -205,8 +205,8 @@ impl Reconciler {
                 self.apply(Event::ContainerPopulated { uid, id, populated });
             }
             CgroupEvent::Listed => {
-                let machine = &self.machine;
-                self.gates.forget_left(|container| machine.knows_container(container));
+                let containers: HashSet<CgroupId> = self.machine.containers().collect();
+                self.gates.forget_left(|container| containers.contains(&container));
                 self.listed(Reason::CgroupsListed);
             }
         }

@@ -170,11 +170,10 @@ impl Machine {
         (!known).then(|| (pod.uid.clone(), cgroup))
     }
 
-    /// Whether a pod's container has this cgroup.
-    #[must_use]
-    pub fn knows_container(&self, cgroup: CgroupId) -> bool {
-        let mut containers = self.pods.values().flat_map(|pod| pod.containers.values());
-        containers.any(|container| container.cgroup == cgroup)
+    /// The cgroups of all pods' containers.
+    pub fn containers(&self) -> impl Iterator<Item = CgroupId> {
+        let containers = self.pods.values().flat_map(|pod| pod.containers.values());
+        containers.map(|container| container.cgroup)
     }
 
     /// The pods whose programs are attached.
