@@ -212,11 +212,11 @@ impl Gates {
                 .insert(cgroup.0, zero, 0)
                 .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
         }
-        let (needed, not_needed) = dns_hooks(set);
+        let dns = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
-        self.attach(&needed, cgroup, path, &mut attached)?;
+        self.attach(dns, cgroup, path, &mut attached)?;
         self.write(cgroup, self.gate_of(set))?;
-        attached.links.retain(|(hook, _)| !not_needed.contains(hook));
+        attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
         self.attach(&Hook::HOLD, cgroup, path, &mut attached)?;
         attached.drop_foreign();
         Ok(attached)
@@ -415,21 +415,18 @@ impl Gates {
     }
 }
 
-/// The hooks with which a gate holds DNS queries: those that it needs, and those that it does not.
-fn dns_hooks(set: &SetGate) -> (Vec<Hook>, Vec<Hook>) {
-    let closed = set.dns_port.is_some() && matches!(set.state, GateSetting::Closed { .. });
-    // To know who asks, and whom; to drop queries unheard.
-    let (send, silence) = match set.mode {
-        Mode::Hold | Mode::Retry => (closed, closed),
-        Mode::Observe => (closed, false),
+/// The hooks that a gate needs for DNS queries.
+fn dns_hooks(set: &SetGate) -> &'static [Hook] {
+    if set.dns_port.is_none() || !matches!(set.state, GateSetting::Closed { .. }) {
+        return &[];
+    }
+    match set.mode {
+        Mode::Hold | Mode::Retry => &Hook::DNS,
+        // To know who asks, and whom; none is dropped.
+        Mode::Observe => &Hook::SEND,
         // Queries pass.
-        Mode::Refuse => (false, false),
-    };
-    let needs = Hook::SILENCE.map(|hook| (hook, silence));
-    let needs = Hook::SEND.map(|hook| (hook, send)).into_iter().chain(needs);
-    let (needed, not_needed): (Vec<_>, Vec<_>) = needs.partition(|(_, needed)| *needed);
-    let hooks = |list: Vec<(Hook, bool)>| list.into_iter().map(|(hook, _)| hook).collect();
-    (hooks(needed), hooks(not_needed))
+        Mode::Refuse => &[],
+    }
 }
 
 fn keys<V: aya::Pod>(map: &HashMap<MapData, u64, V>) -> Vec<u64> {

@@ -145,9 +145,10 @@ fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError
     for name in SIZED {
         loader.map_max_entries(name, options.max_sockets);
     }
-    for name in claim.map(|_| PINNED).into_iter().flatten() {
-        let maps = claim.map(Claim::maps).unwrap_or_default();
-        loader.map_pin_path(name, maps.join(name));
+    if let Some(maps) = claim.map(Claim::maps) {
+        for name in PINNED {
+            loader.map_pin_path(name, maps.join(name));
+        }
     }
     loader.load(OBJECT).map_err(|source| BpfError::Object(Box::new(source)))
 }
@@ -189,14 +190,16 @@ fn prepare(claim: &Claim, options: &LoadOptions) -> Result<(), BpfError> {
 }
 
 fn fit(claim: &Claim, options: &LoadOptions) -> Result<Fit, BpfError> {
+    let found = PINNED.map(|name| MapInfo::from_pin(claim.maps().join(name)));
+    // The first agent of a node has nothing to compare.
+    let Ok(found) = found.into_iter().collect::<Result<Vec<_>, _>>() else {
+        return Ok(Fit::Bad);
+    };
     let object = aya_obj::Object::parse(OBJECT)
         .map_err(|source| BpfError::Object(Box::new(source.into())))?;
     let mut fit = Fit::Good;
-    for name in PINNED {
+    for (name, found) in PINNED.into_iter().zip(found) {
         let wanted = object.maps.get(name).ok_or(BpfError::Missing { kind: "map", name })?;
-        let Ok(found) = MapInfo::from_pin(claim.maps().join(name)) else {
-            return Ok(Fit::Bad);
-        };
         let layout = (wanted.key_size(), wanted.value_size());
         let kind = found.map_type().map(|kind| kind as u32);
         if layout != (found.key_size(), found.value_size()) || kind.ok() != Some(wanted.map_type())

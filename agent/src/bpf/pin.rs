@@ -18,13 +18,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::BpfError;
-use crate::core::CgroupId;
 use agent_ebpf::ABI_VERSION;
 use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
     unistd::geteuid,
 };
+
+use super::BpfError;
+use crate::core::CgroupId;
 
 /// Where systemd and the container runtimes mount it.
 const USUAL_BPFFS: &str = "/sys/fs/bpf";
@@ -129,8 +130,8 @@ impl Claim {
     /// Where a directory of this version is put that turns out not to be of this version.
     pub(super) fn put_aside(&self) -> Result<(), BpfError> {
         let version = self.version();
-        let names = (0..u32::MAX).map(|n| self.root.join(format!("v{ABI_VERSION}_{n}")));
-        let free = names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| version.clone());
+        let mut names = (0..u32::MAX).map(|n| self.root.join(format!("v{ABI_VERSION}_{n}")));
+        let free = names.find(|path| !path.exists()).unwrap_or_else(|| version.clone());
         fs::rename(&version, free).map_err(|error| failed(&version, error))
     }
 

@@ -34,7 +34,7 @@ impl Place {
         if let Some(bpffs) = bpffs {
             return Ok(Claim::try_take(bpffs)?.map(Self::Pinned));
         }
-        let file = File::open(cgroup_root).map_err(|error| failed(cgroup_root, error))?;
+        let file = open(cgroup_root)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self::Bare(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -66,7 +66,7 @@ impl Place {
         if let Some(bpffs) = bpffs {
             return Claim::take(&bpffs).map(Self::Pinned);
         }
-        let file = File::open(cgroup_root).map_err(|error| failed(cgroup_root, error))?;
+        let file = open(cgroup_root)?;
         file.lock().map_err(|error| failed(cgroup_root, error))?;
         Ok(Self::Bare(file))
     }
@@ -88,4 +88,8 @@ impl Place {
             Self::Bare(lock) => (None, Some(lock)),
         }
     }
+}
+
+fn open(cgroup_root: &Path) -> Result<File, BpfError> {
+    File::open(cgroup_root).map_err(|error| failed(cgroup_root, error))
 }

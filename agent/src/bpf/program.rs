@@ -55,8 +55,8 @@ impl Hook {
     /// What sees a resolver's datagrams leave unconnected sockets.
     pub(super) const SEND: [Self; 2] = [Self::Sendmsg4, Self::Sendmsg6];
 
-    /// What keeps resolvers from hearing of dropped queries.
-    pub(super) const SILENCE: [Self; 1] = [Self::Setsockopt];
+    /// These, and what keeps resolvers from hearing of dropped queries.
+    pub(super) const DNS: [Self; 3] = [Self::Sendmsg4, Self::Sendmsg6, Self::Setsockopt];
 
     /// Its program, and its link's name in a BPF file system.
     pub(super) const fn name(self) -> &'static str {
