@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "support/namespace.rs"]
+mod namespace;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -12,11 +15,12 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use testpod::{Attempt, End, Event, Record};
+
+use self::namespace::in_own_namespace;
 
 /// Long enough for anything that should happen soon, on any machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -115,19 +119,6 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Where nobody else has these ports.
-fn in_own_namespace(work: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
-        work();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
     }
 }
 

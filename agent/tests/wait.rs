@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "support/namespace.rs"]
+mod namespace;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -16,10 +19,11 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+use self::namespace::in_own_namespace;
 
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
@@ -365,19 +369,6 @@ fn called_by_a_tools_name_it_is_that_tool() {
     let (code, _, stderr) = run(&pilot_agent, &["run", "--node-name", "a"]);
     assert_eq!(code, GO_FAILURE);
     assert!(stderr.contains("'pilot-agent run'"), "{stderr}");
-}
-
-/// Runs `work` on a thread in a network namespace of its own, where every port is free.
-fn in_own_namespace(work: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
-        work();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

@@ -127,17 +127,31 @@ fn a_query_that_nothing_captures_goes_to_the_cluster_s_server_at_once() {
     }
 }
 
-#[test]
-fn a_resolver_gives_up_when_it_would_have_given_up() {
-    /// musl's own limit for a whole lookup.
-    const GIVES_UP: Duration = Duration::from_secs(5);
+/// A lookup that waits, and all that keeps it alive.
+struct Held {
+    _node: Node,
+    agent: Agent,
+    pod: Pod,
+    _idle: Process,
+    lookup: Process,
+}
+
+fn held_lookup(resolver: Resolver) -> Held {
     let node = enabled_node();
     let agent = start_agent(&node);
     let spec = PodSpec::new("shop", "cart").dns_capture().nameserver(NAMESERVER_V4);
     let pod = node.create_pod(spec).unwrap();
-    let _idle = idle(&pod, "app");
-    let lookup = looks_up(&pod, Resolver::Musl);
+    let idle = idle(&pod, "app");
+    let lookup = looks_up(&pod, resolver);
     wait_held(&agent, &lookup);
+    Held { _node: node, agent, pod, _idle: idle, lookup }
+}
+
+#[test]
+fn a_resolver_gives_up_when_it_would_have_given_up() {
+    /// musl's own limit for a whole lookup.
+    const GIVES_UP: Duration = Duration::from_secs(5);
+    let Held { _node, agent, pod, _idle, lookup } = held_lookup(Resolver::Musl);
     let lookup = lookup.wait_lookup(SOON).unwrap();
     assert_eq!(lookup.outcome, "timeout");
     assert!(Duration::from_nanos(lookup.end_ns - lookup.start_ns) >= GIVES_UP);
@@ -153,13 +167,7 @@ fn a_resolver_gives_up_when_it_would_have_given_up() {
 fn glibc_is_told_that_nobody_answers_no_later_than_without_holdfast() {
     /// Two tries of five seconds each, and the search list's four names.
     const AT_MOST: Duration = Duration::from_secs(45);
-    let node = enabled_node();
-    let agent = start_agent(&node);
-    let spec = PodSpec::new("shop", "cart").dns_capture().nameserver(NAMESERVER_V4);
-    let pod = node.create_pod(spec).unwrap();
-    let _idle = idle(&pod, "app");
-    let lookup = looks_up(&pod, Resolver::Glibc);
-    wait_held(&agent, &lookup);
+    let Held { _node, agent: _agent, pod: _pod, _idle, lookup } = held_lookup(Resolver::Glibc);
     let started = Instant::now();
     thread::sleep(LATE);
     assert!(lookup.exit_status().is_none(), "it failed at once: the error reached it");

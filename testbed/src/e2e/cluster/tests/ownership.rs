@@ -4,10 +4,8 @@ use serde_json::json;
 
 use super::*;
 
-#[tokio::test]
-async fn an_installation_of_somebody_else_is_used_and_stays() {
-    let bench = Bench::new("theirs").await;
-    bench.install();
+/// A whole run on agents that are there: it succeeds, and nothing of theirs is written to.
+async fn is_used_as_it_is(bench: &Bench) {
     let before = bench.fake.paths();
     let Outcome { report, left } = run(&bench.options(), pending).await;
     let report = report.unwrap();
@@ -17,6 +15,14 @@ async fn an_installation_of_somebody_else_is_used_and_stays() {
     assert_eq!(bench.fake.paths(), before);
     let writes = bench.fake.writes("PATCH");
     assert!(writes.iter().all(|write| write.contains("/namespaces/holdfast-e2e-")), "{writes:?}");
+}
+
+#[tokio::test]
+async fn an_installation_of_somebody_else_is_used_and_stays() {
+    let bench = Bench::new("theirs").await;
+    bench.install();
+    let before = bench.fake.paths();
+    is_used_as_it_is(&bench).await;
 
     let options = Options { image: Some("mine:2".into()), ..bench.options() };
     let error = run(&options, pending).await.report.unwrap_err().to_string();
@@ -127,13 +133,5 @@ async fn an_installation_in_another_namespace_is_used_and_nothing_is_applied() {
     const ELSEWHERE: &str = "/apis/apps/v1/namespaces/mesh/daemonsets/holdfast";
     let bench = Bench::new("elsewhere").await;
     bench.install_agents(ELSEWHERE);
-    let before = bench.fake.paths();
-    let Outcome { report, left } = run(&bench.options(), pending).await;
-    let report = report.unwrap();
-    assert_eq!(failed(&report), [] as [&Row; 0]);
-    assert_eq!(report.image.as_deref(), Some("theirs:7"));
-    assert_eq!(left, [""; 0]);
-    assert_eq!(bench.fake.paths(), before);
-    let writes = bench.fake.writes("PATCH");
-    assert!(writes.iter().all(|write| write.contains("/namespaces/holdfast-e2e-")), "{writes:?}");
+    is_used_as_it_is(&bench).await;
 }
