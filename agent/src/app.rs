@@ -20,7 +20,7 @@ use crate::{
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Input, Journal, Parts},
+    reconcile::{self, Asker, Input, Journal, Parts},
     signals::told_to_stop,
 };
 
@@ -59,8 +59,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let host_netns = host_netns(&args.proc_root)?;
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
+    let (_asker, asks) = Asker::new();
     if let Some(address) = args.health_address {
-        let server = health::Server::bind(address, readiness.clone(), liveness.clone())?;
+        let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
         tokio::spawn(server.run());
     }
@@ -143,9 +144,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let pods = tokio::spawn(forward(pods, inputs.clone()));
     let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
-    let mut pings = liveness.pings();
-    let pings = stream::poll_fn(move |context| pings.poll_recv(context)).map(Input::Ping);
+    let pings = received(liveness.pings()).map(Input::Ping);
     tokio::spawn(forward(pings, inputs.clone()));
+    tokio::spawn(forward(received(asks).map(Input::Ask), inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
     let mut kernel = tokio::spawn(kernel(ring, reports));
@@ -225,6 +226,10 @@ fn host_netns(proc_root: &Path) -> Result<u64, PreflightError> {
         }
     };
     Ok(netns.inode())
+}
+
+fn received<T>(mut receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::poll_fn(move |context| receiver.poll_recv(context))
 }
 
 async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>) {

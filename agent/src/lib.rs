@@ -14,6 +14,7 @@ pub mod config;
 pub mod core;
 pub mod exit;
 pub mod health;
+pub mod http;
 pub mod netns;
 pub mod node;
 pub mod preflight;
