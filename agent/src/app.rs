@@ -22,6 +22,7 @@ use crate::{
     readiness::Prober,
     reconcile::{self, Asker, Input, Journal, Parts},
     signals::told_to_stop,
+    status::Status,
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -59,7 +60,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let host_netns = host_netns(&args.proc_root)?;
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
-    let (_asker, asks) = Asker::new();
+    let (asker, asks) = Asker::new();
+    let status = Status::new(&args.node_name, readiness.clone(), asker);
     if let Some(address) = args.health_address {
         let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
@@ -149,7 +151,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(forward(received(asks).map(Input::Ask), inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
-    let mut kernel = tokio::spawn(kernel(ring, reports));
+    let mut kernel = tokio::spawn(kernel(ring, reports, status.clone()));
     let refused = async {
         if inherits && let Err(error) = server.reach(FOREVER).await {
             return error;
@@ -253,11 +255,13 @@ async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow:
 async fn kernel(
     mut events: EventReader,
     reports: mpsc::Sender<Vec<KernelEvent>>,
+    status: Status,
 ) -> anyhow::Result<()> {
     loop {
         let batch = events.next().await?;
         let lost = events.newly_lost();
         if lost > 0 {
+            status.lost(lost);
             tracing::warn!(lost, "kernel events lost: some holds have no line in this log");
         }
         if reports.send(batch).await.is_err() {

@@ -23,5 +23,6 @@ pub mod readiness;
 pub mod reconcile;
 pub mod request;
 mod signals;
+pub mod status;
 pub mod telemetry;
 pub mod wait;
