@@ -22,7 +22,7 @@ mod syn;
 pub use self::{
     action::{Action, GateSetting, Pace, SetGate},
     cgroup_path::{CgroupKind, kind_of},
-    classify::{ContainerIdentity, ContainerKind, Verdict},
+    classify::{ContainerIdentity, ContainerKind, Ground, Verdict},
     datagram::query_packet,
     event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
     history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
@@ -32,8 +32,8 @@ pub use self::{
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
-        CheckKind, CheckSpec, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
-        Profiles, ProfilesError, Reference, Source, Wish,
+        CheckKind, CheckSpec, Clue, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
+        Profiles, ProfilesError, Reference, Source, Unused, Wish,
     },
     report::{
         AgentState, ConnectReport, ContainerReport, NodeReport, OrderReport, PodReport, PodState,
