@@ -70,11 +70,7 @@ impl Ground {
 /// anew when more is known. Passed are the proxy itself, and whoever runs before a proxy can
 /// exist: a hold there would wait for a proxy that waits for its end.
 #[must_use]
-pub(super) fn ground(
-    identity: &ContainerIdentity,
-    pod: Option<&PodView>,
-    proxy: &Proxy,
-) -> Ground {
+pub(super) fn ground(identity: &ContainerIdentity, pod: Option<&PodView>, proxy: &Proxy) -> Ground {
     let name = identity.name.as_str();
     if identity.kind == ContainerKind::Sandbox {
         return Ground::Sandbox;

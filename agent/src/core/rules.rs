@@ -118,9 +118,7 @@ impl Rules {
     fn wish(&self, pod: &PodView, namespace: &NamespaceView, decided: Origin) -> Option<String> {
         let source = match decided {
             Origin::PodMesh => self.profiles.wish_source(pod, &pod.annotations, false),
-            Origin::NamespaceMesh => {
-                self.profiles.wish_source(pod, &namespace.annotations, true)
-            }
+            Origin::NamespaceMesh => self.profiles.wish_source(pod, &namespace.annotations, true),
             Origin::Pod | Origin::Namespace | Origin::Config | Origin::Default => None,
         };
         source.map(ToString::to_string)

@@ -9,8 +9,8 @@ use std::{
 use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    InheritedGate, Judgement, Line, Monotonic, OpenReason, Order, Plan, PodName, PodRef, PodUid, PodView,
-    Problem, Proxy, Settings, Unused,
+    InheritedGate, Judgement, Line, Monotonic, OpenReason, Order, Plan, PodName, PodRef, PodUid,
+    PodView, Problem, Proxy, Settings, Unused,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a

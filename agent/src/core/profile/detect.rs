@@ -128,7 +128,8 @@ impl Profiles {
         self.iter().find_map(|profile| {
             let container = profile.container_in(pod)?;
             let evidence = profile.evidence(pod, Some(container));
-            let unmet = Condition { when: profile.marks.clone(), unless: Vec::new() }.check(evidence);
+            let unmet =
+                Condition { when: profile.marks.clone(), unless: Vec::new() }.check(evidence);
             Some(Unused { profile: profile.name.clone(), mark: unmet.err()?.to_string() })
         })
     }
