@@ -133,7 +133,7 @@ pub struct ProfilesArgs {
     #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The form of the list.
+    /// The form of the list; as yaml it can stand below "profiles:" in the config file.
     #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
     pub output: Output,
 }

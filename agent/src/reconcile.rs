@@ -25,7 +25,7 @@ use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
     cluster::EventSink,
-    core::{Action, CgroupId, Event, KernelEvent, Machine, Monotonic, PodUid, SetGate},
+    core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid, SetGate},
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
@@ -230,10 +230,18 @@ impl Reconciler {
                 self.netns.insert(run.uid, netns);
             }
             ProbeEvent::HostNetwork(run) => self.apply(Event::HostNetworkSeen(run.uid)),
+            ProbeEvent::Finding(run, finding) => {
+                tracing::debug!(pod_uid = %run.uid, %finding, "probe found");
+                self.apply(Event::ProbeFound { uid: run.uid, finding });
+            }
             ProbeEvent::NotReady(run) => self.apply(Event::ProxyNotReady(run.uid)),
             ProbeEvent::Ready(run, check) => {
                 let uid = run.uid;
                 tracing::debug!(pod_uid = %uid, %check, "proxy is ready");
+                self.apply(Event::ProbeFound {
+                    uid: uid.clone(),
+                    finding: Finding::Ready { check },
+                });
                 self.apply(Event::ProxyReady(uid));
             }
         }

@@ -3,11 +3,13 @@
 //! `mono_ns` is the instant on the kernel's clock, so that lines can be related to what
 //! applications and tracing tools measure.
 
+use tracing::field::display;
+
 use crate::{
     clock,
     core::{
-        Caller, CloseReason, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef, PodUid,
-        Problem,
+        Caller, CloseReason, Finding, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef,
+        PodUid, Problem, ReadyCheck, RefuseErrno,
     },
 };
 
@@ -62,21 +64,26 @@ pub(super) fn line(pod: PodRef, line: Line) {
             let reason = reason.map(CloseReason::as_str);
             of_pod!(info, pod, reason, held, mono_ns, "gate taken over");
         }
-        Line::GateOpened { at, reason, held } => {
+        Line::GateOpened { at, reason, held, finding } => {
             let (mono_ns, why) = (at.0, reason.as_str());
-            match reason {
-                OpenReason::Deadline => {
-                    of_pod!(warn, pod, reason = why, held, mono_ns, "gate opened");
-                }
-                OpenReason::ProbeReady | OpenReason::KubeReady | OpenReason::Exempt(_) => {
-                    of_pod!(info, pod, reason = why, held, mono_ns, "gate opened");
-                }
+            let check = match reason {
+                OpenReason::ProbeReady => finding.as_ref().and_then(Finding::ready),
+                OpenReason::KubeReady => Some(&ReadyCheck::Kube),
+                OpenReason::Deadline | OpenReason::Exempt(_) => None,
+            };
+            let check = check.map(display);
+            let last_finding = finding.as_ref().map(display);
+            if reason == OpenReason::Deadline {
+                of_pod!(warn, pod, reason = why, held, last_finding, mono_ns, "gate opened");
+            } else {
+                of_pod!(info, pod, reason = why, held, check, mono_ns, "gate opened");
             }
         }
-        Line::DeadlineRefuses { held } => of_pod!(
+        Line::DeadlineRefuses { held, finding } => of_pod!(
             warn,
             pod,
             held,
+            last_finding = finding.as_ref().map(display),
             mono_ns,
             "deadline passed; connects are refused until the proxy is ready"
         ),
@@ -97,8 +104,9 @@ pub(super) fn line(pod: PodRef, line: Line) {
             let of = Of { message, mono_ns, ..Of::default() };
             of_connect(pod, connect, of);
         }
-        Line::Refused(connect) => {
-            let of = Of { message: "connect refused", mono_ns, ..Of::default() };
+        Line::Refused { connect, errno } => {
+            let errno = errno.map(RefuseErrno::as_str);
+            let of = Of { message: "connect refused", mono_ns, errno, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::Observed(connect) => {
@@ -118,7 +126,7 @@ pub(super) fn line(pod: PodRef, line: Line) {
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
                 outcome: Some(outcome.as_str()),
                 warn: outcome == Outcome::Refused,
-                hint: None,
+                ..Of::default()
             };
             of_connect(pod, connect, of);
         }
@@ -149,6 +157,7 @@ struct Of {
     mono_ns: u64,
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
+    errno: Option<&'static str>,
     hint: Option<String>,
     warn: bool,
 }
@@ -158,13 +167,13 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, hint, warn } = of;
+    let Of { message, mono_ns, held_ms, outcome, errno, hint, warn } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, hint, mono_ns, "{message}"
+                cookie, held_ms, outcome, errno, hint, mono_ns, "{message}"
             )
         };
     }

@@ -32,7 +32,7 @@ pub(super) fn publish(events: &EventSink, pod: &PodRef, line: &Line) {
         Line::GateClosed { .. }
         | Line::GateInherited { .. }
         | Line::Held(_)
-        | Line::Refused(_)
+        | Line::Refused { .. }
         | Line::Observed(_)
         | Line::GateOpened { .. }
         | Line::DeadlineRefuses { .. }
