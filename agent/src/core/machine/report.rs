@@ -8,7 +8,7 @@ use super::{
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
     Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodReport, PodState,
-    PodUid, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
+    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -73,7 +73,10 @@ impl Pod {
                 .map(|settings| SettingReport::all(settings, namespace, grounds.wish.as_deref())),
             problems: problems.map(ToString::to_string).collect(),
             proxy: proxy.map(|proxy| ProxyReport::new(proxy, self.kubelet_word(proxy))),
-            probe: None,
+            probe: self
+                .finding
+                .clone()
+                .map(|(since, finding)| ProbeReport { finding, since: epoch.stamp(since) }),
             opened: self.opened.map(|(at, reason)| OpenedReport { at: epoch.stamp(at), reason }),
             treatments: proxy.map_or_else(Vec::new, |proxy| self.treatments(proxy)),
             not_redirected: self.told_not_redirected,
