@@ -4,7 +4,10 @@
 //! each cell harmless for a terminal itself; JSON and YAML escape what they must.
 
 pub mod completions;
+pub mod explain;
+pub mod pods;
 pub mod profiles;
+pub mod status;
 pub mod table;
 pub mod terminal;
 pub mod version;

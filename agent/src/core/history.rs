@@ -10,6 +10,7 @@ use super::{CloseReason, Epoch, Exemption, Line, Monotonic, OpenReason, PodRef, 
 mod entry;
 mod episode;
 mod pace;
+mod words;
 
 pub use self::{
     entry::Entry,

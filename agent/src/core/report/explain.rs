@@ -383,12 +383,16 @@ impl PodReport {
         self.pod.name.as_ref().map_or("", |name| &*name.namespace)
     }
 
-    fn mode(&self) -> Mode {
+    /// What its closed gate does.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
         let mode = self.setting("mode").and_then(|setting| setting.value.parse().ok());
         mode.unwrap_or_default()
     }
 
-    pub(super) fn timeout(&self) -> String {
+    /// How long its connects wait at most, in words.
+    #[must_use]
+    pub fn timeout(&self) -> String {
         let timeout = self.setting("timeout");
         timeout.map_or_else(|| "its time".to_owned(), |setting| setting.value.clone())
     }
