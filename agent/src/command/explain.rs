@@ -13,6 +13,9 @@ const HEADINGS: usize = 13;
 /// How far the lines of a paragraph stand in that follow its first.
 const HANGING: usize = 2;
 
+/// What tells a shell that a command goes on in the next line.
+const CONTINUES: &str = " \\";
+
 /// Starts that are told: enough to tell a rule from an exception.
 const EPISODES: usize = 5;
 
@@ -71,9 +74,25 @@ impl Page {
             Topic::Problem => Some(Paint::Bad),
             _ => None,
         };
-        let sentences = pod.reasons.iter().filter(|reason| reason.topic == topic);
-        let sentences: Vec<_> = sentences.map(|reason| reason.text.as_str()).collect();
-        self.section(topic.as_str(), &sentences, paint);
+        let mut heading = topic.as_str();
+        for reason in pod.reasons.iter().filter(|reason| reason.topic == topic) {
+            match &reason.command {
+                Some(command) => {
+                    self.section(heading, &[format!("{}:", reason.text)], paint);
+                    self.command(command);
+                }
+                None => self.section(heading, &[&reason.text], paint),
+            }
+            heading = "";
+        }
+    }
+
+    /// A command to be copied: where it is broken a shell takes the lines for one.
+    fn command(&mut self, command: &str) {
+        let blanks = " ".repeat(HEADINGS + HANGING);
+        let lines = wrap(&safe(command), WIDTH - HEADINGS - 2 * HANGING - CONTINUES.len());
+        let lines = lines.join(&format!("{CONTINUES}\n{blanks}{}", " ".repeat(HANGING)));
+        self.text += &format!("{blanks}{lines}\n");
     }
 
     /// Paragraphs beside their heading; nothing if there are none.
@@ -105,6 +124,9 @@ fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
         lines.push(match pod.deadline {
             Some(deadline) if pod.held > 0 => {
                 format!("They go on in {} at the latest.", in_words(deadline.since(now)))
+            }
+            _ if pod.settings.is_none() => {
+                "Nobody waits yet. Who comes waits until more is known of this pod.".to_owned()
             }
             _ => format!(
                 "Nobody waits yet. Who comes waits until the proxy is ready, {} at most.",

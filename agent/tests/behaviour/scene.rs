@@ -6,9 +6,9 @@ use holdfast::{
     cluster::pod_view,
     config::{self, Config},
     core::{
-        Action, Caller, CgroupId, ContainerId, ContainerIdentity, ContainerKind, Defaults, Event,
-        KernelEvent, KernelEventKind, Machine, Monotonic, NamespaceView, PodUid, PodView, Rules,
-        SocketCookie,
+        Action, Caller, CgroupId, ContainerId, ContainerIdentity, ContainerKind, Defaults, Epoch,
+        Event, KernelEvent, KernelEventKind, Machine, Monotonic, NamespaceView, PodReport, PodUid,
+        PodView, Rules, SocketCookie, Stamp,
     },
 };
 use serde_json::{Value, json};
@@ -96,6 +96,17 @@ pub(crate) fn play(given: &Given, steps: &[Step], whose: Whose) -> Answer {
     };
     let (cgroup, _) = scene.containers[container];
     scene.kernel.answer(cgroup, query, scene.now)
+}
+
+/// Plays a case to its end and asks what is known of its pod then; `None`: the pod is gone.
+pub(crate) fn known(given: &Given, steps: &[Step]) -> Option<(PodReport, Stamp)> {
+    let mut scene = Scene::new(given);
+    for step in steps {
+        scene.step(step);
+    }
+    let epoch = Epoch::new(Monotonic(0), Duration::from_secs(1_700_000_000));
+    let report = scene.machine.report(epoch).pop();
+    report.map(|report| (report, epoch.stamp(scene.now)))
 }
 
 impl Scene {
