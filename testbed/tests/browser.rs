@@ -1,5 +1,7 @@
 //! The browser sees what a page does wrong: a test that it finds nothing in proves something.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
