@@ -1,0 +1,309 @@
+//! Where things stand on the picture of an episode: instants become shares of its width.
+
+mod svg;
+
+use std::time::Duration;
+
+use super::text;
+use crate::core::{ConnectSpan, ContainerSpan, Episode, Fate, OpenReason, Outcome, Stamp};
+
+pub(super) use self::svg::{draw, legend};
+
+/// What happened before the gate closed is shown from here on: a container that has run for days
+/// would squeeze the seconds of interest into a line.
+const LEAD: Duration = Duration::from_millis(500);
+/// As a part of what happened afterwards.
+const LEAD_PART: u32 = 4;
+/// Less would divide by nothing.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Room behind the last instant.
+const TRAIL_PART: u32 = 12;
+/// Labels of the axis: as many as a telephone has room for.
+const MAX_TICKS: u64 = 6;
+/// Two flags nearer than this, in percent, would write over each other on a telephone.
+const FLAG_WIDTH: f64 = 26.0;
+
+/// An episode, laid out.
+#[derive(Debug, PartialEq)]
+pub(super) struct Timeline {
+    pub(super) rows: Vec<Row>,
+    pub(super) flags: Vec<Flag>,
+    pub(super) ticks: Vec<Tick>,
+    /// Connects that have no row.
+    pub(super) unnamed: u64,
+    /// It goes on.
+    pub(super) is_running: bool,
+}
+
+/// A container or a connect.
+#[derive(Debug, PartialEq)]
+pub(super) struct Row {
+    pub(super) kind: Kind,
+    /// What it is.
+    pub(super) title: String,
+    /// What else is known of it.
+    pub(super) detail: String,
+    /// Its bar, in percent of the width.
+    pub(super) from: f64,
+    pub(super) to: f64,
+    /// It began before the picture does.
+    pub(super) began_before: bool,
+    /// It is not over.
+    pub(super) goes_on: bool,
+    /// What stands at the bar.
+    pub(super) label: String,
+}
+
+/// What a row shows, and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Container,
+    Proxy,
+    /// A connect that waits, or whose end is not known.
+    Waiting,
+    /// It waited and went on.
+    Released,
+    /// It waited, and failed.
+    Failed,
+    /// Nothing waited: it failed at once, or passed.
+    Refused,
+    Observed,
+}
+
+/// An instant of the gate.
+#[derive(Debug, PartialEq)]
+pub(super) struct Flag {
+    pub(super) at: f64,
+    pub(super) name: &'static str,
+    pub(super) mark: Mark,
+    /// The line on which its name stands.
+    pub(super) lane: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Closed,
+    Ready,
+    Deadline,
+    Opened,
+}
+
+/// A label of the axis.
+#[derive(Debug, PartialEq)]
+pub(super) struct Tick {
+    pub(super) at: f64,
+    pub(super) label: String,
+}
+
+/// From the first instant that is shown to the last.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    from: Stamp,
+    width: Duration,
+}
+
+// === impl Timeline ===
+
+impl Timeline {
+    /// Lays out an episode as it stands at `now`; with so many of its connects at most.
+    pub(super) fn new(episode: &Episode, now: Stamp, max_connects: usize) -> Self {
+        let axis = Axis::of(episode, now);
+        let end = episode.ended_at.unwrap_or(now);
+        let mut containers: Vec<&ContainerSpan> = episode.containers.iter().collect();
+        containers.sort_by_key(|container| (container.started_at, container.is_proxy));
+        let mut connects: Vec<&ConnectSpan> = episode.connects.iter().collect();
+        connects.sort_by_key(|connect| connect.called_at);
+        let named = connects.len().min(max_connects);
+        let rows = containers
+            .into_iter()
+            .map(|container| container_row(container, axis, end))
+            .chain(connects.iter().take(named).map(|connect| connect_row(connect, axis, episode, end)))
+            .collect();
+        Self {
+            rows,
+            flags: flags(episode, axis),
+            ticks: axis.ticks(episode.closed_at),
+            unnamed: episode.touched().saturating_sub(named as u64),
+            is_running: episode.ended_at.is_none(),
+        }
+    }
+}
+
+fn container_row(container: &ContainerSpan, axis: Axis, end: Stamp) -> Row {
+    let ContainerSpan { name, role, is_proxy, started_at, ended_at } = container;
+    let began_before = *started_at < axis.from;
+    let detail = match (is_proxy, role) {
+        (true, _) => "the proxy".to_owned(),
+        (false, Some(role)) => format!("{} container", role.as_str()),
+        (false, None) => "container".to_owned(),
+    };
+    Row {
+        kind: if *is_proxy { Kind::Proxy } else { Kind::Container },
+        title: text::plain(name),
+        detail,
+        from: axis.percent(*started_at),
+        to: axis.percent(ended_at.unwrap_or(end)),
+        began_before,
+        goes_on: ended_at.is_none(),
+        label: match (began_before, ended_at) {
+            (_, Some(ended_at)) => format!("ran {}", text::duration(ended_at.since(*started_at))),
+            (true, None) => "runs".to_owned(),
+            (false, None) => "started".to_owned(),
+        },
+    }
+}
+
+fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp) -> Row {
+    let ConnectSpan {
+        cookie: _,
+        query,
+        container,
+        comm,
+        pid,
+        uid,
+        destination,
+        fate,
+        called_at,
+        ended_at,
+        outcome,
+    } = connect;
+    let until = ended_at.unwrap_or(end);
+    let goes_on = *fate == Fate::Held && ended_at.is_none() && episode.ended_at.is_none();
+    let kind = match (fate, outcome) {
+        (Fate::Refused, _) => Kind::Refused,
+        (Fate::Observed, _) => Kind::Observed,
+        (Fate::Held, None | Some(Outcome::StillConnecting)) => Kind::Waiting,
+        (Fate::Held, Some(Outcome::Connected | Outcome::QuerySent)) => Kind::Released,
+        (
+            Fate::Held,
+            Some(
+                Outcome::Refused
+                | Outcome::TimedOut
+                | Outcome::ClosedByApplication
+                | Outcome::QueryExpired,
+            ),
+        ) => Kind::Failed,
+    };
+    let waited = text::duration(until.since(*called_at));
+    let label = match (fate, outcome) {
+        (Fate::Refused, _) => "refused".to_owned(),
+        (Fate::Observed, _) => "would have waited".to_owned(),
+        (Fate::Held, Some(Outcome::Connected)) => waited,
+        (Fate::Held, Some(outcome)) => format!("{waited}, {}", outcome.as_str()),
+        (Fate::Held, None) if goes_on => format!("{waited} so far"),
+        (Fate::Held, None) => waited,
+    };
+    let what = if query.is_some() { " (DNS)" } else { "" };
+    let mut detail = container.as_deref().map(text::plain).unwrap_or_default();
+    for (name, number) in [("pid", *pid), ("uid", Some(*uid))] {
+        if let Some(number) = number {
+            let separator = if detail.is_empty() { "" } else { " · " };
+            detail += &format!("{separator}{name} {number}");
+        }
+    }
+    Row {
+        kind,
+        title: format!("{} → {destination}{what}", text::plain(comm)),
+        detail,
+        from: axis.percent(*called_at),
+        to: if *fate == Fate::Held { axis.percent(until) } else { axis.percent(*called_at) },
+        began_before: *called_at < axis.from,
+        goes_on,
+        label,
+    }
+}
+
+/// What the gate did and when, on as many lines as keep the names apart.
+fn flags(episode: &Episode, axis: Axis) -> Vec<Flag> {
+    let opened = episode.opened_at.map(|at| {
+        let (name, mark) = match episode.open_reason {
+            Some(OpenReason::ProbeReady | OpenReason::KubeReady) => ("proxy ready", Mark::Ready),
+            Some(OpenReason::Deadline) => ("deadline", Mark::Deadline),
+            Some(OpenReason::Exempt(_)) | None => ("opened", Mark::Opened),
+        };
+        (at, name, mark)
+    });
+    let refuses = episode.refuses_at.map(|at| (at, "deadline", Mark::Deadline));
+    let mut flags: Vec<Flag> = Vec::new();
+    for (at, name, mark) in
+        [(episode.closed_at, "closed", Mark::Closed)].into_iter().chain(refuses).chain(opened)
+    {
+        let at = axis.percent(at);
+        let lane = (0..)
+            .find(|lane| {
+                flags.iter().all(|flag| flag.lane != *lane || at - flag.at >= FLAG_WIDTH)
+            })
+            .unwrap_or_default();
+        flags.push(Flag { at, name, mark, lane });
+    }
+    flags
+}
+
+// === impl Axis ===
+
+impl Axis {
+    fn of(episode: &Episode, now: Stamp) -> Self {
+        let (start, end) = episode.span(now);
+        let after = end.since(episode.closed_at);
+        let lead = episode.closed_at.since(start).min(LEAD.max(after / LEAD_PART));
+        let from = episode.closed_at.earlier(lead);
+        let shown = end.since(from).max(SHORTEST);
+        Self { from, width: shown + shown / TRAIL_PART }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes; it becomes a pixel")]
+    fn percent(self, at: Stamp) -> f64 {
+        let since = at.since(self.from).as_micros() as f64;
+        (since / self.width.as_micros() as f64 * 100.0).min(100.0)
+    }
+
+    /// Labels at round times since `zero`.
+    fn ticks(self, zero: Stamp) -> Vec<Tick> {
+        let width = u64::try_from(self.width.as_micros()).unwrap_or(u64::MAX);
+        let step = round_step(width / MAX_TICKS);
+        let last = Duration::from_micros(width).saturating_sub(zero.since(self.from));
+        let mut ticks = Vec::new();
+        let mut at = Duration::ZERO;
+        while at <= last {
+            ticks.push(Tick {
+                at: self.percent(zero.later(at)),
+                label: tick_label(at, step),
+            });
+            at += step;
+        }
+        ticks
+    }
+}
+
+/// The next of 1, 2, 5, 10, ... milliseconds or seconds, 15, 30, 60, ... seconds or minutes, hours.
+fn round_step(micros: u64) -> Duration {
+    const MILLIS: [u64; 9] = [1, 2, 5, 10, 20, 50, 100, 200, 500];
+    const SECONDS: [u64; 13] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
+    const HOUR: u64 = 3_600_000_000;
+    MILLIS
+        .into_iter()
+        .map(Duration::from_millis)
+        .chain(SECONDS.into_iter().map(Duration::from_secs))
+        .find(|step| step.as_micros() >= u128::from(micros))
+        .unwrap_or_else(|| Duration::from_micros(micros.div_ceil(HOUR).saturating_mul(HOUR)))
+}
+
+fn tick_label(at: Duration, step: Duration) -> String {
+    let (seconds, millis) = (at.as_secs(), at.as_millis());
+    if at.is_zero() {
+        "0".to_owned()
+    } else if step < Duration::from_millis(100) {
+        format!("{millis} ms")
+    } else if step < Duration::from_secs(1) {
+        format!("{:.1} s", at.as_secs_f64())
+    } else if step < Duration::from_secs(60) {
+        format!("{seconds} s")
+    } else if step < Duration::from_secs(3600) {
+        format!("{} min", seconds / 60)
+    } else {
+        format!("{} h", seconds / 3600)
+    }
+}
+
+#[cfg(test)]
+mod tests;
