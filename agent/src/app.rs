@@ -20,7 +20,7 @@ use crate::{
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Input, Parts},
+    reconcile::{self, Input, Journal, Parts},
     signals::told_to_stop,
 };
 
@@ -114,8 +114,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             cluster::remove_startup_taint(client, &node).await;
         });
     }
+    let journal = Journal::new(clock::epoch(), events);
     let parts = Parts {
-        events,
+        journal,
         readiness,
         machine: Machine::new(rules),
         gates,

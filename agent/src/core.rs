@@ -6,14 +6,17 @@ mod cgroup_path;
 mod classify;
 mod datagram;
 mod event;
+mod history;
 mod ids;
 mod line;
 mod machine;
 mod packet;
 mod pod;
 mod profile;
+mod report;
 mod rules;
 mod settings;
+mod stamp;
 mod syn;
 
 pub use self::{
@@ -22,14 +25,19 @@ pub use self::{
     classify::{ContainerIdentity, ContainerKind, Verdict},
     datagram::query_packet,
     event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
+    history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
     packet::{ReplayError, ReplayPacket},
-    pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView},
+    pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
         CheckKind, CheckSpec, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
         Profiles, ProfilesError, Reference, Source, Wish,
+    },
+    report::{
+        ConnectReport, ContainerReport, OrderReport, PodReport, PodState, ProxyReport,
+        SettingReport,
     },
     rules::{Judgement, Plan, Rules},
     settings::{
@@ -37,5 +45,6 @@ pub use self::{
         ReadyCheck, RefuseErrno, Settings, ValueError, hold_timeout, namespace_problems, resolve,
         switch,
     },
+    stamp::{Epoch, Stamp, in_words},
     syn::syn_packet,
 };
