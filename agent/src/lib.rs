@@ -17,6 +17,7 @@ pub mod exit;
 pub mod health;
 pub mod netns;
 pub mod node;
+pub mod page;
 pub mod preflight;
 pub mod readiness;
 pub mod reconcile;

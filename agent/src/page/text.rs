@@ -37,6 +37,20 @@ pub(super) fn pod_name(pod: &PodRef) -> String {
     }
 }
 
+/// One segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut segment, byte| {
+        match byte {
+            // What RFC 3986 calls unreserved; all that the API allows in names.
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                segment.push(char::from(byte));
+            }
+            _ => segment += &format!("%{byte:02X}"),
+        }
+        segment
+    })
+}
+
 /// How long, to three digits: `4.7 ms`, `3.09 s`, `2 min 5 s`, `3 h 20 min`, `4 d 2 h`.
 pub(super) fn duration(duration: Duration) -> String {
     /// Seconds.

@@ -5,7 +5,9 @@ mod svg;
 use std::time::Duration;
 
 use super::text;
-use crate::core::{ConnectSpan, ContainerSpan, Episode, Fate, OpenReason, Outcome, Stamp};
+use crate::core::{
+    ConnectSpan, ContainerRole, ContainerSpan, Episode, Fate, OpenReason, Outcome, Stamp,
+};
 
 pub(super) use self::svg::{draw, legend};
 
@@ -117,7 +119,9 @@ impl Timeline {
         let rows = containers
             .into_iter()
             .map(|container| container_row(container, axis, end))
-            .chain(connects.iter().take(named).map(|connect| connect_row(connect, axis, episode, end)))
+            .chain(
+                connects.iter().take(named).map(|connect| connect_row(connect, axis, episode, end)),
+            )
             .collect();
         Self {
             rows,
@@ -134,8 +138,10 @@ fn container_row(container: &ContainerSpan, axis: Axis, end: Stamp) -> Row {
     let began_before = *started_at < axis.from;
     let detail = match (is_proxy, role) {
         (true, _) => "the proxy".to_owned(),
-        (false, Some(role)) => format!("{} container", role.as_str()),
-        (false, None) => "container".to_owned(),
+        (false, Some(ContainerRole::Init)) => "init container".to_owned(),
+        (false, Some(ContainerRole::Sidecar)) => "sidecar".to_owned(),
+        (false, Some(ContainerRole::Ephemeral)) => "for debugging".to_owned(),
+        (false, Some(ContainerRole::App) | None) => "container".to_owned(),
     };
     Row {
         kind: if *is_proxy { Kind::Proxy } else { Kind::Container },
@@ -230,9 +236,7 @@ fn flags(episode: &Episode, axis: Axis) -> Vec<Flag> {
     {
         let at = axis.percent(at);
         let lane = (0..)
-            .find(|lane| {
-                flags.iter().all(|flag| flag.lane != *lane || at - flag.at >= FLAG_WIDTH)
-            })
+            .find(|lane| flags.iter().all(|flag| flag.lane != *lane || at - flag.at >= FLAG_WIDTH))
             .unwrap_or_default();
         flags.push(Flag { at, name, mark, lane });
     }
@@ -246,7 +250,7 @@ impl Axis {
         let (start, end) = episode.span(now);
         let after = end.since(episode.closed_at);
         let lead = episode.closed_at.since(start).min(LEAD.max(after / LEAD_PART));
-        let from = episode.closed_at.earlier(lead);
+        let from = episode.closed_at - lead;
         let shown = end.since(from).max(SHORTEST);
         Self { from, width: shown + shown / TRAIL_PART }
     }
@@ -265,10 +269,7 @@ impl Axis {
         let mut ticks = Vec::new();
         let mut at = Duration::ZERO;
         while at <= last {
-            ticks.push(Tick {
-                at: self.percent(zero.later(at)),
-                label: tick_label(at, step),
-            });
+            ticks.push(Tick { at: self.percent(zero + at), label: tick_label(at, step) });
             at += step;
         }
         ticks
@@ -304,6 +305,3 @@ fn tick_label(at: Duration, step: Duration) -> String {
         format!("{} h", seconds / 3600)
     }
 }
-
-#[cfg(test)]
-mod tests;

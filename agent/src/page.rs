@@ -1,0 +1,293 @@
+//! The node's page: what the agent knows, for a browser. One HTML document that needs nothing else:
+//! no script, no further request. It only shows; nothing can be changed through it.
+
+mod episode;
+mod pod;
+mod text;
+mod timeline;
+
+use std::time::Duration;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::core::{Episode, PodReport, PodState, Stamp};
+
+/// How often a page that is served asks for itself again.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// Episodes that are drawn at once; older ones open on a click.
+const DRAWN: usize = 8;
+
+/// Connects with a line of their own in one picture, where there are many pictures.
+const CONNECTS_OF_MANY: usize = 12;
+
+/// What a browser may do with the page. Styles are part of it; a script, whoever gets one into it,
+/// is not run, and nothing is loaded from anywhere.
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// A gate that stands half open.
+const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+    %3Crect width='16' height='16' rx='3.5' fill='%231b7d52'/%3E\
+    %3Cpath d='M4.5 3.5v9M4.5 8h4.2M11.5 3.5v2.8M11.5 9.7v2.8' stroke='%23fff' stroke-width='1.8' \
+    stroke-linecap='round'/%3E%3C/svg%3E";
+
+/// What is known of the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The agent.
+    pub agent: &'a AgentFacts,
+    /// When all of this was so.
+    pub at: Stamp,
+    /// The pods, by name.
+    pub pods: &'a [PodReport],
+    /// What has happened to them lately, the latest first.
+    pub episodes: &'a [Episode],
+}
+
+/// What the head of the page tells of the agent.
+#[derive(Clone, Debug)]
+pub struct AgentFacts {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// In one word.
+    pub state: String,
+}
+
+/// For whom the page is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A browser that can ask for more.
+    Served {
+        /// It shows itself anew from time to time.
+        refresh: bool,
+    },
+    /// A file, which shows what was so when it was written.
+    File,
+}
+
+/// The page of the whole node.
+#[must_use]
+pub fn node(facts: &Facts<'_>, form: Form) -> String {
+    let Facts { agent, at, pods, episodes } = facts;
+    let (left_alone, worked): (Vec<&PodReport>, Vec<&PodReport>) =
+        pods.iter().partition(|pod| pod::is_left_alone(pod));
+    let (drawn, older) = episodes.split_at(episodes.len().min(DRAWN));
+    let body = html! {
+        (summary(facts))
+        section aria-labelledby="starts" {
+            h2 #starts { "Starts" }
+            @if episodes.is_empty() {
+                p.none { "No gate has been closed since this agent started." }
+            } @else {
+                (timeline::legend())
+            }
+            @for episode in drawn {
+                article { (episode::whole(episode, *at, form, CONNECTS_OF_MANY)) }
+            }
+            @if !older.is_empty() {
+                h3 { "Earlier" }
+                div.earlier { @for episode in older { (episode::folded(episode, *at, form, CONNECTS_OF_MANY)) } }
+            }
+        }
+        section aria-labelledby="pods" {
+            h2 #pods { "Pods" }
+            @if worked.is_empty() {
+                p.none { "No pod of this node is held." }
+            } @else {
+                (pod::table(&worked, *at, form))
+            }
+            @if !left_alone.is_empty() {
+                details.alone {
+                    summary { (text::count(left_alone.len() as u64, "pod")) " left alone" }
+                    (pod::left_alone(&left_alone, form))
+                }
+            }
+        }
+    };
+    document(&agent.node, None, facts, form, &body)
+}
+
+/// The page of one pod; `None`: nothing is known of it.
+#[must_use]
+pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option<String> {
+    let Facts { agent, at, pods, episodes } = facts;
+    let is_it = |pod: &crate::core::PodRef| {
+        pod.name.as_ref().is_some_and(|of| *of.namespace == *namespace && *of.name == *name)
+    };
+    // While one with its name is being deleted there may be two.
+    let reports: Vec<&PodReport> = pods.iter().filter(|report| is_it(&report.pod)).collect();
+    let episodes: Vec<&Episode> = episodes.iter().filter(|episode| is_it(&episode.pod)).collect();
+    if reports.is_empty() && episodes.is_empty() {
+        return None;
+    }
+    let body = html! {
+        @for report in &reports { (pod::whole(report, *at)) }
+        @if reports.is_empty() {
+            p.none { "The pod is gone; this is what happened to it." }
+        }
+        section aria-labelledby="starts" {
+            h2 #starts { "Starts" }
+            @if episodes.is_empty() {
+                p.none { "Its gate has not been closed since this agent started." }
+            } @else {
+                (timeline::legend())
+            }
+            @for episode in &episodes {
+                article { (episode::whole(episode, *at, form, Episode::MAX_CONNECTS)) }
+            }
+        }
+    };
+    Some(document(&agent.node, Some(&format!("{namespace}/{name}")), facts, form, &body))
+}
+
+/// A page that says only why there is nothing to see.
+#[must_use]
+pub fn nothing(node: &str, why: &str) -> String {
+    frame(
+        &format!("{node} · holdfast"),
+        // It may be there in a moment.
+        true,
+        &html! {
+            header { h1 { (text::foreign(node)) } }
+            main { p.none { (why) } }
+        },
+    )
+}
+
+fn document(node: &str, pod: Option<&str>, facts: &Facts<'_>, form: Form, body: &Markup) -> String {
+    let title = match pod {
+        Some(pod) => format!("{} · {} · holdfast", text::plain(pod), text::plain(node)),
+        None => format!("{} · holdfast", text::plain(node)),
+    };
+    let content = html! {
+        header {
+            p.product { "holdfast " span { (facts.agent.version) } }
+            @if let Some(pod) = pod {
+                h1 { (text::foreign(pod)) }
+                nav { a href="/" { "All of node " (text::foreign(node)) } }
+            } @else {
+                h1 { (text::foreign(node)) }
+                nav {
+                    a href="#starts" { "Starts" }
+                    a href="#pods" { "Pods" }
+                    @if matches!(form, Form::Served { .. }) { a href="/?save" { "Save as a file" } }
+                }
+            }
+            p.at {
+                "As of " time datetime=(facts.at) { (clock(facts.at)) }
+                @match form {
+                    Form::Served { refresh: true } => {
+                        ", anew every " (text::duration(REFRESH)) ". " a href="?refresh=off" { "Stand still" }
+                    },
+                    Form::Served { refresh: false } => { ". " a href="?" { "Go on" } },
+                    Form::File => ", kept in this file.",
+                }
+            }
+        }
+        main { (body) }
+    };
+    frame(&title, form == Form::Served { refresh: true }, &content)
+}
+
+fn frame(title: &str, refreshes: bool, content: &Markup) -> String {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="robots" content="noindex";
+                @if refreshes { meta http-equiv="refresh" content=(REFRESH.as_secs()); }
+                title { (title) }
+                link rel="icon" href=(ICON);
+                // Constant, and free of what would end the element: see the tests.
+                style { (PreEscaped(STYLE)) }
+            }
+            body { (content) }
+        }
+    }
+    .into_string()
+}
+
+/// The figures that tell at a glance whether all is well.
+fn summary(facts: &Facts<'_>) -> Markup {
+    let Facts { agent, at: _, pods, episodes: _ } = facts;
+    let held: usize = pods.iter().map(|pod| pod.held).sum();
+    let waiting = pods.iter().filter(|pod| pod.held > 0).count() as u64;
+    let in_state =
+        |states: &[PodState]| pods.iter().filter(|pod| states.contains(&pod.state)).count();
+    let closed = in_state(&[PodState::Closed, PodState::Refusing]);
+    let given_up = in_state(&[PodState::GivenUp, PodState::Failed]);
+    html! {
+        section.summary aria-label="Summary" {
+            (figure("Agent", &agent.state, "", Tone::Plain))
+            (figure("Waiting now", &held.to_string(), &format!("in {}", text::count(waiting, "pod")),
+                if held > 0 { Tone::Busy } else { Tone::Plain }))
+            (figure("Gates closed", &closed.to_string(), &format!("of {}", text::count(pods.len() as u64, "pod")),
+                if closed > 0 { Tone::Busy } else { Tone::Plain }))
+            (figure("Given up", &given_up.to_string(), "deadline or error",
+                if given_up > 0 { Tone::Bad } else { Tone::Plain }))
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tone {
+    Plain,
+    Good,
+    Busy,
+    Bad,
+}
+
+// === impl Tone ===
+
+impl Tone {
+    const fn class(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Good => "good",
+            Self::Busy => "busy",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+fn figure(name: &str, value: &str, note: &str, tone: Tone) -> Markup {
+    html! {
+        div class=(tone.class()) {
+            h3 { (name) }
+            p.value { (value) }
+            @if !note.is_empty() { p.note { (note) } }
+        }
+    }
+}
+
+/// A word with a colour behind it.
+fn badge(word: &str, tone: Tone) -> Markup {
+    html! { span class={ "badge " (tone.class()) } { (word) } }
+}
+
+/// A pod's name, which leads to its page where there is one.
+fn pod_link(pod: &crate::core::PodRef, form: Form) -> Markup {
+    let shown = text::pod_name(pod);
+    match (&pod.name, form) {
+        (Some(name), Form::Served { .. }) => {
+            let (namespace, name) = (text::segment(&name.namespace), text::segment(&name.name));
+            html! { a href={ "/pods/" (namespace) "/" (name) } { bdi { (shown) } } }
+        }
+        _ => html! { bdi { (shown) } },
+    }
+}
+
+/// Time of day; whoever wants the date finds it in the element.
+fn clock(at: Stamp) -> String {
+    let text = at.to_string();
+    let time = text.split_once('T').map_or(text.as_str(), |(_, time)| time);
+    format!("{} UTC", time.split('.').next().unwrap_or(time))
+}
