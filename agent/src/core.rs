@@ -36,8 +36,8 @@ pub use self::{
         Profiles, ProfilesError, Reference, Source, Wish,
     },
     report::{
-        ConnectReport, ContainerReport, OrderReport, PodReport, PodState, ProxyReport,
-        SettingReport,
+        AgentState, ConnectReport, ContainerReport, NodeReport, OrderReport, PodReport, PodState,
+        ProxyReport, SettingReport, Totals,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

@@ -8,9 +8,11 @@ mod timeline;
 
 use std::time::Duration;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use crate::core::{Episode, PodReport, PodState, Stamp};
+use crate::core::{
+    AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp,
+};
 
 /// How often a page that is served asks for itself again.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -37,25 +39,12 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 /// What is known of the node.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// The agent.
-    pub agent: &'a AgentFacts,
-    /// When all of this was so.
-    pub at: Stamp,
+    /// The agent, and the node in sum.
+    pub node: &'a NodeReport,
     /// The pods, by name.
     pub pods: &'a [PodReport],
     /// What has happened to them lately, the latest first.
     pub episodes: &'a [Episode],
-}
-
-/// What the head of the page tells of the agent.
-#[derive(Clone, Debug)]
-pub struct AgentFacts {
-    /// The node's name.
-    pub node: String,
-    /// The agent's version.
-    pub version: String,
-    /// In one word.
-    pub state: String,
 }
 
 /// For whom the page is made.
@@ -73,12 +62,12 @@ pub enum Form {
 /// The page of the whole node.
 #[must_use]
 pub fn node(facts: &Facts<'_>, form: Form) -> String {
-    let Facts { agent, at, pods, episodes } = facts;
+    let Facts { node, pods, episodes } = facts;
     let (left_alone, worked): (Vec<&PodReport>, Vec<&PodReport>) =
-        pods.iter().partition(|pod| pod::is_left_alone(pod));
+        pods.iter().partition(|pod| !pod.is_concerned());
     let (drawn, older) = episodes.split_at(episodes.len().min(DRAWN));
     let body = html! {
-        (summary(facts))
+        (summary(node))
         section aria-labelledby="starts" {
             h2 #starts { "Starts" }
             @if episodes.is_empty() {
@@ -87,11 +76,11 @@ pub fn node(facts: &Facts<'_>, form: Form) -> String {
                 (timeline::legend())
             }
             @for episode in drawn {
-                article { (episode::whole(episode, *at, form, CONNECTS_OF_MANY)) }
+                article { (episode::whole(episode, node.at, form, CONNECTS_OF_MANY)) }
             }
             @if !older.is_empty() {
                 h3 { "Earlier" }
-                div.earlier { @for episode in older { (episode::folded(episode, *at, form, CONNECTS_OF_MANY)) } }
+                div.earlier { @for episode in older { (episode::folded(episode, node.at, form, CONNECTS_OF_MANY)) } }
             }
         }
         section aria-labelledby="pods" {
@@ -99,7 +88,7 @@ pub fn node(facts: &Facts<'_>, form: Form) -> String {
             @if worked.is_empty() {
                 p.none { "No pod of this node is held." }
             } @else {
-                (pod::table(&worked, *at, form))
+                (pod::table(&worked, node.at, form))
             }
             @if !left_alone.is_empty() {
                 details.alone {
@@ -109,14 +98,14 @@ pub fn node(facts: &Facts<'_>, form: Form) -> String {
             }
         }
     };
-    document(&agent.node, None, facts, form, &body)
+    document(None, node, form, &body)
 }
 
 /// The page of one pod; `None`: nothing is known of it.
 #[must_use]
 pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option<String> {
-    let Facts { agent, at, pods, episodes } = facts;
-    let is_it = |pod: &crate::core::PodRef| {
+    let Facts { node, pods, episodes } = facts;
+    let is_it = |pod: &PodRef| {
         pod.name.as_ref().is_some_and(|of| *of.namespace == *namespace && *of.name == *name)
     };
     // While one with its name is being deleted there may be two.
@@ -126,7 +115,7 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
         return None;
     }
     let body = html! {
-        @for report in &reports { (pod::whole(report, *at)) }
+        @for report in &reports { (pod::whole(report, node.at)) }
         @if reports.is_empty() {
             p.none { "The pod is gone; this is what happened to it." }
         }
@@ -138,11 +127,11 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
                 (timeline::legend())
             }
             @for episode in &episodes {
-                article { (episode::whole(episode, *at, form, Episode::MAX_CONNECTS)) }
+                article { (episode::whole(episode, node.at, form, Episode::MAX_CONNECTS)) }
             }
         }
     };
-    Some(document(&agent.node, Some(&format!("{namespace}/{name}")), facts, form, &body))
+    Some(document(Some(&format!("{namespace}/{name}")), node, form, &body))
 }
 
 /// A page that says only why there is nothing to see.
@@ -159,19 +148,20 @@ pub fn nothing(node: &str, why: &str) -> String {
     )
 }
 
-fn document(node: &str, pod: Option<&str>, facts: &Facts<'_>, form: Form, body: &Markup) -> String {
+fn document(pod: Option<&str>, node: &NodeReport, form: Form, body: &Markup) -> String {
+    let name = text::plain(&node.node);
     let title = match pod {
-        Some(pod) => format!("{} · {} · holdfast", text::plain(pod), text::plain(node)),
-        None => format!("{} · holdfast", text::plain(node)),
+        Some(pod) => format!("{} · {name} · holdfast", text::plain(pod)),
+        None => format!("{name} · holdfast"),
     };
     let content = html! {
         header {
-            p.product { "holdfast " span { (facts.agent.version) } }
+            p.product { "holdfast " span { (node.version) } }
             @if let Some(pod) = pod {
                 h1 { (text::foreign(pod)) }
-                nav { a href="/" { "All of node " (text::foreign(node)) } }
+                nav { a href="/" { "All of node " (text::foreign(&node.node)) } }
             } @else {
-                h1 { (text::foreign(node)) }
+                h1 { (text::foreign(&node.node)) }
                 nav {
                     a href="#starts" { "Starts" }
                     a href="#pods" { "Pods" }
@@ -179,10 +169,10 @@ fn document(node: &str, pod: Option<&str>, facts: &Facts<'_>, form: Form, body: 
                 }
             }
             p.at {
-                "As of " time datetime=(facts.at) { (clock(facts.at)) }
+                "As of " time datetime=(node.at) title=(node.at) { (clock(node.at)) }
                 @match form {
                     Form::Served { refresh: true } => {
-                        ", anew every " (text::duration(REFRESH)) ". " a href="?refresh=off" { "Stand still" }
+                        ", anew every " (REFRESH.as_secs()) " s. " a href="?refresh=off" { "Stand still" }
                     },
                     Form::Served { refresh: false } => { ". " a href="?" { "Go on" } },
                     Form::File => ", kept in this file.",
@@ -216,23 +206,53 @@ fn frame(title: &str, refreshes: bool, content: &Markup) -> String {
 }
 
 /// The figures that tell at a glance whether all is well.
-fn summary(facts: &Facts<'_>) -> Markup {
-    let Facts { agent, at: _, pods, episodes: _ } = facts;
-    let held: usize = pods.iter().map(|pod| pod.held).sum();
-    let waiting = pods.iter().filter(|pod| pod.held > 0).count() as u64;
-    let in_state =
-        |states: &[PodState]| pods.iter().filter(|pod| states.contains(&pod.state)).count();
-    let closed = in_state(&[PodState::Closed, PodState::Refusing]);
-    let given_up = in_state(&[PodState::GivenUp, PodState::Failed]);
+fn summary(node: &NodeReport) -> Markup {
+    let NodeReport {
+        at,
+        node: _,
+        version: _,
+        kernel,
+        pid: _,
+        started_at,
+        state,
+        // The problems have them as well.
+        missing: _,
+        pods,
+        held,
+        totals,
+        problems,
+    } = node;
+    let in_state = |state| pods.get(&state).copied().unwrap_or_default();
+    let closed = in_state(PodState::Closed) + in_state(PodState::Refusing);
+    let ended = |outcomes: &[Outcome]| -> u64 {
+        outcomes.iter().filter_map(|outcome| totals.outcomes.get(outcome)).sum()
+    };
+    let went_on = ended(&[Outcome::Connected, Outcome::QuerySent]);
+    let failed = ended(&[Outcome::Refused, Outcome::TimedOut, Outcome::QueryExpired]);
+    let when = |is: bool, tone| if is { tone } else { Tone::Plain };
+    let agent = match state {
+        AgentState::Working => when(problems.is_empty(), Tone::Good),
+        AgentState::Starting | AgentState::StandingBy => Tone::Busy,
+        AgentState::Stuck => Tone::Bad,
+    };
     html! {
         section.summary aria-label="Summary" {
-            (figure("Agent", &agent.state, "", Tone::Plain))
-            (figure("Waiting now", &held.to_string(), &format!("in {}", text::count(waiting, "pod")),
-                if held > 0 { Tone::Busy } else { Tone::Plain }))
-            (figure("Gates closed", &closed.to_string(), &format!("of {}", text::count(pods.len() as u64, "pod")),
-                if closed > 0 { Tone::Busy } else { Tone::Plain }))
-            (figure("Given up", &given_up.to_string(), "deadline or error",
-                if given_up > 0 { Tone::Bad } else { Tone::Plain }))
+            (figure("Agent", state.as_str(), &html! { "for " (text::ago(*started_at, *at)) ", Linux " (kernel) }, agent))
+            (figure("Waiting now", *held, &html! { "connects and queries" }, when(*held > 0, Tone::Busy)))
+            (figure("Gates closed", closed, &html! { "of " (text::count(pods.values().sum::<usize>() as u64, "pod")) },
+                when(closed > 0, Tone::Busy)))
+            (figure("Waited so far", totals.held, &html! {
+                (went_on) " went on"
+                @if failed > 0 { ", " (failed) " failed" }
+                @if totals.refused > 0 { ", " (totals.refused) " more refused" }
+                @if totals.observed > 0 { ", " (totals.observed) " more would have" }
+            }, when(failed > 0, Tone::Bad)))
+            (figure("Gates given up", totals.timed_out_gates + totals.failed_gates, &html! {
+                (totals.timed_out_gates) " by deadline, " (totals.failed_gates) " by an error"
+            }, when(totals.timed_out_gates + totals.failed_gates > 0, Tone::Bad)))
+        }
+        @if !problems.is_empty() {
+            ul.problems aria-label="Problems" { @for problem in problems { li { (text::foreign(problem)) } } }
         }
     }
 }
@@ -258,12 +278,12 @@ impl Tone {
     }
 }
 
-fn figure(name: &str, value: &str, note: &str, tone: Tone) -> Markup {
+fn figure(name: &str, value: impl Render, note: &Markup, tone: Tone) -> Markup {
     html! {
         div class=(tone.class()) {
             h3 { (name) }
             p.value { (value) }
-            @if !note.is_empty() { p.note { (note) } }
+            p.note { (note) }
         }
     }
 }
@@ -274,7 +294,7 @@ fn badge(word: &str, tone: Tone) -> Markup {
 }
 
 /// A pod's name, which leads to its page where there is one.
-fn pod_link(pod: &crate::core::PodRef, form: Form) -> Markup {
+fn pod_link(pod: &PodRef, form: Form) -> Markup {
     let shown = text::pod_name(pod);
     match (&pod.name, form) {
         (Some(name), Form::Served { .. }) => {

@@ -176,7 +176,7 @@ fn not_btf() -> io::Error {
 }
 
 /// `uname -r`; empty if even that cannot be had, which is no release that is new enough.
-fn release() -> String {
+pub(crate) fn release() -> String {
     uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 

@@ -189,6 +189,7 @@ impl Reconciler {
                     at: epoch.stamp(clock::now()),
                     pods: self.machine.report(epoch),
                     episodes: self.journal.episodes(),
+                    totals: self.journal.totals(),
                     entries: self.journal.entries(),
                 };
                 // Whoever asked may have given up.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{CloseReason, Epoch, Exemption, Line, Monotonic, OpenReason, PodRef, PodUid};
+use super::{CloseReason, Epoch, Exemption, Line, Monotonic, OpenReason, PodRef, PodUid, Totals};
 
 mod entry;
 mod episode;
@@ -31,6 +31,7 @@ pub struct History {
     next_id: u64,
     running: HashMap<PodUid, Episode>,
     ended: VecDeque<Episode>,
+    totals: Totals,
 }
 
 /// What a line comes to, given what came before it.
@@ -52,7 +53,8 @@ impl History {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, next_id: 1, running: HashMap::new(), ended: VecDeque::new() }
+        let (running, ended) = (HashMap::new(), VecDeque::new());
+        Self { epoch, next_id: 1, running, ended, totals: Totals::default() }
     }
 
     /// The clock by which its stamps are made.
@@ -63,6 +65,7 @@ impl History {
 
     /// Takes in a line that was told at `now`.
     pub fn record(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {
+        self.count(line);
         match line {
             Line::GateClosed { .. } | Line::GateInherited { reason: Some(_), .. } => {
                 self.begin(pod, line, now)
@@ -72,6 +75,12 @@ impl History {
             }
             _ => self.go_on(pod, line, now),
         }
+    }
+
+    /// What has happened since the beginning.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// A pod is gone: so is whatever went on with it.
@@ -92,6 +101,23 @@ impl History {
     #[must_use]
     pub fn running(&self, uid: &PodUid) -> Option<&Episode> {
         self.running.get(uid)
+    }
+
+    fn count(&mut self, line: &Line) {
+        let totals = &mut self.totals;
+        match line {
+            Line::Held(_) => totals.held += 1,
+            Line::GateInherited { held, .. } => totals.held += *held as u64,
+            Line::Refused(_) => totals.refused += 1,
+            Line::Observed(_) => totals.observed += 1,
+            Line::Released { outcome, .. } => *totals.outcomes.entry(*outcome).or_default() += 1,
+            Line::GateOpened { reason: OpenReason::Deadline, .. }
+            | Line::DeadlineRefuses { .. } => {
+                totals.timed_out_gates += 1;
+            }
+            Line::GateFailed { .. } => totals.failed_gates += 1,
+            _ => {}
+        }
     }
 
     fn begin(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {

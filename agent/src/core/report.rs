@@ -10,6 +10,10 @@ use super::{
     Settings, SocketCookie, Stamp, Verdict,
 };
 
+mod node;
+
+pub use self::node::{AgentState, NodeReport, Totals};
+
 /// Where a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -8,15 +8,6 @@ use crate::core::{
     Stamp,
 };
 
-/// Whether there is nothing to say of it but why it is left alone.
-pub(super) fn is_left_alone(pod: &PodReport) -> bool {
-    pod.state == PodState::Exempt
-        && !pod.wanted
-        && pod.problems.is_empty()
-        && pod.order.is_none()
-        && pod.held == 0
-}
-
 /// The pods that are held, or are to be, or may be.
 pub(super) fn table(pods: &[&PodReport], now: Stamp, form: Form) -> Markup {
     html! {
@@ -183,8 +174,9 @@ fn containers(containers: &[ContainerReport]) -> Markup {
                             }
                             td data-name="Its connects" {
                                 @match container.verdict {
-                                    Some(verdict) => (verdict.as_str()),
-                                    None => "go on",
+                                    Some(Verdict::Hold) => "wait at a closed gate",
+ Some(Verdict::Pass | Verdict::PassAndTell) => "pass",
+ None => "not known yet",
                                 }
                             }
                             td.number data-name="Cgroup" { (container.cgroup) }

@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::core::{Entry, Episode, PodName, PodReport, PodUid, Stamp};
+use crate::core::{Entry, Episode, PodName, PodReport, PodUid, Stamp, Totals};
 
 /// Questions that may wait: one of each reader that there can be at a time.
 const QUESTIONS: usize = 16;
@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub pods: Vec<PodReport>,
     /// What has happened to them lately, see [`crate::core::History::episodes`].
     pub episodes: Vec<Episode>,
+    /// What has happened since the agent was started; the kernel's lost reports are not known here.
+    pub totals: Totals,
     /// The last entries, the oldest first.
     pub entries: Vec<Arc<Entry>>,
 }

@@ -9,7 +9,7 @@ use super::{log, notice};
 use crate::{
     clock,
     cluster::EventSink,
-    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid},
+    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals},
 };
 
 /// Entries that are kept for whoever asks later.
@@ -67,6 +67,11 @@ impl Journal {
     /// What has happened lately.
     pub(super) fn episodes(&self) -> Vec<Episode> {
         self.history.episodes().cloned().collect()
+    }
+
+    /// What has happened since the agent was started.
+    pub(super) fn totals(&self) -> Totals {
+        self.history.totals().clone()
     }
 
     /// The last entries, the oldest first.
