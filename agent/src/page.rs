@@ -3,6 +3,7 @@
 
 mod episode;
 mod pod;
+mod routes;
 mod text;
 mod timeline;
 
@@ -10,9 +11,9 @@ use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use crate::core::{
-    AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp,
-};
+use crate::core::{AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp};
+
+pub use self::routes::{PageAddress, PageAddressError, serve};
 
 /// How often a page that is served asks for itself again.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -134,18 +135,17 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
     Some(document(Some(&format!("{namespace}/{name}")), node, form, &body))
 }
 
-/// A page that says only why there is nothing to see.
+/// The page of an agent that works no gates, or does not answer.
 #[must_use]
-pub fn nothing(node: &str, why: &str) -> String {
-    frame(
-        &format!("{node} · holdfast"),
-        // It may be there in a moment.
-        true,
-        &html! {
-            header { h1 { (text::foreign(node)) } }
-            main { p.none { (why) } }
-        },
-    )
+pub fn without_pods(node: &NodeReport, form: Form) -> String {
+    let why = match node.state {
+        AgentState::Starting => "The agent does not work the gates of this node yet.",
+        AgentState::StandingBy => {
+            "Another agent works the gates of this node; this one goes on when that one ends."
+        }
+        AgentState::Working | AgentState::Stuck => "The agent does not tell of its pods.",
+    };
+    document(None, node, form, &html! { (summary(node)) p.none { (why) } })
 }
 
 fn document(pod: Option<&str>, node: &NodeReport, form: Form, body: &Markup) -> String {

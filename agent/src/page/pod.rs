@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{Form, Tone, badge, pod_link, text};
 use crate::core::{
     ConnectReport, ContainerReport, Exemption, OrderReport, PodReport, PodState, SettingReport,
-    Stamp,
+    Stamp, Verdict,
 };
 
 /// The pods that are held, or are to be, or may be.
@@ -152,40 +152,40 @@ fn waiting(pod: &PodReport, now: Stamp) -> Markup {
 
 fn containers(containers: &[ContainerReport]) -> Markup {
     html! {
-        section aria-label="Containers" {
-            h2 { "Containers" }
-            table {
-                thead {
-                    tr { @for heading in ["Container", "Runs", "Its connects", "Cgroup"] { th scope="col" { (heading) } } }
-                }
-                tbody {
-                    @for container in containers {
-                        tr {
-                            th scope="row" {
-                                @match container.name.as_deref() {
-                                    Some("") => "(sandbox)",
-                                    Some(name) => (text::foreign(name)),
-                                    None => (text::foreign(&container.id)),
-                                }
-                                @if container.is_proxy { " " (badge("proxy", Tone::Plain)) }
-                            }
-                            td data-name="Runs" {
-                                @match container.running { Some(true) => "yes", Some(false) => "no", None => "not known" }
-                            }
-                            td data-name="Its connects" {
-                                @match container.verdict {
-                                    Some(Verdict::Hold) => "wait at a closed gate",
- Some(Verdict::Pass | Verdict::PassAndTell) => "pass",
- None => "not known yet",
-                                }
-                            }
-                            td.number data-name="Cgroup" { (container.cgroup) }
-                        }
-                    }
-                }
-            }
-        }
-    }
+           section aria-label="Containers" {
+               h2 { "Containers" }
+               table {
+                   thead {
+                       tr { @for heading in ["Container", "Runs", "Its connects", "Cgroup"] { th scope="col" { (heading) } } }
+                   }
+                   tbody {
+                       @for container in containers {
+                           tr {
+                               th scope="row" {
+                                   @match container.name.as_deref() {
+                                       Some("") => "(sandbox)",
+                                       Some(name) => (text::foreign(name)),
+                                       None => (text::foreign(&container.id)),
+                                   }
+                                   @if container.is_proxy { " " (badge("proxy", Tone::Plain)) }
+                               }
+                               td data-name="Runs" {
+                                   @match container.running { Some(true) => "yes", Some(false) => "no", None => "not known" }
+                               }
+                               td data-name="Its connects" {
+                                   @match container.verdict {
+                                       Some(Verdict::Hold) => "wait at a closed gate",
+    Some(Verdict::Pass | Verdict::PassAndTell) => "pass",
+    None => "not known yet",
+                                   }
+                               }
+                               td.number data-name="Cgroup" { (container.cgroup) }
+                           }
+                       }
+                   }
+               }
+           }
+       }
 }
 
 const fn tone(state: PodState) -> Tone {
