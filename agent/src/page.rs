@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use crate::core::{AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp};
-
 pub use self::routes::{PageAddress, PageAddressError, serve};
+use self::timeline::Detail;
+use crate::core::{AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp};
 
 /// How often a page that is served asks for itself again.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -21,8 +21,12 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// Episodes that are drawn at once; older ones open on a click.
 const DRAWN: usize = 8;
 
-/// Connects with a line of their own in one picture, where there are many pictures.
-const CONNECTS_OF_MANY: usize = 12;
+/// What is drawn of one episode, where there are many.
+const OF_MANY: Detail = Detail { containers: 6, connects: 8 };
+
+/// What is drawn of one where there are few: all that is remembered.
+const OF_FEW: Detail =
+    Detail { containers: Episode::MAX_CONTAINERS, connects: Episode::MAX_CONNECTS };
 
 /// What a browser may do with the page. Styles are part of it; a script, whoever gets one into it,
 /// is not run, and nothing is loaded from anywhere.
@@ -77,11 +81,11 @@ pub fn node(facts: &Facts<'_>, form: Form) -> String {
                 (timeline::legend())
             }
             @for episode in drawn {
-                article { (episode::whole(episode, node.at, form, CONNECTS_OF_MANY)) }
+                article { (episode::whole(episode, node.at, form, OF_MANY)) }
             }
             @if !older.is_empty() {
                 h3 { "Earlier" }
-                div.earlier { @for episode in older { (episode::folded(episode, node.at, form, CONNECTS_OF_MANY)) } }
+                div.earlier { @for episode in older { (episode::folded(episode, node.at, form, OF_MANY)) } }
             }
         }
         section aria-labelledby="pods" {
@@ -128,7 +132,7 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
                 (timeline::legend())
             }
             @for episode in &episodes {
-                article { (episode::whole(episode, node.at, form, Episode::MAX_CONNECTS)) }
+                article { (episode::whole(episode, node.at, form, OF_FEW)) }
             }
         }
     };

@@ -4,24 +4,24 @@ use maud::{Markup, html};
 
 use super::{
     Form, Tone, badge, pod_link, text,
-    timeline::{self, Timeline},
+    timeline::{self, Detail, Timeline},
 };
 use crate::core::{Episode, Mode, OpenReason, Outcome, Stamp};
 
 /// The article of an episode.
-pub(super) fn whole(episode: &Episode, now: Stamp, form: Form, max_connects: usize) -> Markup {
+pub(super) fn whole(episode: &Episode, now: Stamp, form: Form, detail: Detail) -> Markup {
     let (word, tone) = verdict(episode);
     html! {
         header {
             h3 { (pod_link(&episode.pod, form)) " " (badge(word, tone)) }
             p.ago { (text::ago(episode.closed_at, now)) " ago" }
         }
-        (inside(episode, now, max_connects))
+        (inside(episode, now, detail))
     }
 }
 
 /// The same behind one line, which opens it.
-pub(super) fn folded(episode: &Episode, now: Stamp, form: Form, max_connects: usize) -> Markup {
+pub(super) fn folded(episode: &Episode, now: Stamp, form: Form, detail: Detail) -> Markup {
     let (word, tone) = verdict(episode);
     html! {
         details {
@@ -31,17 +31,17 @@ pub(super) fn folded(episode: &Episode, now: Stamp, form: Form, max_connects: us
                 span.ago { (text::ago(episode.closed_at, now)) " ago" }
             }
             @if matches!(form, Form::Served { .. }) { p { (pod_link(&episode.pod, form)) } }
-            (inside(episode, now, max_connects))
+            (inside(episode, now, detail))
         }
     }
 }
 
-fn inside(episode: &Episode, now: Stamp, max_connects: usize) -> Markup {
+fn inside(episode: &Episode, now: Stamp, detail: Detail) -> Markup {
     let story = story(episode, now);
     let about = format!("{}. {story}", text::pod_name(&episode.pod));
     html! {
         p.story { (story) }
-        (timeline::draw(&Timeline::new(episode, now, max_connects), &about, episode.id))
+        (timeline::draw(&Timeline::new(episode, now, detail), &about, episode.id))
         (circumstances(episode))
     }
 }

@@ -11,7 +11,7 @@ use crate::core::{
 /// The pods that are held, or are to be, or may be.
 pub(super) fn table(pods: &[&PodReport], now: Stamp, form: Form) -> Markup {
     html! {
-        table {
+        table.wide {
             thead {
                 tr {
                     @for heading in ["Pod", "State", "Hold", "Proxy", "Waiting", "Since", "Why"] {

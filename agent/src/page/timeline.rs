@@ -22,8 +22,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const TRAIL_PART: u32 = 12;
 /// Labels of the axis: as many as a telephone has room for.
 const MAX_TICKS: u64 = 6;
-/// Two flags nearer than this, in percent, would write over each other on a telephone.
-const FLAG_WIDTH: f64 = 26.0;
+/// What a letter of a flag's name takes on a telephone, in percent of the width.
+const LETTER: f64 = 2.8;
 
 /// An episode, laid out.
 #[derive(Debug, PartialEq)]
@@ -31,10 +31,16 @@ pub(super) struct Timeline {
     pub(super) rows: Vec<Row>,
     pub(super) flags: Vec<Flag>,
     pub(super) ticks: Vec<Tick>,
-    /// Connects that have no row.
-    pub(super) unnamed: u64,
-    /// It goes on.
-    pub(super) is_running: bool,
+    /// Containers and connects that have no row.
+    pub(super) containers_left: u64,
+    pub(super) connects_left: u64,
+}
+
+/// How much of an episode is drawn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Detail {
+    pub(super) containers: usize,
+    pub(super) connects: usize,
 }
 
 /// A container or a connect.
@@ -48,8 +54,6 @@ pub(super) struct Row {
     /// Its bar, in percent of the width.
     pub(super) from: f64,
     pub(super) to: f64,
-    /// It began before the picture does.
-    pub(super) began_before: bool,
     /// It is not over.
     pub(super) goes_on: bool,
     /// What stands at the bar.
@@ -107,35 +111,37 @@ struct Axis {
 // === impl Timeline ===
 
 impl Timeline {
-    /// Lays out an episode as it stands at `now`; with so many of its connects at most.
-    pub(super) fn new(episode: &Episode, now: Stamp, max_connects: usize) -> Self {
+    /// Lays out an episode as it stands at `now`.
+    pub(super) fn new(episode: &Episode, now: Stamp, detail: Detail) -> Self {
         let axis = Axis::of(episode, now);
         let end = episode.ended_at.unwrap_or(now);
         let mut containers: Vec<&ContainerSpan> = episode.containers.iter().collect();
+        // Where there is no room for all, the proxy is the one not to miss.
+        containers.sort_by_key(|container| (!container.is_proxy, container.started_at));
+        let containers_left = containers.len().saturating_sub(detail.containers);
+        containers.truncate(detail.containers);
         containers.sort_by_key(|container| (container.started_at, container.is_proxy));
         let mut connects: Vec<&ConnectSpan> = episode.connects.iter().collect();
         connects.sort_by_key(|connect| connect.called_at);
-        let named = connects.len().min(max_connects);
+        connects.truncate(detail.connects);
+        let connects_left = episode.touched().saturating_sub(connects.len() as u64);
         let rows = containers
             .into_iter()
             .map(|container| container_row(container, axis, end))
-            .chain(
-                connects.iter().take(named).map(|connect| connect_row(connect, axis, episode, end)),
-            )
+            .chain(connects.into_iter().map(|connect| connect_row(connect, axis, episode, end)))
             .collect();
         Self {
             rows,
             flags: flags(episode, axis),
             ticks: axis.ticks(episode.closed_at),
-            unnamed: episode.touched().saturating_sub(named as u64),
-            is_running: episode.ended_at.is_none(),
+            containers_left: containers_left as u64,
+            connects_left,
         }
     }
 }
 
 fn container_row(container: &ContainerSpan, axis: Axis, end: Stamp) -> Row {
     let ContainerSpan { name, role, is_proxy, started_at, ended_at } = container;
-    let began_before = *started_at < axis.from;
     let detail = match (is_proxy, role) {
         (true, _) => "the proxy".to_owned(),
         (false, Some(ContainerRole::Init)) => "init container".to_owned(),
@@ -149,12 +155,11 @@ fn container_row(container: &ContainerSpan, axis: Axis, end: Stamp) -> Row {
         detail,
         from: axis.percent(*started_at),
         to: axis.percent(ended_at.unwrap_or(end)),
-        began_before,
         goes_on: ended_at.is_none(),
-        label: match (began_before, ended_at) {
-            (_, Some(ended_at)) => format!("ran {}", text::duration(ended_at.since(*started_at))),
-            (true, None) => "runs".to_owned(),
-            (false, None) => "started".to_owned(),
+        label: match ended_at {
+            Some(ended_at) => format!("ran {}", text::duration(ended_at.since(*started_at))),
+            None if *started_at < axis.from => "runs".to_owned(),
+            None => "started".to_owned(),
         },
     }
 }
@@ -190,30 +195,28 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
             ),
         ) => Kind::Failed,
     };
-    let waited = text::duration(until.since(*called_at));
-    let label = match (fate, outcome) {
-        (Fate::Refused, _) => "refused".to_owned(),
-        (Fate::Observed, _) => "would have waited".to_owned(),
-        (Fate::Held, Some(Outcome::Connected)) => waited,
-        (Fate::Held, Some(outcome)) => format!("{waited}, {}", outcome.as_str()),
-        (Fate::Held, None) if goes_on => format!("{waited} so far"),
-        (Fate::Held, None) => waited,
+    let label = match fate {
+        Fate::Refused => "refused".to_owned(),
+        Fate::Observed => "passed".to_owned(),
+        Fate::Held => text::duration(until.since(*called_at)),
     };
     let what = if query.is_some() { " (DNS)" } else { "" };
-    let mut detail = container.as_deref().map(text::plain).unwrap_or_default();
-    for (name, number) in [("pid", *pid), ("uid", Some(*uid))] {
-        if let Some(number) = number {
-            let separator = if detail.is_empty() { "" } else { " · " };
-            detail += &format!("{separator}{name} {number}");
-        }
+    let mut detail = Vec::new();
+    match outcome {
+        Some(Outcome::Connected) => {}
+        Some(outcome) => detail.push(outcome.as_str().to_owned()),
+        None if goes_on => detail.push("waits".to_owned()),
+        None => {}
     }
+    detail.extend(container.as_deref().map(text::plain));
+    detail.extend(pid.map(|pid| format!("pid {pid}")));
+    detail.push(format!("uid {uid}"));
     Row {
         kind,
         title: format!("{} → {destination}{what}", text::plain(comm)),
-        detail,
+        detail: detail.join(" · "),
         from: axis.percent(*called_at),
         to: if *fate == Fate::Held { axis.percent(until) } else { axis.percent(*called_at) },
-        began_before: *called_at < axis.from,
         goes_on,
         label,
     }
@@ -234,13 +237,33 @@ fn flags(episode: &Episode, axis: Axis) -> Vec<Flag> {
     for (at, name, mark) in
         [(episode.closed_at, "closed", Mark::Closed)].into_iter().chain(refuses).chain(opened)
     {
-        let at = axis.percent(at);
-        let lane = (0..)
-            .find(|lane| flags.iter().all(|flag| flag.lane != *lane || at - flag.at >= FLAG_WIDTH))
-            .unwrap_or_default();
-        flags.push(Flag { at, name, mark, lane });
+        let mut flag = Flag { at: axis.percent(at), name, mark, lane: 0 };
+        while flags.iter().any(|other| other.is_in_the_way_of(&flag)) {
+            flag.lane += 1;
+        }
+        flags.push(flag);
     }
     flags
+}
+
+// === impl Flag ===
+
+impl Flag {
+    /// Whether its name stands to the left of its line: there is more room.
+    pub(super) fn points_left(&self) -> bool {
+        self.at > 50.0
+    }
+
+    fn is_in_the_way_of(&self, other: &Self) -> bool {
+        let extent = |flag: &Self| {
+            // With a gap of one letter, where it ends.
+            let letters = u32::try_from(flag.name.len() + 1).unwrap_or(u32::MAX);
+            let width = f64::from(letters) * LETTER;
+            if flag.points_left() { (flag.at - width, flag.at) } else { (flag.at, flag.at + width) }
+        };
+        let ((from, to), (other_from, other_to)) = (extent(self), extent(other));
+        self.lane == other.lane && from < other_to && other_from < to
+    }
 }
 
 // === impl Axis ===

@@ -42,16 +42,17 @@ export LD_LIBRARY_PATH="@LIBRARIES@"
 exec "$here/root/usr/lib/chromium/chromium-headless-shell" "$@"
 "#;
 
-/// fontconfig's settings. Its cache goes below `XDG_CACHE_HOME`.
+/// fontconfig's settings: what nobody knows is sans-serif. Its cache goes below `XDG_CACHE_HOME`.
 const FONTS_CONF: &str = r#"<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
 <fontconfig>
   <dir prefix="relative">root/usr/share/fonts</dir>
   <cachedir prefix="xdg">fontconfig</cachedir>
   <alias><family>serif</family><prefer><family>Liberation Serif</family></prefer></alias>
-  <alias><family>sans-serif</family><prefer><family>Liberation Sans</family></prefer></alias>
-  <alias><family>system-ui</family><prefer><family>Liberation Sans</family></prefer></alias>
   <alias><family>monospace</family><prefer><family>Liberation Mono</family></prefer></alias>
+  <match target="pattern">
+    <edit name="family" mode="append_last"><string>Liberation Sans</string></edit>
+  </match>
 </fontconfig>
 "#;
 

@@ -12,15 +12,15 @@ const ROW: usize = 38;
 const BAR: usize = 14;
 const AXIS: usize = 22;
 /// A bar that is narrower, in percent, has its label beside it.
-const HOLDS_LABEL: f64 = 34.0;
+const HOLDS_LABEL: f64 = 30.0;
 /// A bar that ends behind this, in percent, has no room for a label behind it.
-const LABEL_FITS_BEHIND: f64 = 62.0;
+const LABEL_FITS_BEHIND: f64 = 68.0;
 /// The least width that can be seen, in percent.
 const NARROWEST: f64 = 0.4;
 
 /// Draws it. `about` says in words what is to be seen, and `id` is the page's only one.
 pub(in crate::page) fn draw(timeline: &Timeline, about: &str, id: u64) -> Markup {
-    let Timeline { rows, flags, ticks, unnamed, is_running: _ } = timeline;
+    let Timeline { rows, flags, ticks, containers_left, connects_left } = timeline;
     let lanes = flags.iter().map(|flag| flag.lane + 1).max().unwrap_or_default();
     let top = lanes * LANE + 4;
     let bottom = top + rows.len() * ROW;
@@ -47,14 +47,20 @@ pub(in crate::page) fn draw(timeline: &Timeline, about: &str, id: u64) -> Markup
                 @for flag in flags { (draw_flag(flag, bottom)) }
             }
         }
-        @if *unnamed > 0 {
-            p.more { "and " (text::count(*unnamed, "more connect")) " without a line of " @if *unnamed == 1 { "its" } @else { "their" } " own" }
+        @if *containers_left + *connects_left > 0 {
+            p.more {
+                "Not drawn: "
+                @if *containers_left > 0 { (text::count(*containers_left, "more container")) }
+                @if *containers_left > 0 && *connects_left > 0 { ", " }
+                @if *connects_left > 0 { (text::count(*connects_left, "more connect")) }
+                "."
+            }
         }
     }
 }
 
 fn bar(row: &Row, top: usize) -> Markup {
-    let Row { kind, title, detail, from, to, began_before, goes_on, label } = row;
+    let Row { kind, title, detail, from, to, goes_on, label } = row;
     let y = top + (ROW - BAR) / 2;
     let width = (to - from).max(NARROWEST);
     let (x, end) = (percent(*from), from + width);
@@ -75,12 +81,10 @@ fn bar(row: &Row, top: usize) -> Markup {
                 circle cx=(x) cy=(y + BAR / 2) r="5" {}
             } @else {
                 rect x=(x) y=(y) width=(percent(width)) height=(BAR) rx="3" {}
-                @if *goes_on { rect.on x=(x) y=(y) width=(percent(width)) height=(BAR) rx="3" {} }
                 @if !goes_on && kind.is_connect() { (end_mark(*kind, end, y + BAR / 2)) }
             }
             text.inside[inside] x=(percent(label_at)) dx=(if label_anchor == "end" { -9 } else { 9 })
                 y=(label_y) text-anchor=(label_anchor) {
-                @if *began_before { "◂ " }
                 (label)
             }
         }
@@ -107,8 +111,8 @@ fn draw_flag(flag: &Flag, bottom: usize) -> Markup {
         g class=(mark.class()) {
             line x1=(percent(*at)) x2=(percent(*at)) y1=(y + 2) y2=(bottom) {}
             text x=(percent(*at)) y=(y + 11)
-                dx=(if *at > 50.0 { -5 } else { 5 })
-                text-anchor=(if *at > 50.0 { "end" } else { "start" }) { (name) }
+                dx=(if flag.points_left() { -5 } else { 5 })
+                text-anchor=(if flag.points_left() { "end" } else { "start" }) { (name) }
         }
     }
 }
@@ -124,7 +128,7 @@ pub(in crate::page) fn legend() -> Markup {
                 (Kind::Released, "waited, went on"),
                 (Kind::Failed, "waited, failed"),
                 (Kind::Refused, "refused"),
-                (Kind::Observed, "would have waited"),
+                (Kind::Observed, "passed, would have waited"),
             ] {
                 li {
                     svg width="26" height="14" aria-hidden="true" {
