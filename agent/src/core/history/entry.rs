@@ -98,6 +98,7 @@ impl Line {
         match self {
             Self::ContainerStarted { .. } => "container started",
             Self::ContainerEnded { .. } => "container ended",
+            Self::GateClosed { enabled_by: None, .. } => "gate closed, pod not known yet",
             Self::GateClosed { .. } => "gate closed",
             Self::GateInherited { .. } => "gate taken over",
             Self::Held(connect) if connect.caller.query.is_some() => "DNS query held",
