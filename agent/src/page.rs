@@ -13,7 +13,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 pub use self::routes::{PageAddress, PageAddressError, serve};
 use self::timeline::Detail;
-use crate::core::{AgentState, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp};
+use crate::core::{
+    AgentState, CloseReason, Episode, NodeReport, Outcome, PodRef, PodReport, PodState, Stamp,
+};
 
 /// How often a page that is served asks for itself again.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -81,7 +83,7 @@ pub fn node(facts: &Facts<'_>, form: Form) -> String {
                 (timeline::legend())
             }
             @for episode in drawn {
-                article { (episode::whole(episode, node.at, form, OF_MANY)) }
+                (episode::whole(episode, node.at, &pod_link(&episode.pod, form), OF_MANY))
             }
             @if !older.is_empty() {
                 h3 { "Earlier" }
@@ -120,10 +122,11 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
         return None;
     }
     let body = html! {
-        @for report in &reports { (pod::whole(report, node.at)) }
+        @for report in &reports { (pod::state(report, node.at)) }
         @if reports.is_empty() {
             p.none { "The pod is gone; this is what happened to it." }
         }
+        @for report in &reports { @if !report.waiting.is_empty() { (pod::waiting(report, node.at)) } }
         section aria-labelledby="starts" {
             h2 #starts { "Starts" }
             @if episodes.is_empty() {
@@ -132,9 +135,11 @@ pub fn pod(facts: &Facts<'_>, namespace: &str, name: &str, form: Form) -> Option
                 (timeline::legend())
             }
             @for episode in &episodes {
-                article { (episode::whole(episode, node.at, form, OF_FEW)) }
+                @let why = episode.reason.map_or("not known yet", CloseReason::as_str);
+                (episode::whole(episode, node.at, &html! { (why) }, OF_FEW))
             }
         }
+        @for report in &reports { (pod::nature(report)) }
     };
     Some(document(Some(&format!("{namespace}/{name}")), node, form, &body))
 }
@@ -247,13 +252,13 @@ fn summary(node: &NodeReport) -> Markup {
                 when(closed > 0, Tone::Busy)))
             (figure("Waited so far", totals.held, &html! {
                 (went_on) " went on"
-                @if failed > 0 { ", " (failed) " failed" }
+                @if failed > 0 { ", " strong { (failed) " failed" } }
                 @if totals.refused > 0 { ", " (totals.refused) " more refused" }
                 @if totals.observed > 0 { ", " (totals.observed) " more would have" }
-            }, when(failed > 0, Tone::Bad)))
+            }, Tone::Plain))
             (figure("Gates given up", totals.timed_out_gates + totals.failed_gates, &html! {
                 (totals.timed_out_gates) " by deadline, " (totals.failed_gates) " by an error"
-            }, when(totals.timed_out_gates + totals.failed_gates > 0, Tone::Bad)))
+            }, when(in_state(PodState::GivenUp) + in_state(PodState::Failed) > 0, Tone::Bad)))
         }
         @if !problems.is_empty() {
             ul.problems aria-label="Problems" { @for problem in problems { li { (text::foreign(problem)) } } }

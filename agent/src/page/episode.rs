@@ -1,5 +1,7 @@
 //! One start of a pod: what came of it, in words and as a picture.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 
 use super::{
@@ -8,15 +10,17 @@ use super::{
 };
 use crate::core::{Episode, Mode, OpenReason, Outcome, Stamp};
 
-/// The article of an episode.
-pub(super) fn whole(episode: &Episode, now: Stamp, form: Form, detail: Detail) -> Markup {
+/// The article of an episode; `heading` is its pod, or what else tells it from its neighbours.
+pub(super) fn whole(episode: &Episode, now: Stamp, heading: &Markup, detail: Detail) -> Markup {
     let (word, tone) = verdict(episode);
     html! {
-        header {
-            h3 { (pod_link(&episode.pod, form)) " " (badge(word, tone)) }
-            p.ago { (text::ago(episode.closed_at, now)) " ago" }
+        article {
+            header {
+                h3 { (heading) " " (badge(word, tone)) }
+                p.ago { (text::ago(episode.closed_at, now)) " ago" }
+            }
+            (inside(episode, now, detail))
         }
-        (inside(episode, now, detail))
     }
 }
 
@@ -113,7 +117,7 @@ fn story(episode: &Episode, now: Stamp) -> String {
         }
     }
     let end = match (episode.open_reason, episode.ready_after()) {
-        (Some(_), Some(after)) => format!("the proxy was ready after {}", text::duration(after)),
+        (Some(_), Some(after)) => ready(episode, after),
         (Some(OpenReason::Deadline), None) => {
             format!("the proxy was not ready within {}", text::duration(episode.timeout))
         }
@@ -134,6 +138,19 @@ fn story(episode: &Episode, now: Stamp) -> String {
         story += &format!(" {}", text::plain(error));
     }
     story
+}
+
+/// When the proxy was ready, and how much of that was its own start.
+fn ready(episode: &Episode, after: Duration) -> String {
+    let after = text::duration(after);
+    let proxies = episode.containers.iter().filter(|container| container.is_proxy);
+    match proxies.map(|proxy| proxy.started_at).max() {
+        Some(started) if started > episode.closed_at => {
+            let started = text::duration(started.since(episode.closed_at));
+            format!("the proxy started after {started} and was ready {after} later")
+        }
+        _ => format!("the proxy was ready after {after}"),
+    }
 }
 
 /// What the gate was closed for, and by whose choice.

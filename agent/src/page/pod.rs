@@ -55,12 +55,13 @@ pub(super) fn left_alone(pods: &[&PodReport], form: Form) -> Markup {
     }
 }
 
-/// All of one pod.
-pub(super) fn whole(pod: &PodReport, now: Stamp) -> Markup {
+/// Where one pod stands, and what is known of it.
+pub(super) fn state(pod: &PodReport, now: Stamp) -> Markup {
     html! {
-        section aria-label="State" {
+        section.card aria-label="State" {
             p.story {
-                (badge(pod.state.as_str(), tone(pod.state))) " for " (text::ago(pod.since, now)) ". " (why(pod, now))
+                (badge(pod.state.as_str(), tone(pod.state))) " for " (text::ago(pod.since, now)) ": "
+                (why(pod, now)) "."
             }
             @if !pod.problems.is_empty() {
                 ul.problems { @for problem in &pod.problems { li { (text::foreign(problem)) } } }
@@ -99,7 +100,12 @@ pub(super) fn whole(pod: &PodReport, now: Stamp) -> Markup {
                 }
             }
         }
-        @if !pod.waiting.is_empty() { (waiting(pod, now)) }
+    }
+}
+
+/// What has been chosen for it, and what it is made of.
+pub(super) fn nature(pod: &PodReport) -> Markup {
+    html! {
         @if let Some(settings) = &pod.settings {
             section aria-label="Settings" {
                 h2 { "Settings" }
@@ -121,7 +127,8 @@ pub(super) fn whole(pod: &PodReport, now: Stamp) -> Markup {
     }
 }
 
-fn waiting(pod: &PodReport, now: Stamp) -> Markup {
+/// The connects that wait, one by one.
+pub(super) fn waiting(pod: &PodReport, now: Stamp) -> Markup {
     html! {
         section aria-label="Waiting" {
             h2 { "Waiting" }

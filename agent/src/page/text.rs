@@ -51,7 +51,8 @@ pub(super) fn segment(text: &str) -> String {
     })
 }
 
-/// How long, to three digits: `4.7 ms`, `3.09 s`, `2 min 5 s`, `3 h 20 min`, `4 d 2 h`.
+/// How long, to three digits: `4.7 ms`, `3.09 s`, `2 min 5 s`, `3 h 20 min`, `4 d 2 h`. Number and unit
+/// stay on one line.
 pub(super) fn duration(duration: Duration) -> String {
     /// Seconds.
     const MINUTE: u64 = 60;
@@ -59,16 +60,16 @@ pub(super) fn duration(duration: Duration) -> String {
     const DAY: u64 = 24 * HOUR;
     let seconds = duration.as_secs_f64();
     let two = |large: u64, name: &str, small: u64, small_name: &str| match small {
-        0 => format!("{large} {name}"),
-        _ => format!("{large} {name} {small} {small_name}"),
+        0 => format!("{large}\u{a0}{name}"),
+        _ => format!("{large}\u{a0}{name} {small}\u{a0}{small_name}"),
     };
     // The bounds are where rounding would reach the next unit.
     match seconds.round() as u64 {
-        _ if seconds < 0.000_1 => "0 ms".to_owned(),
-        _ if seconds < 0.009_95 => format!("{:.1} ms", seconds * 1e3),
-        _ if seconds < 0.999_5 => format!("{:.0} ms", seconds * 1e3),
-        _ if seconds < 9.995 => format!("{seconds:.2} s"),
-        _ if seconds < 59.95 => format!("{seconds:.1} s"),
+        _ if seconds < 0.000_1 => "0\u{a0}ms".to_owned(),
+        _ if seconds < 0.009_95 => format!("{:.1}\u{a0}ms", seconds * 1e3),
+        _ if seconds < 0.999_5 => format!("{:.0}\u{a0}ms", seconds * 1e3),
+        _ if seconds < 9.995 => format!("{seconds:.2}\u{a0}s"),
+        _ if seconds < 59.95 => format!("{seconds:.1}\u{a0}s"),
         whole if whole < HOUR => two(whole / MINUTE, "min", whole % MINUTE, "s"),
         whole if whole < DAY => two(whole / HOUR, "h", whole % HOUR / MINUTE, "min"),
         whole => two(whole / DAY, "d", whole % DAY / HOUR, "h"),
@@ -116,7 +117,10 @@ mod tests {
             (12_000_000_000, "3 h 20 min"),
             (352_800_000_000, "4 d 2 h"),
         ] {
-            assert_eq!(duration(Duration::from_micros(micros)), expected, "{micros}");
+            let shown = duration(Duration::from_micros(micros));
+            // Between the two parts of a long one a line may break.
+            assert_eq!(shown.replace('\u{a0}', " "), expected, "{micros}");
+            assert_eq!(shown.matches(' ').count(), expected.matches(' ').count() / 3, "{shown}");
         }
     }
 }

@@ -201,7 +201,7 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
         Fate::Held => text::duration(until.since(*called_at)),
     };
     let what = if query.is_some() { " (DNS)" } else { "" };
-    let mut detail = Vec::new();
+    let mut detail = vec![text::plain(comm)];
     match outcome {
         Some(Outcome::Connected) => {}
         Some(outcome) => detail.push(outcome.as_str().to_owned()),
@@ -213,7 +213,7 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
     detail.push(format!("uid {uid}"));
     Row {
         kind,
-        title: format!("{} → {destination}{what}", text::plain(comm)),
+        title: format!("→ {destination}{what}"),
         detail: detail.join(" · "),
         from: axis.percent(*called_at),
         to: if *fate == Fate::Held { axis.percent(until) } else { axis.percent(*called_at) },
