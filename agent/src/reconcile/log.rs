@@ -101,8 +101,9 @@ pub(super) fn line(pod: PodRef, line: Line) {
             let of = Of { message: "connect refused", mono_ns, ..Of::default() };
             of_connect(pod, connect, of);
         }
-        Line::Observed(connect) => {
-            let of = Of { message: "connect would have been held", mono_ns, ..Of::default() };
+        Line::Observed { connect, refused } => {
+            let message = "connect would have been held";
+            let of = Of { message, mono_ns, refused: Some(refused), ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
@@ -118,7 +119,7 @@ pub(super) fn line(pod: PodRef, line: Line) {
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
                 outcome: Some(outcome.as_str()),
                 warn: outcome == Outcome::Refused,
-                hint: None,
+                ..Of::default()
             };
             of_connect(pod, connect, of);
         }
@@ -149,6 +150,7 @@ struct Of {
     mono_ns: u64,
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
+    refused: Option<bool>,
     hint: Option<String>,
     warn: bool,
 }
@@ -158,13 +160,13 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, hint, warn } = of;
+    let Of { message, mono_ns, held_ms, outcome, refused, hint, warn } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, hint, mono_ns, "{message}"
+                cookie, held_ms, outcome, refused, hint, mono_ns, "{message}"
             )
         };
     }

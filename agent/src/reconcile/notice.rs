@@ -33,7 +33,7 @@ pub(super) fn publish(events: &EventSink, pod: &PodRef, line: &Line) {
         | Line::GateInherited { .. }
         | Line::Held(_)
         | Line::Refused(_)
-        | Line::Observed(_)
+        | Line::Observed { .. }
         | Line::GateOpened { .. }
         | Line::DeadlineRefuses { .. }
         | Line::Released { .. }
