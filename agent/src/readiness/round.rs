@@ -7,13 +7,15 @@ use super::{
     listener::{LOOPBACK, Listeners},
 };
 use crate::{
-    core::ReadyCheck,
+    core::{PodUid, ReadyCheck},
     netns::{Entrance, Netns},
 };
 
 /// What the rounds of one pod's probe ask.
 #[derive(Debug)]
 pub(super) struct Round {
+    /// Whose it is, for the log.
+    pub(super) uid: PodUid,
     /// The first that says ready counts.
     pub(super) checks: Vec<ReadyCheck>,
     /// The ports that must have a listener before it counts.
@@ -75,15 +77,19 @@ impl Round {
     fn look(&self) -> Look {
         let listeners = self.listeners.then(Listeners::open).and_then(|opened| {
             opened
-                .inspect_err(|error| tracing::debug!(%error, "listeners cannot be looked up"))
+                .inspect_err(|error| {
+                    tracing::debug!(pod_uid = %self.uid, %error, "listeners cannot be looked up");
+                })
                 .ok()
         });
         // `None`: the kernel does not tell.
         let listens = |address: SocketAddr| {
             let has = listeners.as_ref()?.has(address);
-            has.inspect_err(
-                |error| tracing::debug!(%error, %address, "listener cannot be looked up"),
-            )
+            has.inspect_err(|error| {
+                tracing::debug!(
+                    pod_uid = %self.uid, %error, %address, "listener cannot be looked up"
+                );
+            })
             .ok()
         };
         let on_loopback = |port: u16| {
@@ -117,9 +123,11 @@ impl Round {
             let addresses = LOOPBACK.map(|ip| SocketAddr::new(ip, *port));
             for address in addresses.into_iter().filter(|address| listens(*address) != Some(false))
             {
-                match Question::new(index, address, path) {
+                match Question::new(&self.uid, index, address, path) {
                     Ok(question) => questions.push(question),
-                    Err(error) => tracing::debug!(%error, %address, "no socket to ask with"),
+                    Err(error) => tracing::debug!(
+                        pod_uid = %self.uid, %error, %address, "no socket to ask with"
+                    ),
                 }
             }
         }

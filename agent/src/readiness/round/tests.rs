@@ -22,8 +22,13 @@ fn tcp(port: u16) -> ReadyCheck {
 }
 
 async fn run(sandbox: &Sandbox, checks: &[ReadyCheck], ports: &[u16]) -> Finding {
-    let round =
-        Round { checks: checks.to_vec(), ports: ports.to_vec(), any_port: false, listeners: true };
+    let round = Round {
+        uid: PodUid::new("u"),
+        checks: checks.to_vec(),
+        ports: ports.to_vec(),
+        any_port: false,
+        listeners: true,
+    };
     Arc::new(round).run(&sandbox.entrance, &sandbox.netns).await.unwrap()
 }
 
@@ -132,6 +137,7 @@ async fn where_the_kernel_does_not_tell_who_listens_the_endpoint_alone_counts() 
     let sandbox = Sandbox::new();
     let blind = |checks: &[ReadyCheck]| {
         let round = Round {
+            uid: PodUid::new("u"),
             checks: checks.to_vec(),
             ports: vec![15001],
             any_port: false,
