@@ -110,10 +110,10 @@ pub(super) fn bpffs(args: &CheckArgs) -> Vec<Check> {
     }
     let standing = bpf::standing(&bpffs);
     vec![if standing.pods == 0 {
-        Check::ok(BPFFS, format_args!("{path}: no gate is pinned there"))
+        Check::ok(BPFFS, format_args!("{path}; no gate is pinned there"))
     } else {
         let (pods, links) = (standing.pods, standing.links);
-        Check::ok(BPFFS, format_args!("{path}: gates of {pods} pods are pinned, by {links} links"))
+        Check::ok(BPFFS, format_args!("{path}; pinned gates: {pods}, links: {links}"))
     }]
 }
 

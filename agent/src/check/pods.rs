@@ -120,8 +120,8 @@ pub(super) fn cgroups(args: &CheckArgs) -> Vec<Check> {
         Ok(tree) => {
             let (driver, pods, running) = (tree.driver(), tree.pods.len(), tree.running.len());
             let found = format!(
-                "cgroup2 at {path}, kubelet's driver {driver}: {pods} pods, {running} running \
-                 containers"
+                "cgroup2 at {path}, kubelet's driver {driver}; pods: {pods}, running containers: \
+                 {running}"
             );
             if pods > 0 && running == 0 {
                 let mend = "if pods run here their processes are in cgroup v1 only: boot with \
