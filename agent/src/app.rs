@@ -20,8 +20,9 @@ use crate::{
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Input, Parts},
+    reconcile::{self, Asker, Input, Journal, Parts},
     signals::told_to_stop,
+    status::Status,
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -52,8 +53,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let host_netns = host_netns(&args.node.proc_root)?;
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
+    let (asker, asks) = Asker::new();
+    let status = Status::new(&args.node_name, readiness.clone(), asker);
     if let Some(address) = args.health_address {
-        let server = health::Server::bind(address, readiness.clone(), liveness.clone())?;
+        let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
         tokio::spawn(server.run());
     }
@@ -107,8 +110,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             cluster::remove_startup_taint(client, &node).await;
         });
     }
+    let journal = Journal::new(clock::epoch(), events);
     let parts = Parts {
-        events,
+        journal,
         readiness,
         machine: Machine::new(rules),
         gates,
@@ -140,12 +144,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let pods = tokio::spawn(forward(pods, inputs.clone()));
     let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
-    let mut pings = liveness.pings();
-    let pings = stream::poll_fn(move |context| pings.poll_recv(context)).map(Input::Ping);
+    let pings = received(liveness.pings()).map(Input::Ping);
     tokio::spawn(forward(pings, inputs.clone()));
+    tokio::spawn(forward(received(asks).map(Input::Ask), inputs.clone()));
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
-    let mut kernel = tokio::spawn(kernel(ring, reports));
+    let mut kernel = tokio::spawn(kernel(ring, reports, status.clone()));
     let refused = async {
         if inherits && let Err(error) = server.reach(FOREVER).await {
             return error;
@@ -224,6 +228,10 @@ fn host_netns(proc_root: &Path) -> Result<u64, PreflightError> {
     Ok(netns.inode())
 }
 
+fn received<T>(mut receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::poll_fn(move |context| receiver.poll_recv(context))
+}
+
 async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>) {
     let mut stream = std::pin::pin!(stream);
     while let Some(input) = stream.next().await {
@@ -245,11 +253,13 @@ async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow:
 async fn kernel(
     mut events: EventReader,
     reports: mpsc::Sender<Vec<KernelEvent>>,
+    status: Status,
 ) -> anyhow::Result<()> {
     loop {
         let batch = events.next().await?;
         let lost = events.newly_lost();
         if lost > 0 {
+            status.lost(lost);
             tracing::warn!(lost, "kernel events lost: some holds have no line in this log");
         }
         if reports.send(batch).await.is_err() {

@@ -64,7 +64,7 @@ async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
     if let Some(address) = args.health_address {
         let readiness = Readiness::default();
         readiness.stand_by();
-        let server = health::Server::bind(address, readiness, Liveness::default())?;
+        let server = health::server(address, readiness, Liveness::default())?;
         tokio::spawn(server.run());
     }
     told.cancelled().await;

@@ -16,7 +16,7 @@ use crate::{
     cluster::DaemonSetName,
     command::Output,
     core::{Choices, PodUid, hold_timeout, switch},
-    health::HealthAddress,
+    http::ListenAddress,
     telemetry::LogFormat,
 };
 
@@ -132,7 +132,7 @@ pub struct CleanupArgs {
 
     /// With --stay: where to serve /readyz, as of "holdfast run" [default: not served].
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
-    pub health_address: Option<HealthAddress>,
+    pub health_address: Option<ListenAddress>,
 
     /// Clean nothing, but wait until all pods of this DaemonSet are ready, which clean their nodes.
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "stay")]
@@ -208,7 +208,7 @@ pub struct RunArgs {
     /// Where to serve /livez and /readyz: a port of all addresses, IPv4 and IPv6, such as 8686, or of
     /// one, such as 127.0.0.1:8686 [default: not served].
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
-    pub health_address: Option<HealthAddress>,
+    pub health_address: Option<ListenAddress>,
 
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]

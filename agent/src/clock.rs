@@ -1,8 +1,17 @@
-//! The kernel's clock.
+//! The kernel's clock, and what it shows on the wall's.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::core::Monotonic;
+use crate::core::{Epoch, Monotonic};
+
+/// Where the monotonic clock began on the wall clock.
+#[must_use]
+pub fn epoch() -> Epoch {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Epoch::new(now(), since_1970)
+}
 
 /// Now, on the clock that the eBPF programs read (`bpf_ktime_get_ns`: `CLOCK_MONOTONIC`).
 #[must_use]

@@ -7,14 +7,17 @@ mod classify;
 mod datagram;
 mod event;
 mod finding;
+mod history;
 mod ids;
 mod line;
 mod machine;
 mod packet;
 mod pod;
 mod profile;
+mod report;
 mod rules;
 mod settings;
+mod stamp;
 mod syn;
 
 pub use self::{
@@ -24,14 +27,19 @@ pub use self::{
     datagram::query_packet,
     event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
     finding::Finding,
+    history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
     packet::{ReplayError, ReplayPacket},
-    pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView},
+    pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
         CheckKind, CheckSpec, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
         Profiles, ProfilesError, Reference, Source, Wish,
+    },
+    report::{
+        AgentState, ConnectReport, ContainerReport, NodeReport, OrderReport, PodReport, PodState,
+        ProxyReport, SettingReport, Totals,
     },
     rules::{Judgement, Plan, Rules},
     settings::{
@@ -39,5 +47,6 @@ pub use self::{
         ReadyCheck, RefuseErrno, Settings, ValueError, hold_timeout, namespace_problems, resolve,
         switch,
     },
+    stamp::{Epoch, Stamp, in_words},
     syn::syn_packet,
 };

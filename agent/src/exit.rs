@@ -7,7 +7,7 @@ use crate::{
     cleanup::AgentRuns,
     cluster::{self, ClusterError},
     config::ConfigError,
-    health::HealthError,
+    http::ListenError,
     node::{MountError, WatchError},
     preflight::PreflightError,
     wait::WaitError,
@@ -74,7 +74,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<WaitError>() {
         return Some(error.exit_code());
     }
-    if let Some(HealthError { source, .. }) = cause.downcast_ref() {
+    if let Some(ListenError { source, .. }) = cause.downcast_ref() {
         return Some(match source.kind() {
             // A port below 1024 without CAP_NET_BIND_SERVICE.
             ErrorKind::PermissionDenied => NO_PERMISSION,
@@ -95,6 +95,7 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+    use crate::http::Purpose;
 
     #[test]
     fn an_address_that_cannot_be_served_on_is_missing_wrong_or_forbidden() {
@@ -103,7 +104,9 @@ mod tests {
             (ErrorKind::AddrNotAvailable, USAGE),
             (ErrorKind::PermissionDenied, NO_PERMISSION),
         ] {
-            let error = HealthError { address: ([0, 0, 0, 0], 80).into(), source: kind.into() };
+            let purpose = Purpose { what: "health", option: "--health-address" };
+            let address = ([0, 0, 0, 0], 80).into();
+            let error = ListenError { purpose, address, source: kind.into() };
             let error = anyhow::Error::from(error).context("failed to start");
             assert_eq!(code(&error), ExitCode::from(expected), "{kind:?}");
         }

@@ -5,10 +5,10 @@
 
 mod liveness;
 mod readiness;
-mod server;
+mod routes;
 
 pub use self::{
     liveness::{Liveness, Ping},
     readiness::{Readiness, Reason},
-    server::{HealthAddress, HealthError, Server},
+    routes::server,
 };

@@ -1,6 +1,8 @@
 //! The one task that owns all state. Sources send it facts; it asks the core what follows and has
 //! the edges do it.
 
+mod ask;
+mod journal;
 mod log;
 mod notice;
 mod replay;
@@ -20,12 +22,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::replay::{ReplayOf, Replayer};
+pub use self::{
+    ask::{Ask, AskError, Asker, OrderRequest, Snapshot},
+    journal::{EntryStream, Journal},
+    replay::{ReplayOf, Replayer},
+};
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
-    cluster::EventSink,
-    core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid, SetGate},
+    core::{
+        Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, Order, PodName, PodUid,
+        SetGate,
+    },
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
@@ -41,6 +49,8 @@ pub enum Input {
     Cgroup(CgroupEvent),
     /// Somebody wants to know whether the task still works.
     Ping(Ping),
+    /// Somebody wants to know how things stand, or to give an order.
+    Ask(Ask),
 }
 
 /// The parts that the task works with.
@@ -48,8 +58,8 @@ pub enum Input {
 pub struct Parts {
     /// The decisions.
     pub machine: Machine,
-    /// Where Kubernetes Events go.
-    pub events: EventSink,
+    /// Tells what happens.
+    pub journal: Journal,
     /// Told what has been listed.
     pub readiness: Readiness,
     /// The gates.
@@ -71,7 +81,7 @@ pub struct Parts {
 /// The task's state, besides the machine's.
 struct Reconciler {
     machine: Machine,
-    events: EventSink,
+    journal: Journal,
     readiness: Readiness,
     gates: Gates,
     prober: Prober,
@@ -93,7 +103,7 @@ pub async fn run(
 ) -> (Gates, anyhow::Result<()>) {
     let Parts {
         machine,
-        events,
+        journal,
         readiness,
         gates,
         sockets,
@@ -105,7 +115,7 @@ pub async fn run(
     } = parts;
     let mut reconciler = Reconciler {
         machine,
-        events,
+        journal,
         readiness,
         gates,
         prober,
@@ -168,7 +178,48 @@ impl Reconciler {
             }
             Input::Cgroup(event) => self.cgroup(event),
             Input::Ping(ping) => ping.answer(),
+            Input::Ask(ask) => self.ask(ask),
         }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Snapshot(answer) => {
+                let epoch = self.journal.epoch();
+                let snapshot = Snapshot {
+                    at: epoch.stamp(clock::now()),
+                    pods: self.machine.report(epoch),
+                    episodes: self.journal.episodes(),
+                    totals: self.journal.totals(),
+                    entries: self.journal.entries(),
+                };
+                // Whoever asked may have given up.
+                let _: Result<(), _> = answer.send(snapshot);
+            }
+            Ask::Order { pod, order, answer } => {
+                let uid = self.machine.find(&pod);
+                if let Some(uid) = uid.clone() {
+                    self.order(&pod, uid, order);
+                }
+                let _: Result<(), _> = answer.send(uid);
+            }
+        }
+    }
+
+    fn order(&mut self, PodName { namespace, name }: &PodName, uid: PodUid, request: OrderRequest) {
+        let (order, limit) = match request {
+            OrderRequest::Open => (Some(Order::Open), None),
+            OrderRequest::Close(limit) => {
+                (Some(Order::Closed { until: clock::now() + limit }), Some(limit))
+            }
+            OrderRequest::Auto => (None, None),
+        };
+        let limit_ms = limit.map(|limit| limit.as_millis() as u64);
+        tracing::info!(
+            %namespace, pod = %name, pod_uid = %uid, gate = request.as_str(), limit_ms,
+            "the operator's order"
+        );
+        self.apply(Event::Ordered { uid, order });
     }
 
     fn cgroup(&mut self, event: CgroupEvent) {
@@ -180,6 +231,7 @@ impl Reconciler {
             }
             CgroupEvent::PodGone(uid) => {
                 self.apply(Event::PodCgroupGone(uid.clone()));
+                self.journal.forget(&uid);
                 self.paths.remove(&uid);
                 self.netns.remove(&uid);
             }
@@ -324,10 +376,7 @@ impl Reconciler {
                 self.prober.stop(&uid);
                 self.netns.remove(&uid);
             }
-            Action::Log(pod, line) => {
-                notice::publish(&self.events, &pod, &line);
-                log::line(pod, line);
-            }
+            Action::Log(pod, line) => self.journal.record(pod, line),
             Action::LogNamespace(namespace, problem) => log::namespace(&namespace, problem),
         }
         None

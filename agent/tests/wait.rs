@@ -165,19 +165,33 @@ fn send(signal: Signal, child: &Child) {
 
 #[test]
 fn the_command_takes_the_place_of_the_process_as_if_nothing_had_been_before() {
+    takes_the_place(&["env"]);
+}
+
+#[test]
+fn what_the_process_ignores_the_command_ignores() {
+    takes_the_place(&["env", "--ignore-signal=HUP", "--ignore-signal=USR1"]);
+}
+
+/// Signals and descriptors of a command that is waited for are those of one that never was, if both
+/// are started by `starter`.
+fn takes_the_place(starter: &[&str]) {
     let server = Server::new(OK);
     let script = "echo $$; grep -E '^Sig(Ign|Blk|Cgt)' /proc/self/status; ls /proc/self/fd";
-    let child = wait_command(&[&server.url(), "--periodMillis=1", "--", "sh", "-c", script]);
-    let mut child = { child }.spawn().unwrap();
+    let command = ["sh", "-c", script];
+    let [program, options @ ..] = starter else { panic!("nobody starts it") };
+    let start = |arguments: &[&str]| tool(Path::new(program), &[options, arguments].concat());
+
+    let binary = binary();
+    let wait = [binary.to_str().unwrap(), "wait", &server.url(), "--periodMillis=1", "--"];
+    let mut child = start(&[&wait[..], &command].concat()).spawn().unwrap();
     let pid = child.id().to_string();
     let status = status_of(&mut child);
     assert!(status.success(), "{status}");
     let waited = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     let (first, rest) = waited.split_once('\n').unwrap();
     assert_eq!(first, pid);
-    // Signals and descriptors are those of a command that was never waited for.
-    let alone = tool(Path::new("sh"), &["-c", script]).output().unwrap();
-    let alone = String::from_utf8(alone.stdout).unwrap();
+    let alone = String::from_utf8(start(&command).output().unwrap().stdout).unwrap();
     assert_eq!(rest, alone.split_once('\n').unwrap().1);
     assert_eq!(server.lines(), ["GET /healthz/ready"]);
 }

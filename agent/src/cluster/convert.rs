@@ -10,7 +10,7 @@ use kube::{ResourceExt as _, core::PartialObjectMeta};
 
 use crate::core::{
     ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
-    PodView, ReadyCheck,
+    PodView, ReadyCheck, Workload,
 };
 
 /// On a static pod's mirror object: the hash of its manifest, after which kubelet names the cgroup
@@ -18,6 +18,9 @@ use crate::core::{
 /// into both (`basicMirrorClient.CreateMirrorPod`, pkg/kubelet/pod/mirror_client.go).
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// `apps.DefaultDeploymentUniqueLabelKey` (pkg/apis/apps/types.go).
+const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// Length of that hash, an MD5 in hexadecimal digits (`applyDefaults`, pkg/kubelet/config/common.go).
 const CONFIG_HASH_LEN: usize = 32;
@@ -52,6 +55,7 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
     Some(PodView {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
+        workload: workload(pod),
         labels: pod.labels().clone(),
         annotations: annotations.clone(),
         host_network: spec.host_network.unwrap_or_default(),
@@ -60,6 +64,22 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
             .and_then(|status| status.phase.as_deref())
             .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
         containers: init.chain(apps).chain(ephemeral).collect(),
+    })
+}
+
+/// A pod's controller. A Deployment is found behind its ReplicaSet, whose name is the Deployment's and
+/// the hash of the template (`getNewReplicaSet`, pkg/controller/deployment/sync.go), which is a label
+/// of the pod as well.
+fn workload(pod: &Pod) -> Option<Workload> {
+    let owners = pod.owner_references().iter();
+    let owner = owners.into_iter().find(|owner| owner.controller == Some(true))?;
+    let hash = pod.labels().get(POD_TEMPLATE_HASH);
+    let deployment = hash
+        .filter(|_| owner.kind == "ReplicaSet")
+        .and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+    Some(match deployment {
+        Some(name) => Workload::new("Deployment", name),
+        None => Workload::new(&owner.kind, &owner.name),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Whom a closed gate holds.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ContainerRole, ContainerView, PodView, Proxy};
 
 /// What a container is to its runtime.
@@ -21,7 +23,8 @@ pub struct ContainerIdentity {
 }
 
 /// What a closed gate does with a container's connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Held.
     Hold,
@@ -80,6 +83,7 @@ mod tests {
         PodView {
             uid: PodUid::new("u"),
             name: PodName::new("shop", "cart"),
+            workload: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             host_network: false,

@@ -2,9 +2,12 @@
 
 use std::{fmt, ops::Add, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// A pod's `metadata.uid`, in the API's spelling (with dashes); for a static pod the hash of its
 /// manifest, which is what kubelet names its cgroup after.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
 pub struct PodUid(Arc<str>);
 
 impl PodUid {
@@ -24,6 +27,18 @@ impl PodUid {
 impl fmt::Display for PodUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<PodUid> for String {
+    fn from(uid: PodUid) -> Self {
+        uid.as_str().to_owned()
+    }
+}
+
+impl From<String> for PodUid {
+    fn from(uid: String) -> Self {
+        Self::new(&uid)
     }
 }
 
@@ -77,7 +92,7 @@ impl fmt::Display for ContainerId {
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub struct $name(pub u64);
 
         impl fmt::Display for $name {

@@ -2,21 +2,37 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    Caller, Finding, Mode, Monotonic, Origin, PodName, PodUid, Problem, RefuseErrno, SocketCookie,
+    Caller, ContainerRole, Finding, Mode, Monotonic, Origin, PodName, PodUid, Problem, RefuseErrno,
+    SocketCookie, Workload,
 };
 
 /// Whom a line or an Event is about. The API may not have told the pod's name yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "PodRefText", from = "PodRefText")]
 pub struct PodRef {
     /// The pod.
     pub uid: PodUid,
     /// Its name, if known.
     pub name: Option<PodName>,
+    /// What it was made for, if known.
+    pub workload: Option<Workload>,
+}
+
+/// A pod in JSON: `pod` is its name, as in the log.
+#[derive(Serialize, Deserialize)]
+struct PodRefText {
+    pod_uid: PodUid,
+    namespace: Option<String>,
+    pod: Option<String>,
+    workload: Option<Workload>,
 }
 
 /// Why a gate closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CloseReason {
     /// The pod starts.
     Start,
@@ -31,7 +47,8 @@ pub enum CloseReason {
 }
 
 /// Why a gate opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OpenReason {
     /// A check of the proxy's own says ready.
     ProbeReady,
@@ -44,7 +61,8 @@ pub enum OpenReason {
 }
 
 /// Why a pod is not held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Exemption {
     /// Neither it nor its namespace is labelled, or one of them says no.
     NotEnabled,
@@ -71,7 +89,8 @@ pub enum Exemption {
 }
 
 /// How a hold ended for its application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// connect() succeeded.
     Connected,
@@ -103,12 +122,33 @@ pub struct HeldConnect {
 /// A line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A gate was closed.
+    /// A container of the pod runs.
+    ContainerStarted {
+        /// Its name.
+        container: String,
+        /// Its role, if the API has told.
+        role: Option<ContainerRole>,
+        /// It is the pod's proxy.
+        is_proxy: bool,
+        /// When its first process was seen.
+        at: Monotonic,
+    },
+    /// A container of the pod has no process any more.
+    ContainerEnded {
+        /// Its name.
+        container: String,
+    },
+    /// A gate was closed. Told again, with the same instant, when the API has told what a pod is whose
+    /// gate was closed before.
     GateClosed {
+        /// When it was decided.
+        at: Monotonic,
         /// Why.
         reason: CloseReason,
         /// The proxy's profile.
         profile: String,
+        /// The proxy's container.
+        proxy: String,
         /// What it does.
         mode: Mode,
         /// Whose choice it is to hold this pod; `None`: the API has not told of it yet.
@@ -193,6 +233,35 @@ pub enum Line {
     },
     /// A setting has a value that means nothing.
     InvalidSetting(Problem),
+}
+
+// === impl PodRef ===
+
+impl PodRef {
+    /// A pod with this uid and name, of which no more is known.
+    #[must_use]
+    pub const fn new(uid: PodUid, name: Option<PodName>) -> Self {
+        Self { uid, name, workload: None }
+    }
+}
+
+impl From<PodRef> for PodRefText {
+    fn from(PodRef { uid, name, workload }: PodRef) -> Self {
+        let (namespace, pod) = match name {
+            Some(PodName { namespace, name }) => {
+                (Some(namespace.as_ref().into()), Some(name.as_ref().into()))
+            }
+            None => (None, None),
+        };
+        Self { pod_uid: uid, namespace, pod, workload }
+    }
+}
+
+impl From<PodRefText> for PodRef {
+    fn from(PodRefText { pod_uid, namespace, pod, workload }: PodRefText) -> Self {
+        let name = namespace.zip(pod).map(|(namespace, pod)| PodName::new(&namespace, &pod));
+        Self { uid: pod_uid, name, workload }
+    }
 }
 
 // === impl CloseReason ===

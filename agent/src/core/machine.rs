@@ -16,6 +16,7 @@ mod gate;
 mod held;
 mod inherit;
 mod pod;
+mod report;
 mod steps;
 mod waiting;
 
@@ -40,6 +41,10 @@ struct Container {
     identity: Option<ContainerIdentity>,
     /// It has a process; `None`: not yet told.
     populated: Option<bool>,
+    /// When it was first seen to have one.
+    started: Option<Monotonic>,
+    /// The log has told that it runs.
+    told_running: bool,
     /// The verdict that the kernel was told.
     told: Option<super::Verdict>,
 }
@@ -94,19 +99,19 @@ impl Machine {
                     self.pod_cgroup_gone(&uid, now, &mut actions);
                 }
                 self.by_cgroup.insert(cgroup, uid.clone());
-                self.pod(&uid).found(cgroup, at_start, inherited);
+                self.pod(&uid, now).found(cgroup, at_start, inherited);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::PodCgroupGone(uid) => self.pod_cgroup_gone(&uid, now, &mut actions),
             Event::ContainerFound { uid, cgroup, id, identity, pod: name } => {
-                let pod = self.pod(&uid);
+                let pod = self.pod(&uid, now);
                 pod.bundle_name = name.or(pod.bundle_name.take());
                 pod.container_found(id, cgroup, identity);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::ContainerPopulated { uid, id, populated } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.container_populated(&id, populated);
+                    pod.container_populated(&id, populated, now);
                     self.evaluate(&uid, now, &mut actions);
                 }
             }
@@ -187,8 +192,8 @@ impl Machine {
         self.pods.values().filter(|pod| pod.gate.is_attached()).count()
     }
 
-    fn pod(&mut self, uid: &PodUid) -> &mut Pod {
-        self.pods.entry(uid.clone()).or_insert_with(|| Pod::new(uid.clone()))
+    fn pod(&mut self, uid: &PodUid, now: Monotonic) -> &mut Pod {
+        self.pods.entry(uid.clone()).or_insert_with(|| Pod::new(uid.clone(), now))
     }
 
     fn pods_listed(&mut self, views: Vec<PodView>, now: Monotonic, actions: &mut Vec<Action>) {
@@ -197,20 +202,20 @@ impl Machine {
             pod.deleted = pod.view.is_some();
         }
         for view in views {
-            self.remember_view(view, actions);
+            self.remember_view(view, now, actions);
         }
         self.evaluate_all(now, actions);
     }
 
     fn pod_applied(&mut self, view: PodView, now: Monotonic, actions: &mut Vec<Action>) {
         let uid = view.uid.clone();
-        self.remember_view(view, actions);
+        self.remember_view(view, now, actions);
         self.evaluate(&uid, now, actions);
     }
 
-    fn remember_view(&mut self, view: PodView, actions: &mut Vec<Action>) {
+    fn remember_view(&mut self, view: PodView, now: Monotonic, actions: &mut Vec<Action>) {
         let uid = view.uid.clone();
-        let pod = self.pod(&uid);
+        let pod = self.pod(&uid, now);
         pod.deleted = false;
         pod.view = Some(view);
         self.judge(&uid, actions);

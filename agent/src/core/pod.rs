@@ -1,11 +1,14 @@
 //! What the API says, reduced to what decides.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 use super::{ContainerId, PodName, PodUid, ReadyCheck};
 
 /// How a container takes part in a pod's start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ContainerRole {
     /// Runs to its end before the next one starts.
     Init,
@@ -54,6 +57,22 @@ pub struct ContainerSpec {
     pub blocks_next: bool,
 }
 
+/// What a pod was made for: its controller, or that one's own, as far as the pod tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "WorkloadText", from = "WorkloadText")]
+pub struct Workload {
+    /// Such as `Deployment`.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WorkloadText {
+    kind: String,
+    name: String,
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
@@ -61,6 +80,8 @@ pub struct PodView {
     pub uid: PodUid,
     /// Namespace and name.
     pub name: PodName,
+    /// What it was made for; `None`: somebody made it by hand.
+    pub workload: Option<Workload>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.
@@ -74,6 +95,36 @@ pub struct PodView {
     /// Init containers first, then the others, then the ephemeral ones.
     pub containers: Vec<ContainerView>,
 }
+
+// === impl Workload ===
+
+impl Workload {
+    /// Of this kind and name.
+    #[must_use]
+    pub fn new(kind: &str, name: &str) -> Self {
+        Self { kind: kind.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}
+
+impl From<Workload> for WorkloadText {
+    fn from(Workload { kind, name }: Workload) -> Self {
+        Self { kind: kind.as_ref().into(), name: name.as_ref().into() }
+    }
+}
+
+impl From<WorkloadText> for Workload {
+    fn from(WorkloadText { kind, name }: WorkloadText) -> Self {
+        Self::new(&kind, &name)
+    }
+}
+
+// === impl PodView ===
 
 impl PodView {
     /// The container with this name.

@@ -37,6 +37,10 @@ pub struct Judgement {
     pub wanted: bool,
     /// What was wrong with its own labels and annotations.
     pub problems: Vec<Problem>,
+    /// Its settings, whether or not they come to anything; `None`: its namespace is not known.
+    pub settings: Option<Settings>,
+    /// What would be its proxy, if it were to be held.
+    pub would_be: Option<Proxy>,
 }
 
 // === impl Rules ===
@@ -50,12 +54,21 @@ impl Rules {
         let exemption = self.exemption(pod);
         let Some(namespace) = namespace else {
             let plan = Err(exemption?);
-            return Some(Judgement { plan, wanted: false, problems: Vec::new() });
+            let problems = Vec::new();
+            let (settings, would_be) = (None, None);
+            return Some(Judgement { plan, wanted: false, problems, settings, would_be });
         };
         let (settings, mut problems) = resolve(pod, namespace, &self.defaults, &self.profiles);
         let wanted = settings.hold.value;
+        let mut would_be = None;
+        let all_settings = Some(settings.clone());
         let plan = match exemption.or_else(|| (!wanted).then_some(Exemption::NotEnabled)) {
-            Some(exemption) => Err(exemption),
+            Some(exemption) => {
+                if let (Detection::Proxy(proxy), _) = self.profiles.detect(pod, &settings) {
+                    would_be = Some(proxy);
+                }
+                Err(exemption)
+            }
             None => {
                 let (detection, more) = self.profiles.detect(pod, &settings);
                 problems.extend(more);
@@ -67,7 +80,7 @@ impl Rules {
                 }
             }
         };
-        Some(Judgement { plan, wanted, problems })
+        Some(Judgement { plan, wanted, problems, settings: all_settings, would_be })
     }
 
     /// Why a pod like this is never held.

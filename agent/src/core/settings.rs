@@ -18,7 +18,8 @@ pub use self::{
 };
 
 /// Where a setting's value comes from. Earlier ones win.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The pod's own label or annotation `holdfast.dev/...`.
     Pod,
@@ -44,7 +45,8 @@ pub struct Chosen<T> {
 }
 
 /// What a closed gate does (`holdfast.dev/mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// connect() waits; at ready its SYN is sent again.
     #[default]
@@ -58,7 +60,8 @@ pub enum Mode {
 }
 
 /// What becomes of connects when the time is up (`holdfast.dev/on-timeout`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnTimeout {
     /// They go through, as without holdfast.
     #[default]
@@ -68,7 +71,8 @@ pub enum OnTimeout {
 }
 
 /// What connect() fails with in mode `refuse` (`holdfast.dev/errno`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RefuseErrno {
     /// `ECONNREFUSED`.
     #[default]

@@ -84,6 +84,23 @@ impl Readiness {
         self.state.borrow().is_armed()
     }
 
+    /// Whether the gates are worked: the kernel has taken the programs.
+    pub(crate) fn is_working(&self) -> bool {
+        *self.state.borrow().clone().met(Reason::ProgramsLoaded)
+    }
+
+    /// Whether another agent works here.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.state.borrow().stands_by
+    }
+
+    /// What has not happened yet, in words.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut state = *self.state.borrow();
+        let missing = Reason::ALL.into_iter().filter(|reason| !*state.met(*reason));
+        missing.map(|reason| reason.why_not().to_owned()).collect()
+    }
+
     /// Waits until all has happened.
     pub async fn armed(&self) {
         // Fails only without a sender, and this handle has it.

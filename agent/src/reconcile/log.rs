@@ -5,12 +5,9 @@
 
 use tracing::field::display;
 
-use crate::{
-    clock,
-    core::{
-        Caller, CloseReason, Finding, HeldConnect, Line, OpenReason, Outcome, PodName, PodRef,
-        PodUid, Problem, ReadyCheck, RefuseErrno,
-    },
+use crate::core::{
+    Caller, CloseReason, Episode, Finding, HeldConnect, Line, Monotonic, Noted, OpenReason,
+    Outcome, PodName, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno, Saying,
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -21,7 +18,7 @@ struct Pod {
 }
 
 impl From<PodRef> for Pod {
-    fn from(PodRef { uid, name }: PodRef) -> Self {
+    fn from(PodRef { uid, name, workload: _ }: PodRef) -> Self {
         match name {
             Some(PodName { namespace, name }) => {
                 Self { uid, namespace: namespace.to_string(), name: name.to_string() }
@@ -31,25 +28,38 @@ impl From<PodRef> for Pod {
     }
 }
 
-/// One line of this pod at this level.
+/// One line of this pod at this level; `info unless quiet`: a quiet one is for those who debug.
 macro_rules! of_pod {
+    (info unless $quiet:expr, $pod:expr, $($rest:tt)*) => {
+        if $quiet {
+            of_pod!(debug, $pod, $($rest)*);
+        } else {
+            of_pod!(info, $pod, $($rest)*);
+        }
+    };
     ($level:ident, $pod:expr, $($rest:tt)*) => {{
         let Pod { uid, namespace, name } = $pod;
         tracing::$level!(namespace, pod = name, pod_uid = %uid, $($rest)*)
     }};
 }
 
-/// Writes one line.
-pub(super) fn line(pod: PodRef, line: Line) {
+/// Writes one line, told at `now`.
+pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
     let pod = Pod::from(pod);
-    let mono_ns = clock::now().0;
+    let mono_ns = now.0;
+    let message = line.message();
+    let quiet = noted.quiet;
     match line {
-        Line::GateClosed { reason, profile, mode, enabled_by, timeout } => {
+        Line::ContainerStarted { container, role: _, is_proxy, at } => {
+            of_pod!(debug, pod, container, is_proxy, mono_ns = at.0, "{message}");
+        }
+        Line::ContainerEnded { container } => of_pod!(debug, pod, container, mono_ns, "{message}"),
+        Line::GateClosed { at, reason, profile, proxy: _, mode, enabled_by, timeout } => {
             let timeout_ms = timeout.as_millis() as u64;
             let enabled_by = enabled_by.map(crate::core::Origin::as_str);
-            let (reason, mode) = (reason.as_str(), mode.as_str());
+            let (reason, mode, mono_ns) = (reason.as_str(), mode.as_str(), at.0);
             of_pod!(
-                info,
+                info unless quiet,
                 pod,
                 reason,
                 profile,
@@ -57,12 +67,13 @@ pub(super) fn line(pod: PodRef, line: Line) {
                 enabled_by,
                 timeout_ms,
                 mono_ns,
-                "gate closed"
+                "{message}"
             );
         }
         Line::GateInherited { reason, held } => {
             let reason = reason.map(CloseReason::as_str);
-            of_pod!(info, pod, reason, held, mono_ns, "gate taken over");
+            let quiet = quiet && held == 0;
+            of_pod!(info unless quiet, pod, reason, held, mono_ns, "{message}");
         }
         Line::GateOpened { at, reason, held, finding } => {
             let (mono_ns, why) = (at.0, reason.as_str());
@@ -74,74 +85,86 @@ pub(super) fn line(pod: PodRef, line: Line) {
             let check = check.map(display);
             let last_finding = finding.as_ref().map(display);
             if reason == OpenReason::Deadline {
-                of_pod!(warn, pod, reason = why, held, last_finding, mono_ns, "gate opened");
+                of_pod!(warn, pod, reason = why, held, last_finding, mono_ns, "{message}");
             } else {
-                of_pod!(info, pod, reason = why, held, check, mono_ns, "gate opened");
+                of_pod!(info unless quiet, pod, reason = why, held, check, mono_ns, "{message}");
             }
         }
-        Line::DeadlineRefuses { held, finding } => of_pod!(
-            warn,
-            pod,
-            held,
-            last_finding = finding.as_ref().map(display),
-            mono_ns,
-            "deadline passed; connects are refused until the proxy is ready"
-        ),
-        Line::GateGuards => of_pod!(info, pod, mono_ns, "gate guards"),
-        Line::GateDetached => of_pod!(info, pod, mono_ns, "gate detached"),
-        Line::GateFailed { error } => {
-            of_pod!(error, pod, error, mono_ns, "gate failed; the pod's connects are not held");
+        Line::DeadlineRefuses { held, finding } => {
+            let last_finding = finding.as_ref().map(display);
+            of_pod!(warn, pod, held, last_finding, mono_ns, "{message}");
         }
-        Line::NotHeld { exemption, wanted: true } => {
-            of_pod!(info, pod, reason = exemption.as_str(), "pod not held");
-        }
-        Line::NotHeld { exemption, wanted: false } => {
-            of_pod!(debug, pod, reason = exemption.as_str(), "pod not held");
-        }
-        Line::Held(connect) => {
-            let message =
-                if connect.caller.query.is_some() { "DNS query held" } else { "connect held" };
-            let of = Of { message, mono_ns, ..Of::default() };
-            of_connect(pod, connect, of);
+        Line::GateGuards => of_pod!(info, pod, mono_ns, "{message}"),
+        Line::GateDetached => of_pod!(info unless quiet, pod, mono_ns, "{message}"),
+        Line::GateFailed { error } => of_pod!(error, pod, error, mono_ns, "{message}"),
+        Line::NotHeld { exemption, wanted } => {
+            of_pod!(info unless !wanted, pod, reason = exemption.as_str(), "{message}");
         }
         Line::Refused { connect, errno } => {
             let errno = errno.map(RefuseErrno::as_str);
-            let of = Of { message: "connect refused", mono_ns, errno, ..Of::default() };
-            of_connect(pod, connect, of);
+            let level = Level::of(noted.saying);
+            of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
         }
-        Line::Observed(connect) => {
-            let of = Of { message: "connect would have been held", mono_ns, ..Of::default() };
+        Line::Held(connect) | Line::Observed(connect) => {
+            let of = Of { message, mono_ns, level: Level::of(noted.saying), ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
-            let message = "init container reaches for the mesh before its proxy exists";
-            of_connect(pod, connect, Of { message, mono_ns, warn: true, hint, ..Of::default() });
+            let level = Level::Warn;
+            of_connect(pod, connect, Of { message, mono_ns, level, hint, ..Of::default() });
         }
         Line::Released { connect, waited, outcome } => {
-            let is_query = connect.caller.query.is_some();
+            let level = match Level::of(noted.saying) {
+                Level::Info { .. } if outcome == Outcome::Refused => Level::Warn,
+                level => level,
+            };
             let of = Of {
-                message: if is_query { "DNS query released" } else { "connect released" },
+                message,
                 mono_ns,
                 // Tenths of a millisecond are what a release takes.
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
                 outcome: Some(outcome.as_str()),
-                warn: outcome == Outcome::Refused,
+                level,
                 ..Of::default()
             };
             of_connect(pod, connect, of);
         }
-        Line::NotRedirected { around, profile } => of_pod!(
-            warn,
-            pod,
-            profile,
-            around,
-            mono_ns,
-            "pod is meshed but not redirected: connects left it, and none came to the proxy's port"
-        ),
+        Line::NotRedirected { around, profile } => {
+            of_pod!(warn, pod, profile, around, mono_ns, "{message}");
+        }
         Line::InvalidSetting(Problem { key, value, reason }) => {
-            of_pod!(warn, pod, key, value, reason, "invalid setting");
+            of_pod!(warn, pod, key, value, reason, "{message}");
         }
     }
+}
+
+/// Sums an episode up, if anything waited in it.
+pub(super) fn summary(pod: PodRef, episode: &Episode, now: Monotonic) {
+    if episode.touched() == 0 {
+        return;
+    }
+    let pod = Pod::from(pod);
+    let Episode { held, refused, observed, longest, .. } = episode;
+    let of = |outcome| episode.ended_as(outcome);
+    let connected = of(Outcome::Connected) + of(Outcome::QuerySent);
+    let failed = of(Outcome::Refused) + of(Outcome::TimedOut) + of(Outcome::QueryExpired);
+    let gone = of(Outcome::ClosedByApplication);
+    let longest_ms = longest.as_micros() as f64 / 1000.0;
+    let ready_after_ms = episode.ready_after().map(|after| after.as_millis() as u64);
+    of_pod!(
+        info,
+        pod,
+        held,
+        refused,
+        observed,
+        connected,
+        failed,
+        gone,
+        longest_ms,
+        ready_after_ms,
+        mono_ns = now.0,
+        "hold ended"
+    );
 }
 
 /// Writes the line about a namespace's setting.
@@ -159,7 +182,36 @@ struct Of {
     outcome: Option<&'static str>,
     errno: Option<&'static str>,
     hint: Option<String>,
-    warn: bool,
+    level: Level,
+}
+
+/// How loud a line about a connect is.
+#[derive(Clone, Copy, Debug)]
+enum Level {
+    Warn,
+    /// So many like it were not told since the last one that was.
+    Info {
+        untold: Option<u64>,
+    },
+    /// One of many.
+    Debug,
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self::Info { untold: None }
+    }
+}
+
+impl Level {
+    fn of(saying: Saying) -> Self {
+        match saying {
+            Saying::Say { untold } => {
+                Self::Info { untold: Some(untold).filter(|untold| *untold > 0) }
+            }
+            Saying::Count => Self::Debug,
+        }
+    }
 }
 
 /// All lines about a connect carry the same fields; some have more.
@@ -167,19 +219,19 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, errno, hint, warn } = of;
+    let Of { message, mono_ns, held_ms, outcome, errno, hint, level } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
-        ($level:ident) => {
+        ($level:ident, $untold:expr) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, errno, hint, mono_ns, "{message}"
+                cookie, held_ms, outcome, errno, hint, untold = $untold, mono_ns, "{message}"
             )
         };
     }
-    if warn {
-        write!(warn);
-    } else {
-        write!(info);
+    match level {
+        Level::Warn => write!(warn, None::<u64>),
+        Level::Info { untold } => write!(info, untold),
+        Level::Debug => write!(debug, None::<u64>),
     }
 }

@@ -1,46 +1,156 @@
-//! What a pod's owner should know: the lines of the log on which he can act, as Kubernetes Events.
+//! What a pod's owner should know: the lines of the log on which he can act, or which explain a
+//! delay, as Kubernetes Events.
 
 use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
-    core::{Line, PodRef, Problem},
+    core::{
+        CloseReason, Episode, Finding, Line, Noted, OpenReason, Outcome, PodRef, Problem, in_words,
+    },
 };
 
-/// Publishes the line's Event, if it has one and the pod's name is known.
-pub(super) fn publish(events: &EventSink, pod: &PodRef, line: &Line) {
+/// What an Event says.
+struct Notice {
+    kind: EventKind,
+    reason: &'static str,
+    /// Events of one reason and action are counted as one, with the first one's note.
+    action: String,
+    note: String,
+}
+
+/// Publishes the line's Events, if it has any and the pod's name is known. `running`: what goes on
+/// with the pod.
+pub(super) fn publish(
+    events: &EventSink,
+    pod: &PodRef,
+    line: &Line,
+    noted: &Noted,
+    running: Option<&Episode>,
+) {
     let Some(name) = &pod.name else { return };
-    let (reason, action, note) = match line {
-        Line::InvalidSetting(Problem { key, value, reason, .. }) => {
-            // Events of one action are counted as one, with the first one's note.
-            ("InvalidSetting", key.clone(), format!("{key}: \"{value}\": {reason}"))
+    let of_end = noted.ended.as_deref().and_then(released);
+    for notice in of_line(line, noted, running).into_iter().chain(of_end) {
+        let Notice { kind, reason, action, note } = notice;
+        events.publish(Regarding::new(name, &pod.uid), kind, reason, action, note);
+    }
+}
+
+fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Notice> {
+    let proxy = running.map_or("the proxy", |episode| &episode.proxy);
+    let limit = running.map(|episode| in_words(episode.timeout)).unwrap_or_default();
+    Some(match line {
+        Line::Held(connect) if noted.first => {
+            let who = connect.container.as_deref().unwrap_or("a container");
+            let (comm, to) = (&connect.caller.comm, connect.caller.destination);
+            let comm = comm.escape_debug();
+            normal(
+                "ConnectHeld",
+                "Holding",
+                format!(
+                    "{who} ({comm}) connects to {to} before {proxy} is ready; it waits, for {limit} at most"
+                ),
+            )
+        }
+        Line::GateClosed { reason: CloseReason::ProxyDied, enabled_by: Some(_), .. } => warning(
+            "ProxyDied",
+            "Holding",
+            format!(
+                "{proxy} has ended; connects wait until it is ready again, each for {limit} at most"
+            ),
+        ),
+        Line::GateOpened { reason: OpenReason::Deadline, held, finding, .. } => warning(
+            "HoldTimedOut",
+            "Opening",
+            format!(
+                "{proxy} was not ready within {limit}{}; {} without it",
+                because(finding.as_ref()),
+                go_on(*held)
+            ),
+        ),
+        Line::DeadlineRefuses { held, finding } => warning(
+            "HoldTimedOut",
+            "Refusing",
+            format!(
+                "{proxy} was not ready within {limit}{}; {} and all further ones fail until it is",
+                because(finding.as_ref()),
+                connections(*held as u64)
+            ),
+        ),
+        Line::GateFailed { error } => {
+            warning("HoldFailed", "Opening", format!("connects are not held: {error}"))
+        }
+        Line::InvalidSetting(Problem { key, value, reason }) => {
+            let note = format!("{key}: \"{value}\": {reason}");
+            Notice { action: key.clone(), ..warning("InvalidSetting", "", note) }
         }
         Line::InitPassed { connect, hint } => {
             let container = connect.container.as_deref().unwrap_or("an init container");
             let hint = hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
-            let note = format!(
-                "{container} connects to {} through the mesh before its proxy exists{hint}",
-                connect.caller.destination
-            );
-            ("InitContainerNeedsProxy", "Passing".to_owned(), note)
+            warning(
+                "InitContainerNeedsProxy",
+                "Passing",
+                format!(
+                    "{container} connects to {} through the mesh before its proxy exists{hint}",
+                    connect.caller.destination
+                ),
+            )
         }
-        Line::NotRedirected { around, profile } => {
-            let note = format!(
+        Line::NotRedirected { around, profile } => warning(
+            "NotRedirected",
+            "Opening",
+            format!(
                 "the pod has the proxy of {profile}, but {around} connects left it and none came to \
-                 the proxy's port: is the mesh's redirect in place?"
-            );
-            ("NotRedirected", "Opening".to_owned(), note)
-        }
-        Line::GateClosed { .. }
+             the proxy's port: is the mesh's redirect in place?"
+            ),
+        ),
+        Line::ContainerStarted { .. }
+        | Line::ContainerEnded { .. }
+        | Line::GateClosed { .. }
         | Line::GateInherited { .. }
         | Line::Held(_)
         | Line::Refused { .. }
         | Line::Observed(_)
         | Line::GateOpened { .. }
-        | Line::DeadlineRefuses { .. }
         | Line::Released { .. }
         | Line::GateGuards
         | Line::GateDetached
-        | Line::GateFailed { .. }
-        | Line::NotHeld { .. } => return,
-    };
-    events.publish(Regarding::new(name, &pod.uid), EventKind::Warning, reason, action, note);
+        | Line::NotHeld { .. } => return None,
+    })
+}
+
+/// The end of an episode in which somebody waited for a proxy that came.
+fn released(episode: &Episode) -> Option<Notice> {
+    let ready_after = episode.ready_after()?;
+    if episode.held == 0 {
+        return None;
+    }
+    let (longest, after) = (in_words(episode.longest), in_words(ready_after));
+    let held = connections(episode.held);
+    let mut note = format!("{held}, longest {longest}; {} ready after {after}", episode.proxy);
+    let failed = episode.ended_as(Outcome::Refused) + episode.ended_as(Outcome::TimedOut);
+    if failed > 0 {
+        note += &format!("; {failed} failed");
+    }
+    Some(normal("ConnectsReleased", "Releasing", note))
+}
+
+/// What the probe saw last.
+fn because(finding: Option<&Finding>) -> String {
+    finding.map(|finding| format!(" ({finding})")).unwrap_or_default()
+}
+
+fn go_on(held: usize) -> String {
+    let verb = if held == 1 { "goes on" } else { "go on" };
+    format!("{} {verb}", connections(held as u64))
+}
+
+fn connections(count: u64) -> String {
+    format!("{count} connection{}", if count == 1 { "" } else { "s" })
+}
+
+fn normal(reason: &'static str, action: &str, note: String) -> Notice {
+    Notice { kind: EventKind::Normal, reason, action: action.to_owned(), note }
+}
+
+fn warning(reason: &'static str, action: &str, note: String) -> Notice {
+    Notice { kind: EventKind::Warning, reason, action: action.to_owned(), note }
 }

@@ -20,21 +20,33 @@ use tokio::{
 use super::{OS_ERROR, WaitError, tell};
 
 /// The signals by which a process is told something that is not about its memory or its children.
-pub(super) struct Signals([(SignalKind, Signal); 6]);
+const TELLING: [SignalKind; 6] = [
+    SignalKind::terminate(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::hangup(),
+    SignalKind::user_defined1(),
+    SignalKind::user_defined2(),
+];
+
+/// These signals, but for those that are ignored: whoever started the process (nohup, a shell's `&`)
+/// wants the command to ignore them as well, and only what is left alone stays so across execve(2).
+pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 // === impl Signals ===
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        let of = |kind: SignalKind| signal(kind).map(|signal| (kind, signal));
-        Ok(Self([
-            of(SignalKind::terminate())?,
-            of(SignalKind::interrupt())?,
-            of(SignalKind::quit())?,
-            of(SignalKind::hangup())?,
-            of(SignalKind::user_defined1())?,
-            of(SignalKind::user_defined2())?,
-        ]))
+        let ignored = procfs::process::Process::myself()
+            .and_then(|process| process.status())
+            .map_err(io::Error::other)?
+            .sigign;
+        let is_ignored = |kind: &SignalKind| ignored & (1 << (kind.as_raw_value() - 1)) != 0;
+        let heard = TELLING.into_iter().filter(|kind| !is_ignored(kind));
+        heard
+            .map(|kind| signal(kind).map(|signal| (kind, signal)))
+            .collect::<io::Result<_>>()
+            .map(Self)
     }
 
     pub(super) async fn next(&mut self) -> SignalKind {

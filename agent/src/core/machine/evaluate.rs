@@ -33,12 +33,16 @@ impl Pod {
             Some(Err(_)) | None => Arc::clone(unknown),
         };
         self.name_containers();
+        if !matches!(standing, Standing::Exempt(_)) {
+            self.tell_containers(&plan, actions);
+        }
         self.note_proxy(&plan);
         self.expire_queries(now, actions);
         let context = &Context { standing, plan: &plan, cgroup, now };
         // Facts that contradict each other must not keep the agent busy: it goes on at the next event.
         let settled = (0..MAX_STEPS).any(|_| !self.step(context, actions));
         debug_assert!(settled, "{:?} does not settle", self.gate);
+        self.note_phase(now);
     }
 
     /// One transition; `false`: the state stays.
@@ -118,6 +122,11 @@ impl Pod {
         let deadline = if self.keeps_inherited(context.standing, context.now) {
             deadline
         } else {
+            if context.standing == Standing::Hold
+                && let Some(at) = self.closed_unknown.take()
+            {
+                self.tell_closed(closed_for, at, context, actions);
+            }
             if self.is_outdated(context.plan) {
                 self.start_probe(context.plan, Some(closed_for), actions);
                 let state = self.closed_until(deadline, closed_for, context);

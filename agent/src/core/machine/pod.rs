@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem::{Discriminant, discriminant},
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
     Finding, InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid,
-    PodView, Problem,
+    PodView, Problem, Proxy, Settings,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
@@ -27,6 +28,10 @@ pub(super) struct Pod {
     pub(super) deleted: bool,
     /// What follows from the API's objects; `None` until both the pod and its namespace are known.
     pub(super) judged: Option<Result<Arc<Plan>, Exemption>>,
+    /// Its settings, whether or not they come to anything.
+    pub(super) settings: Option<Settings>,
+    /// What would be its proxy, if it were to be held.
+    pub(super) would_be: Option<Proxy>,
     /// Somebody has chosen to hold it.
     wanted: bool,
     /// What was wrong with its settings at the last look.
@@ -50,6 +55,10 @@ pub(super) struct Pod {
     /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
     former: HashSet<ContainerId>,
     pub(super) gate: GatePhase,
+    /// The phase that the gate was last seen in, and since when it is in it.
+    noted: (Discriminant<GatePhase>, Monotonic),
+    /// When the gate was closed, if that was told without the API's word on the pod.
+    pub(super) closed_unknown: Option<Monotonic>,
     /// The gate that an agent before this one has left, until it has been looked at.
     pub(super) inherited: Option<InheritedGate>,
     /// Its settings are still those of that agent, which may have known more than the API has told
@@ -85,13 +94,15 @@ pub(super) enum Standing {
 // === impl Pod ===
 
 impl Pod {
-    pub(super) fn new(uid: PodUid) -> Self {
+    pub(super) fn new(uid: PodUid, now: Monotonic) -> Self {
         Self {
             uid,
             view: None,
             bundle_name: None,
             deleted: false,
             judged: None,
+            settings: None,
+            would_be: None,
             wanted: false,
             problems: Vec::new(),
             told_exemption: None,
@@ -106,6 +117,8 @@ impl Pod {
             late: false,
             former: HashSet::new(),
             gate: GatePhase::Absent,
+            noted: (discriminant(&GatePhase::Absent), now),
+            closed_unknown: None,
             inherited: None,
             keeps_settings: false,
             inherits_verdicts: false,
@@ -122,7 +135,8 @@ impl Pod {
     pub(super) fn reference(&self) -> PodRef {
         let name =
             self.view.as_ref().map(|view| view.name.clone()).or_else(|| self.bundle_name.clone());
-        PodRef { uid: self.uid.clone(), name }
+        let workload = self.view.as_ref().and_then(|view| view.workload.clone());
+        PodRef { uid: self.uid.clone(), name, workload }
     }
 
     pub(super) fn log(&self, line: Line, actions: &mut Vec<Action>) {
@@ -148,7 +162,7 @@ impl Pod {
 
     /// Takes in what follows from the API's objects, and tells what is wrong with them.
     pub(super) fn judge(&mut self, judgement: Option<Judgement>, actions: &mut Vec<Action>) {
-        let Some(Judgement { plan, wanted, problems }) = judgement else {
+        let Some(Judgement { plan, wanted, problems, settings, would_be }) = judgement else {
             self.judged = None;
             return;
         };
@@ -157,6 +171,8 @@ impl Pod {
         }
         self.problems = problems;
         self.wanted = wanted;
+        self.settings = settings;
+        self.would_be = would_be;
         // The same plan stays the same object, by which a change is told.
         let plan = plan.map(|plan| match &self.judged {
             Some(Ok(known)) if **known == plan => Arc::clone(known),
@@ -210,21 +226,85 @@ impl Pod {
             cgroup,
             identity: None,
             populated: None,
+            started: None,
+            told_running: false,
             told: None,
         });
         container.identity = identity.or(container.identity.take());
     }
 
-    pub(super) fn container_populated(&mut self, id: &ContainerId, populated: bool) {
+    pub(super) fn container_populated(
+        &mut self,
+        id: &ContainerId,
+        populated: bool,
+        now: Monotonic,
+    ) {
         if let Some(container) = self.containers.get_mut(id) {
             container.populated = Some(populated);
+            if populated {
+                container.started.get_or_insert(now);
+            }
         }
+    }
+
+    /// Tells which containers have come to run, or have ended, of a pod that is not left alone.
+    pub(super) fn tell_containers(&mut self, plan: &Plan, actions: &mut Vec<Action>) {
+        let mut lines = Vec::new();
+        for container in self.containers.values_mut() {
+            let Some(ContainerIdentity { kind: ContainerKind::Container, name }) =
+                &container.identity
+            else {
+                continue;
+            };
+            let runs = container.populated == Some(true);
+            if std::mem::replace(&mut container.told_running, runs) == runs {
+                continue;
+            }
+            let container_name = name.clone();
+            lines.push(match container.started {
+                Some(at) if runs => Line::ContainerStarted {
+                    role: role_in(self.view.as_ref(), name),
+                    is_proxy: *name == plan.proxy.container,
+                    container: container_name,
+                    at,
+                },
+                _ => {
+                    container.started = None;
+                    Line::ContainerEnded { container: container_name }
+                }
+            });
+        }
+        for line in lines {
+            self.log(line, actions);
+        }
+    }
+
+    /// Notes since when the gate is in the phase that it is in.
+    pub(super) fn note_phase(&mut self, now: Monotonic) {
+        let phase = discriminant(&self.gate);
+        if self.noted.0 != phase {
+            self.noted = (phase, now);
+        }
+    }
+
+    /// Since when the gate is in the phase that it is in.
+    pub(super) const fn since(&self) -> Monotonic {
+        self.noted.1
+    }
+
+    pub(super) const fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// The directory is gone, and with it whatever was attached to it.
     pub(super) fn cgroup_gone(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         self.let_go(now, actions);
         self.gate = GatePhase::Absent;
+        self.note_phase(now);
         self.cgroup = None;
         self.containers.clear();
         self.proxy_ran = false;
@@ -237,15 +317,17 @@ impl Pod {
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
-        let Some(Container { cgroup, identity, populated: _, told }) = self.containers.remove(id)
-        else {
-            return;
-        };
+        let Some(container) = self.containers.remove(id) else { return };
+        let Container { cgroup, identity, populated: _, started: _, told_running, told } =
+            container;
         if told.is_some() || self.inherits_verdicts {
             actions.push(Action::ForgetVerdict { container: cgroup });
         }
         // Its last connects end with it, and their ends are read after its own: they keep its name.
         if let Some(ContainerIdentity { kind: _, name }) = identity {
+            if told_running {
+                self.log(Line::ContainerEnded { container: name.clone() }, actions);
+            }
             self.ended.push_back((cgroup, name));
             if self.ended.len() > MAX_ENDED {
                 self.ended.pop_front();
@@ -258,6 +340,7 @@ impl Pod {
         self.log(Line::GateFailed { error }, actions);
         self.let_go(now, actions);
         self.gate = GatePhase::Failed;
+        self.note_phase(now);
     }
 
     /// Names the containers that only the API can name: the second source of their identity.
@@ -324,8 +407,8 @@ impl Pod {
         })
     }
 
-    fn role(&self, container: &str) -> Option<ContainerRole> {
-        self.view.as_ref()?.container(container).map(|container| container.role)
+    pub(super) fn role(&self, container: &str) -> Option<ContainerRole> {
+        role_in(self.view.as_ref(), container)
     }
 
     /// Takes in what the kernel has counted.
@@ -398,4 +481,8 @@ impl Pod {
                 .and_then(|view| view.container(&plan.proxy.container))
                 .is_some_and(|proxy| proxy.ready && proxy.id.as_ref().map_or(!self.late, runs))
     }
+}
+
+fn role_in(view: Option<&PodView>, container: &str) -> Option<ContainerRole> {
+    view?.container(container).map(|container| container.role)
 }

@@ -41,19 +41,32 @@ impl Pod {
         let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
-        let plan = context.plan;
-        let enabled_by = (context.standing == Standing::Hold).then_some(plan.settings.hold.origin);
-        let line = Line::GateClosed {
-            reason,
-            profile: plan.proxy.profile.clone(),
-            mode: plan.settings.mode.value,
-            enabled_by,
-            timeout,
-        };
-        self.log(line, actions);
-        self.start_probe(plan, Some(reason), actions);
+        self.closed_unknown = (context.standing != Standing::Hold).then_some(now);
+        self.tell_closed(reason, now, context, actions);
+        self.start_probe(context.plan, Some(reason), actions);
         self.tell_verdicts(context, actions);
         true
+    }
+
+    /// Tells that the gate was closed.
+    pub(super) fn tell_closed(
+        &self,
+        reason: CloseReason,
+        at: Monotonic,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Plan { settings, proxy } = &**context.plan;
+        let line = Line::GateClosed {
+            at,
+            reason,
+            profile: proxy.profile.clone(),
+            proxy: proxy.container.clone(),
+            mode: settings.mode.value,
+            enabled_by: (context.standing == Standing::Hold).then_some(settings.hold.origin),
+            timeout: self.timeout(context),
+        };
+        self.log(line, actions);
     }
 
     /// How long this closing holds a connect at most.

@@ -49,6 +49,7 @@ fn view() -> PodView {
     PodView {
         uid: uid(),
         name: PodName::new("shop", "cart"),
+        workload: None,
         labels: labels(None),
         annotations: [("sidecar.istio.io/status".to_owned(), "{}".to_owned())].into(),
         host_network: false,

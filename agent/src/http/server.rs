@@ -1,16 +1,9 @@
-//! `/livez` and `/readyz`. Anybody in the cluster may reach the port, so whoever is slow, greedy or
-//! wrong costs the agent nothing and keeps kubelet from no answer.
-
-mod address;
+//! The server behind what the agent answers over TCP. Anybody in the cluster may reach the port, so
+//! whoever is slow, greedy or wrong costs the agent nothing and keeps nobody else from an answer.
 
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, Uri},
-    routing::get,
-};
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -22,17 +15,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use self::address::HealthAddress;
-use super::{Liveness, Readiness, liveness::Stuck, readiness::Report};
+use super::ListenAddress;
 
-/// Open connections. kubelet has one for each probe, for milliseconds. With one more the oldest is
-/// cut, so that no number of idle clients keeps kubelet out.
-const MAX_CONNECTIONS: usize = 32;
+/// Open connections. Who asks regularly (kubelet, Prometheus) has one, for milliseconds. With one more
+/// the oldest is cut, so that no number of idle clients keeps others out.
+pub(crate) const MAX_CONNECTIONS: usize = 32;
 
 /// From connect to the end of the request's headers.
-const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// From connect to the end of the answer: the headers' time, liveness's 2 s, and some to read.
+/// From connect to the end of the answer: the headers' time, the 2 s that the agent's own task may
+/// take to answer, and some to read.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's headers; the least that hyper can be told. Probes send some hundred.
@@ -41,10 +34,21 @@ const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// After an error that concerns no single connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Health cannot be served.
+/// What is served, in words, and the option that says where.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// Such as `health`.
+    pub what: &'static str,
+    /// Such as `--health-address`.
+    pub option: &'static str,
+}
+
+/// It cannot be served there.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to serve health on {address}: {source}; name another with --health-address")]
-pub struct HealthError {
+#[error("failed to serve {} on {address}: {source}; name another address with {}", .purpose.what, .purpose.option)]
+pub struct ListenError {
+    /// What was to be served.
+    pub purpose: Purpose,
     /// Where it was to be served.
     pub address: SocketAddr,
     /// Why not.
@@ -57,34 +61,29 @@ pub struct HealthError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    purpose: Purpose,
     router: Router,
-}
-
-#[derive(Clone, Debug)]
-struct Health {
-    readiness: Readiness,
-    liveness: Liveness,
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Listens on `address`.
+    /// Listens on `address`, to answer by `router`.
     ///
     /// # Errors
     ///
     /// If the address is somebody else's or may not be taken.
     pub fn bind(
-        address: HealthAddress,
-        readiness: Readiness,
-        liveness: Liveness,
-    ) -> Result<Self, HealthError> {
-        let (listener, bound) = address.listen()?;
-        let router = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .with_state(Health { readiness, liveness });
-        Ok(Self { listener, address: bound, router })
+        address: ListenAddress,
+        purpose: Purpose,
+        router: Router,
+    ) -> Result<Self, ListenError> {
+        let (listener, bound) = address.listen().map_err(|(address, source)| ListenError {
+            purpose,
+            address,
+            source,
+        })?;
+        Ok(Self { listener, address: bound, purpose, router })
     }
 
     /// Where it listens; with port 0 asked for, the one that the kernel chose.
@@ -95,7 +94,7 @@ impl Server {
 
     /// Answers, for ever.
     pub async fn run(self) {
-        let Self { listener, address: _, router } = self;
+        let Self { listener, address: _, purpose, router } = self;
         // Dropped with this future, it cuts all connections.
         let mut tasks = JoinSet::new();
         let mut open = VecDeque::<AbortHandle>::new();
@@ -116,7 +115,7 @@ impl Server {
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "health requests cannot be taken; trying again");
+                    tracing::warn!(of = purpose.what, %error, "requests cannot be taken; trying again");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -145,30 +144,3 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
     )
 }
-
-async fn livez(State(health): State<Health>) -> (StatusCode, String) {
-    match health.liveness.check().await {
-        Ok(()) => (StatusCode::OK, "ok".to_owned()),
-        Err(stuck) => {
-            if stuck == Stuck::Silent {
-                // kubelet's Event may be gone when somebody asks why the agent was restarted.
-                tracing::error!(reason = %stuck, "the agent is stuck");
-            }
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{stuck}\n"))
-        }
-    }
-}
-
-async fn readyz(State(health): State<Health>, uri: Uri) -> (StatusCode, String) {
-    let Report { is_ready, text } = health.readiness.report(is_verbose(&uri));
-    (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
-}
-
-/// `?verbose`, whatever its value, as the API server takes it.
-fn is_verbose(uri: &Uri) -> bool {
-    let mut parameters = uri.query().unwrap_or_default().split('&');
-    parameters.any(|parameter| parameter.split('=').next() == Some("verbose"))
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,4 @@
-//! Where health is served: a port, and of which addresses.
+//! Where to listen: a port, and of which addresses.
 
 use std::{
     io,
@@ -9,14 +9,12 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::HealthError;
-
 /// As most servers have it; kubelet is the only regular client.
 const BACKLOG: i32 = 1024;
 
-/// Where health is served.
+/// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthAddress {
+pub enum ListenAddress {
     /// This port of all addresses of both families: the pod's address may be of either.
     All(u16),
     /// One address.
@@ -28,17 +26,17 @@ pub enum HealthAddress {
 #[error(
     "it must be a port, such as 8686, or an address and a port, such as 127.0.0.1:8686 or [::1]:8686"
 )]
-pub struct HealthAddressError;
+pub struct ListenAddressError;
 
-// === impl HealthAddress ===
+// === impl ListenAddress ===
 
-impl HealthAddress {
+impl ListenAddress {
     /// Listens there; with the address that it has become.
-    pub(super) fn listen(self) -> Result<(TcpListener, SocketAddr), HealthError> {
+    pub(super) fn listen(self) -> Result<(TcpListener, SocketAddr), (SocketAddr, io::Error)> {
         match self {
             Self::One(address) => listen(address),
             Self::All(port) => match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
-                Err(error) if has_no_ipv6(&error.source) => {
+                Err((_, error)) if has_no_ipv6(&error) => {
                     listen((Ipv4Addr::UNSPECIFIED, port).into())
                 }
                 result => result,
@@ -47,20 +45,20 @@ impl HealthAddress {
     }
 }
 
-impl FromStr for HealthAddress {
-    type Err = HealthAddressError;
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let port = text.strip_prefix(':').unwrap_or(text);
         // A number's own parser would take a sign.
         if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return port.parse().map(Self::All).map_err(|_| HealthAddressError);
+            return port.parse().map(Self::All).map_err(|_| ListenAddressError);
         }
-        text.parse().map(Self::One).map_err(|_| HealthAddressError)
+        text.parse().map(Self::One).map_err(|_| ListenAddressError)
     }
 }
 
-fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), HealthError> {
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), (SocketAddr, io::Error)> {
     let listener = || -> io::Result<(TcpListener, SocketAddr)> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // A successor must not wait for its predecessor's connections to be forgotten.
@@ -76,7 +74,7 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), HealthError>
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };
-    listener().map_err(|source| HealthError { address, source })
+    listener().map_err(|error| (address, error))
 }
 
 /// `ipv6.disable=1`, or a kernel built without it: there is no such socket; some sandboxes have the
@@ -95,10 +93,10 @@ mod tests {
     #[test]
     fn a_port_alone_is_that_of_all_addresses() {
         for text in ["8686", ":8686"] {
-            assert_eq!(text.parse(), Ok(HealthAddress::All(8686)), "{text}");
+            assert_eq!(text.parse(), Ok(ListenAddress::All(8686)), "{text}");
         }
         for text in ["0.0.0.0:8686", "127.0.0.1:8686", "[::]:8686", "[fd00::1]:0"] {
-            assert_eq!(text.parse(), Ok(HealthAddress::One(text.parse().unwrap())), "{text}");
+            assert_eq!(text.parse(), Ok(ListenAddress::One(text.parse().unwrap())), "{text}");
         }
         for text in [
             "",
@@ -113,13 +111,13 @@ mod tests {
             "1.2.3.4",
             " 1",
         ] {
-            assert_eq!(text.parse::<HealthAddress>(), Err(HealthAddressError), "{text}");
+            assert_eq!(text.parse::<ListenAddress>(), Err(ListenAddressError), "{text}");
         }
     }
 
     #[tokio::test]
     async fn all_addresses_are_those_of_both_families() {
-        let (_listener, bound) = HealthAddress::All(0).listen().unwrap();
+        let (_listener, bound) = ListenAddress::All(0).listen().unwrap();
         TcpStream::connect((Ipv4Addr::LOCALHOST, bound.port())).unwrap();
         if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
             assert_eq!(bound.ip(), Ipv6Addr::UNSPECIFIED);
@@ -129,10 +127,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_no_reason_to_leave_a_family_out() {
-        let (_listener, bound) = HealthAddress::All(0).listen().unwrap();
-        let error = HealthAddress::All(bound.port()).listen().unwrap_err();
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(error.address, bound);
+        let (_listener, bound) = ListenAddress::All(0).listen().unwrap();
+        let (address, error) = ListenAddress::All(bound.port()).listen().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(address, bound);
     }
 
     #[test]

@@ -1,15 +1,23 @@
 //! Over real connections, as kubelet and others make them.
 
-use std::net::Ipv4Addr;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::*;
-use crate::health::Reason;
+use crate::{
+    health::Reason,
+    http::{HEADERS_WITHIN, MAX_CONNECTIONS},
+};
 
 /// Long enough for anything that should happen soon, on any machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -24,8 +32,8 @@ struct Running {
 impl Running {
     async fn start() -> Self {
         let (readiness, liveness) = (Readiness::default(), Liveness::default());
-        let any = HealthAddress::One((Ipv4Addr::LOCALHOST, 0).into());
-        let server = Server::bind(any, readiness.clone(), liveness.clone()).unwrap();
+        let any = ListenAddress::One((Ipv4Addr::LOCALHOST, 0).into());
+        let server = server(any, readiness.clone(), liveness.clone()).unwrap();
         let address = server.address();
         Self { address, readiness, liveness, task: tokio::spawn(server.run()) }
     }
@@ -140,12 +148,12 @@ async fn clients_that_say_nothing_keep_nobody_out() {
 
 #[tokio::test]
 async fn an_address_that_is_taken_is_told() {
-    let server = Running::start().await;
+    let running = Running::start().await;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
-    let address = HealthAddress::One(server.address);
-    let error = Server::bind(address, readiness, liveness).unwrap_err();
+    let address = ListenAddress::One(running.address);
+    let error = server(address, readiness, liveness).unwrap_err();
     assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
     let text = error.to_string();
-    assert!(text.contains(&server.address.to_string()), "{text}");
+    assert!(text.contains(&running.address.to_string()), "{text}");
     assert!(text.contains("--health-address"), "{text}");
 }

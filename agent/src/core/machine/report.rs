@@ -1,0 +1,133 @@
+//! What is known of the pods, for whoever asks.
+
+use super::{
+    Machine,
+    gate::GatePhase,
+    pod::{Pod, Standing},
+};
+use crate::core::{
+    CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
+    Exemption, Monotonic, OrderReport, PodName, PodReport, PodState, PodUid, Proxy, SettingReport,
+};
+
+impl Machine {
+    /// All pods, by name; those without one last.
+    #[must_use]
+    pub fn report(&self, epoch: Epoch) -> Vec<PodReport> {
+        let mut pods: Vec<PodReport> =
+            self.pods.values().map(|pod| pod.report(&self.unknown.proxy, epoch)).collect();
+        pods.sort_by(|a, b| {
+            let key = |report: &PodReport| (report.pod.name.is_none(), report.pod.name.clone());
+            key(a).cmp(&key(b)).then_with(|| a.pod.uid.cmp(&b.pod.uid))
+        });
+        pods
+    }
+
+    /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
+    /// not being deleted.
+    #[must_use]
+    pub fn find(&self, name: &PodName) -> Option<PodUid> {
+        let named = self.pods.values().filter(|pod| pod.reference().name.as_ref() == Some(name));
+        let ending = |pod: &&Pod| {
+            matches!(
+                pod.standing(),
+                Standing::Exempt(Exemption::Deleted | Exemption::Terminating | Exemption::Finished)
+            )
+        };
+        named.min_by_key(ending).map(|pod| pod.uid.clone())
+    }
+}
+
+impl Pod {
+    fn report(&self, unknown: &Proxy, epoch: Epoch) -> PodReport {
+        let standing = self.standing();
+        let proxy = match (&self.judged, &self.would_be) {
+            (Some(Ok(plan)), _) => Some(&plan.proxy),
+            (Some(Err(_)), would_be) => would_be.as_ref(),
+            (None, _) => Some(unknown),
+        };
+        let mut waiting: Vec<_> = self.held.iter().collect();
+        waiting.sort_by_key(|held| (held.caller.connect_at, held.cookie));
+        waiting.truncate(PodReport::MAX_WAITING);
+        let waiting = waiting.into_iter().map(|held| self.named(held.clone()));
+        PodReport {
+            pod: self.reference(),
+            state: self.state(standing),
+            since: epoch.stamp(self.since()),
+            closed_for: self.closed_for(),
+            exemption: match standing {
+                Standing::Exempt(exemption) => Some(exemption),
+                Standing::Hold | Standing::Unknown => None,
+            },
+            deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
+            wanted: self.wanted(),
+            settings: self.settings.as_ref().map(SettingReport::all),
+            problems: self.problems().iter().map(ToString::to_string).collect(),
+            proxy: proxy.map(Into::into),
+            containers: self.container_reports(proxy),
+            held: self.held.len(),
+            waiting: waiting.map(|held| ConnectReport::new(held, epoch)).collect(),
+            order: self.order.map(|order| OrderReport::new(order, epoch)),
+        }
+    }
+
+    const fn state(&self, standing: Standing) -> PodState {
+        match (self.gate, standing) {
+            (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            (GatePhase::Absent, Standing::Hold | Standing::Unknown) => PodState::Pending,
+            (GatePhase::Checking, _) => PodState::Checking,
+            (GatePhase::Closed { .. }, _) => PodState::Closed,
+            (GatePhase::Refusing { .. }, _) => PodState::Refusing,
+            (GatePhase::Opening { .. }, _) => PodState::Opening,
+            (GatePhase::Guarded { .. }, _) => PodState::Guarded,
+            (GatePhase::Open, _) => PodState::Open,
+            (GatePhase::GivenUp { .. }, _) => PodState::GivenUp,
+            (GatePhase::Failed, _) => PodState::Failed,
+        }
+    }
+
+    const fn closed_for(&self) -> Option<CloseReason> {
+        match self.gate {
+            GatePhase::Closed { reason, .. }
+            | GatePhase::Refusing { reason, .. }
+            | GatePhase::GivenUp { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
+    const fn deadline(&self) -> Option<Monotonic> {
+        match self.gate {
+            GatePhase::Closed { deadline, .. } => Some(deadline),
+            _ => None,
+        }
+    }
+
+    fn container_reports(&self, proxy: Option<&Proxy>) -> Vec<ContainerReport> {
+        let mut containers: Vec<_> = self
+            .containers
+            .iter()
+            .map(|(id, container)| {
+                let name = container.name();
+                let is_sandbox = matches!(
+                    container.identity,
+                    Some(ContainerIdentity { kind: ContainerKind::Sandbox, .. })
+                );
+                ContainerReport {
+                    id: id.to_string(),
+                    name: name.map(str::to_owned),
+                    role: name.and_then(|name| self.role(name)),
+                    is_proxy: !is_sandbox && name.is_some_and(|name| is_of(proxy, name)),
+                    running: container.populated,
+                    verdict: container.told,
+                    cgroup: container.cgroup.0,
+                }
+            })
+            .collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
+        containers
+    }
+}
+
+fn is_of(proxy: Option<&Proxy>, container: &str) -> bool {
+    proxy.is_some_and(|proxy| proxy.container == container)
+}

@@ -1,0 +1,108 @@
+//! The agent itself, and the node in sum.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{PodReport, PodState};
+use crate::core::{Exemption, Outcome, Stamp};
+
+/// What the agent does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentState {
+    /// Something that it needs is not there yet.
+    Starting,
+    /// Another agent works on this node; this one goes on when that one ends.
+    StandingBy,
+    /// It works the gates of this node.
+    Working,
+    /// Its own task does not answer.
+    Stuck,
+}
+
+/// The agent, and its node in sum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// When this was so.
+    pub at: Stamp,
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// When it was started.
+    pub started_at: Stamp,
+    /// What it does.
+    pub state: AgentState,
+    /// What has not happened yet of what arms it, in words.
+    pub missing: Vec<String>,
+    /// How many pods stand where.
+    pub pods: BTreeMap<PodState, usize>,
+    /// How many connects and queries wait now.
+    pub held: usize,
+    /// What has happened since it was started.
+    pub totals: Totals,
+    /// What an operator should look at, in words. Empty: the agent is healthy.
+    pub problems: Vec<String>,
+}
+
+/// What has happened since the agent was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connects and queries that waited.
+    pub held: u64,
+    /// Connects that were refused (mode refuse).
+    pub refused: u64,
+    /// Connects that would have waited (mode observe).
+    pub observed: u64,
+    /// How those that waited ended.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Gates whose time was up.
+    pub timed_out_gates: u64,
+    /// Gates that could not be worked.
+    pub failed_gates: u64,
+    /// Reports of the kernel that were lost.
+    pub lost_reports: u64,
+}
+
+// === impl AgentState ===
+
+impl AgentState {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::StandingBy => "standing by",
+            Self::Working => "working",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+// === impl NodeReport ===
+
+impl NodeReport {
+    /// Whether there is nothing that an operator should look at.
+    #[must_use]
+    pub const fn is_healthy(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+// === impl PodReport ===
+
+impl PodReport {
+    /// Whether it is one of those that holdfast has anything to do with: to be held, or wanted to be
+    /// although it cannot.
+    #[must_use]
+    pub const fn is_concerned(&self) -> bool {
+        !matches!(self.state, PodState::Exempt)
+            || (self.wanted
+                && !matches!(self.exemption, Some(Exemption::Finished | Exemption::Deleted)))
+    }
+}

@@ -1,0 +1,106 @@
+//! What happens to the pods, told to all who want to know: the log, Kubernetes Events, the stream
+//! of entries, and the history that sums it up.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::sync::broadcast;
+
+use super::{log, notice};
+use crate::{
+    clock,
+    cluster::EventSink,
+    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals},
+};
+
+/// Entries that are kept for whoever asks later.
+const RECENT: usize = 512;
+
+/// Entries that a reader of the stream may be behind; then it loses some, and is told how many.
+const BEHIND: usize = 4096;
+
+/// Tells. The agent never waits for who is told.
+#[derive(Debug)]
+pub struct Journal {
+    history: History,
+    events: EventSink,
+    recent: VecDeque<Arc<Entry>>,
+    stream: broadcast::Sender<Arc<Entry>>,
+    next_seq: u64,
+}
+
+/// The entries as they come. Clones are of the same journal.
+#[derive(Clone, Debug)]
+pub struct EntryStream(broadcast::Sender<Arc<Entry>>);
+
+// === impl EntryStream ===
+
+impl EntryStream {
+    /// Entries from now on. A reader that falls behind loses the oldest.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
+        self.0.subscribe()
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(epoch: Epoch, events: EventSink) -> Self {
+        let (stream, _) = broadcast::channel(BEHIND);
+        let (history, recent) = (History::new(epoch), VecDeque::new());
+        Self { history, events, recent, stream, next_seq: 1 }
+    }
+
+    /// The stream of entries.
+    #[must_use]
+    pub fn stream(&self) -> EntryStream {
+        EntryStream(self.stream.clone())
+    }
+
+    /// The clock by which its stamps are made.
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.history.epoch()
+    }
+
+    /// What has happened lately.
+    pub(super) fn episodes(&self) -> Vec<Episode> {
+        self.history.episodes().cloned().collect()
+    }
+
+    /// What has happened since the agent was started.
+    pub(super) fn totals(&self) -> Totals {
+        self.history.totals().clone()
+    }
+
+    /// The last entries, the oldest first.
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.recent.iter().cloned().collect()
+    }
+
+    /// Tells of one line.
+    pub(super) fn record(&mut self, pod: PodRef, line: Line) {
+        let now = clock::now();
+        let noted = self.history.record(&pod, &line, now);
+        notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
+        let at = self.history.epoch().stamp(now);
+        let entry = Arc::new(Entry::new(self.next_seq, at, pod.clone(), &line));
+        self.next_seq += 1;
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::clone(&entry));
+        // Fails if nobody listens.
+        let _: Result<usize, _> = self.stream.send(entry);
+        log::line(pod.clone(), line, &noted, now);
+        if let Some(episode) = noted.ended {
+            log::summary(pod, &episode, now);
+        }
+    }
+
+    /// A pod is gone.
+    pub(super) fn forget(&mut self, uid: &PodUid) {
+        self.history.forget(uid, clock::now());
+    }
+}

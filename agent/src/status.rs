@@ -1,0 +1,122 @@
+//! How the agent and its node stand, put together for whoever asks: the commands, the page and the
+//! metrics.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    clock,
+    core::{AgentState, NodeReport, PodReport, PodState, Stamp, Totals},
+    health::Readiness,
+    preflight::Kernel,
+    reconcile::{AskError, Asker, Snapshot},
+};
+
+/// Knows whom to ask. Clones know the same.
+#[derive(Clone, Debug)]
+pub struct Status {
+    node: Arc<str>,
+    started_at: Stamp,
+    readiness: Readiness,
+    asker: Asker,
+    lost_reports: Arc<AtomicU64>,
+}
+
+// === impl Status ===
+
+impl Status {
+    /// Of the agent of this node.
+    #[must_use]
+    pub fn new(node: &str, readiness: Readiness, asker: Asker) -> Self {
+        let started_at = clock::epoch().stamp(clock::now());
+        let lost_reports = Arc::new(AtomicU64::new(0));
+        Self { node: node.into(), started_at, readiness, asker, lost_reports }
+    }
+
+    /// Notes that so many reports of the kernel were lost.
+    pub fn lost(&self, reports: u64) {
+        self.lost_reports.fetch_add(reports, Ordering::Relaxed);
+    }
+
+    /// Whom it asks.
+    #[must_use]
+    pub const fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
+    /// How things stand. Nothing of the pods as long as the agent does not work their gates.
+    pub async fn report(&self) -> (NodeReport, Option<Snapshot>) {
+        let (state, snapshot) = if self.readiness.is_working() {
+            match self.asker.snapshot().await {
+                Ok(snapshot) => (AgentState::Working, Some(snapshot)),
+                Err(AskError::Silent) => (AgentState::Stuck, None),
+                Err(AskError::Gone) => (AgentState::Starting, None),
+            }
+        } else if self.readiness.stands_by() {
+            (AgentState::StandingBy, None)
+        } else {
+            (AgentState::Starting, None)
+        };
+        (self.node_report(state, snapshot.as_ref()), snapshot)
+    }
+
+    fn node_report(&self, state: AgentState, snapshot: Option<&Snapshot>) -> NodeReport {
+        let pods: &[PodReport] = snapshot.map_or(&[], |snapshot| &snapshot.pods);
+        let mut by_state = BTreeMap::<PodState, usize>::new();
+        for pod in pods {
+            *by_state.entry(pod.state).or_default() += 1;
+        }
+        let missing = match state {
+            AgentState::StandingBy => Vec::new(),
+            _ => self.readiness.missing(),
+        };
+        let totals = Totals {
+            lost_reports: self.lost_reports.load(Ordering::Relaxed),
+            ..snapshot.map(|snapshot| snapshot.totals.clone()).unwrap_or_default()
+        };
+        NodeReport {
+            at: snapshot.map_or_else(|| clock::epoch().stamp(clock::now()), |snapshot| snapshot.at),
+            node: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: Kernel::running().release,
+            pid: std::process::id(),
+            started_at: self.started_at,
+            state,
+            problems: problems(state, &missing, &by_state, &totals),
+            missing,
+            pods: by_state,
+            held: pods.iter().map(|pod| pod.held).sum(),
+            totals,
+        }
+    }
+}
+
+fn problems(
+    state: AgentState,
+    missing: &[String],
+    pods: &BTreeMap<PodState, usize>,
+    totals: &Totals,
+) -> Vec<String> {
+    let count = |state| pods.get(&state).copied().unwrap_or_default();
+    let mut problems = missing.to_vec();
+    if state == AgentState::Stuck {
+        problems.push("the agent's own task does not answer: kubelet should restart it".to_owned());
+    }
+    let (failed, given_up) = (count(PodState::Failed), count(PodState::GivenUp));
+    if failed > 0 {
+        problems.push(format!("{failed} pods are not held: their programs could not be worked"));
+    }
+    if given_up > 0 {
+        problems.push(format!("{given_up} pods go on without a ready proxy: their time was up"));
+    }
+    if totals.lost_reports > 0 {
+        let lost = totals.lost_reports;
+        problems.push(format!("{lost} reports of the kernel were lost: some holds are not named"));
+    }
+    problems
+}
