@@ -18,6 +18,7 @@ use crate::{
     health::{self, Liveness, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
+    page,
     preflight::{self, PreflightError},
     readiness::Prober,
     reconcile::{self, Asker, Input, Journal, Parts},
@@ -61,6 +62,7 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
         tracing::info!(address = %server.address(), "health is served");
         tokio::spawn(server.run());
     }
+    page::serve(args.page_address, status.clone())?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {
