@@ -173,7 +173,12 @@ pub enum Line {
         errno: Option<RefuseErrno>,
     },
     /// Mode observe: a connect would have waited.
-    Observed(HeldConnect),
+    Observed {
+        /// The connect.
+        connect: HeldConnect,
+        /// It fails instead: nobody listens on the proxy's port.
+        refused: bool,
+    },
     /// An init container reached for the proxy, which cannot be there yet.
     InitPassed {
         /// The connect.

@@ -105,8 +105,13 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
             let level = Level::of(noted.saying);
             of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
         }
-        Line::Held(connect) | Line::Observed(connect) => {
+        Line::Held(connect) => {
             let of = Of { message, mono_ns, level: Level::of(noted.saying), ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::Observed { connect, refused } => {
+            let (level, refused) = (Level::of(noted.saying), Some(refused));
+            let of = Of { message, mono_ns, level, refused, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
@@ -181,6 +186,7 @@ struct Of {
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
     errno: Option<&'static str>,
+    refused: Option<bool>,
     hint: Option<String>,
     level: Level,
 }
@@ -219,13 +225,13 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, errno, hint, level } = of;
+    let Of { message, mono_ns, held_ms, outcome, errno, refused, hint, level } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident, $untold:expr) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, errno, hint, untold = $untold, mono_ns, "{message}"
+                cookie, held_ms, outcome, errno, refused, hint, untold = $untold, mono_ns, "{message}"
             )
         };
     }

@@ -80,7 +80,7 @@ impl Line {
             Self::GateInherited { .. } => "gate-taken-over",
             Self::Held(_) => "held",
             Self::Refused { .. } => "refused",
-            Self::Observed(_) => "observed",
+            Self::Observed { .. } => "observed",
             Self::InitPassed { .. } => "init-passed",
             Self::GateOpened { .. } => "gate-opened",
             Self::DeadlineRefuses { .. } => "deadline-refuses",
@@ -106,7 +106,7 @@ impl Line {
             Self::Held(connect) if connect.caller.query.is_some() => "DNS query held",
             Self::Held(_) => "connect held",
             Self::Refused { .. } => "connect refused",
-            Self::Observed(_) => "connect would have been held",
+            Self::Observed { .. } => "connect would have been held",
             Self::InitPassed { .. } => {
                 "init container reaches for the mesh before its proxy exists"
             }
@@ -147,7 +147,8 @@ fn fields(line: &Line) -> Value {
         Line::GateInherited { reason, held } => {
             json!({ "reason": reason.map(CloseReason::as_str), "held": held })
         }
-        Line::Held(connect) | Line::Observed(connect) => of_connect(connect, &Value::Null),
+        Line::Held(connect) => of_connect(connect, &Value::Null),
+        Line::Observed { connect, refused } => of_connect(connect, &json!({ "refused": refused })),
         Line::Refused { connect, errno } => {
             of_connect(connect, &json!({ "errno": errno.map(RefuseErrno::as_str) }))
         }
