@@ -92,7 +92,7 @@ pub(super) fn state(pod: &PodReport, now: Stamp) -> Markup {
                         dd {
                             @for (nth, check) in proxy.ready.iter().enumerate() {
                                 @if nth > 0 { ", " }
-                                (text::foreign(check))
+                                (text::foreign(&check.to_string()))
                             }
                             @if proxy.kube_ready { @if !proxy.ready.is_empty() { ", " } "kubelet's word" }
                         }
@@ -112,11 +112,11 @@ pub(super) fn nature(pod: &PodReport) -> Markup {
                 table.short {
                     thead { tr { th scope="col" { "Setting" } th scope="col" { "Value" } th scope="col" { "Chosen by" } } }
                     tbody {
-                        @for SettingReport { key, value, origin } in settings {
+                        @for SettingReport { key, value, origin: _, source } in settings {
                             tr {
                                 th scope="row" { (text::foreign(key)) }
                                 td data-name="Value" { (text::foreign(value)) }
-                                td data-name="Chosen by" { (origin.as_str()) }
+                                td data-name="Chosen by" { (text::foreign(source)) }
                             }
                         }
                     }
