@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use holdfast::{
     core::{
-        AgentState, CloseReason, ConnectReport, ContainerReport, Episode, Exemption, NodeReport,
-        OrderReport, Origin, Outcome, PodName, PodRef, PodReport, PodState, PodUid, ProxyReport,
-        SettingReport, SocketCookie, Stamp, Totals, Verdict, Workload,
+        AgentState, CloseReason, Clue, ConnectReport, ContainerReport, Episode, Exemption,
+        KubeletWord, NodeReport, OrderReport, Origin, Outcome, PodName, PodRef, PodReport,
+        PodState, PodUid, ProxyReport, ReadyCheck, SettingReport, SocketCookie, Stamp, Totals,
+        Verdict, Workload,
     },
     page::Facts,
 };
@@ -77,6 +78,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         key: key.to_owned(),
         value: value.to_owned(),
         origin,
+        source: "label holdfast.dev/hold=enabled on namespace shop".to_owned(),
     };
     let container = |name: &str, is_proxy, verdict| ContainerReport {
         id: "5f1c9a".repeat(10),
@@ -90,9 +92,12 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
     PodReport {
         pod: reference(namespace, name),
         state,
+        why: String::new(),
         since: before(184_000),
         closed_for: None,
         exemption: None,
+        unused: None,
+        error: None,
         deadline: None,
         wanted: true,
         settings: Some(vec![
@@ -106,12 +111,19 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         proxy: Some(ProxyReport {
             profile: "istio".to_owned(),
             container: "istio-proxy".to_owned(),
-            ready: vec!["http://:15021/healthz/ready".to_owned()],
+            clues: vec![Clue::Container("istio-proxy".to_owned())],
+            ready: vec!["http://:15021/healthz/ready".parse().unwrap()],
             kube_ready: true,
+            kubelet: KubeletWord::Counts,
             ports: vec![15001],
             dns_port: Some(15053),
             guessed: false,
+            exclusion_hint: None,
         }),
+        probe: None,
+        opened: None,
+        treatments: Vec::new(),
+        not_redirected: false,
         containers: vec![
             container("app", false, Verdict::Hold),
             container("istio-proxy", true, Verdict::Pass),
@@ -119,6 +131,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         held: 0,
         waiting: Vec::new(),
         order: None,
+        reasons: Vec::new(),
     }
 }
 
@@ -382,10 +395,11 @@ pub(crate) fn hostile() -> Scene {
         report.held = 1;
         for setting in report.settings.iter_mut().flatten() {
             setting.value = text.to_owned();
+            setting.source = text.to_owned();
         }
         if let Some(proxy) = &mut report.proxy {
             (proxy.profile, proxy.container) = (text.to_owned(), long.clone());
-            proxy.ready = vec![text.to_owned()];
+            proxy.ready = vec![ReadyCheck::Http { port: 1, path: text.to_owned() }];
         }
         for container in &mut report.containers {
             container.name = Some(text.to_owned());

@@ -77,8 +77,9 @@ impl Topic {
 // === impl PodReport ===
 
 impl PodReport {
-    /// Makes the sentences from the facts.
-    pub(in crate::core) fn explain(&mut self) {
+    /// The same, with the sentences that its facts come to.
+    #[must_use]
+    pub fn explained(mut self) -> Self {
         let mut reasons = Vec::new();
         let mut tell = |topic, text, source| {
             reasons.push(Reason { topic, text, source, command: None });
@@ -109,6 +110,7 @@ impl PodReport {
         }
         self.why = self.in_few_words();
         self.reasons = reasons;
+        self
     }
 
     /// Who decided whether to hold it.
