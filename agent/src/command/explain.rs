@@ -128,10 +128,7 @@ fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
             _ if pod.settings.is_none() => {
                 "Nobody waits yet. Who comes waits until more is known of this pod.".to_owned()
             }
-            _ => format!(
-                "Nobody waits yet. Who comes waits until the proxy is ready, {} at most.",
-                pod.timeout()
-            ),
+            _ => format!("Nobody waits yet. Who comes waits for {} at most.", pod.timeout()),
         });
     }
     lines
@@ -148,7 +145,8 @@ fn waits(connect: &ConnectReport, now: Stamp) -> String {
 
 /// What happened at the last starts.
 fn lately(episodes: &[Episode], now: Stamp) -> Vec<String> {
-    let told = episodes.iter().take(EPISODES);
+    // What goes on is told above.
+    let told = episodes.iter().filter(|episode| episode.ended_at.is_some()).take(EPISODES);
     told.map(|episode| {
         let age = age(now.since(episode.closed_at));
         format!("{age} ago: {}.", episode.in_words())

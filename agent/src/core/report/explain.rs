@@ -241,6 +241,9 @@ impl PodReport {
                         "Connections to the ports of all known proxies wait until more is known"
                             .to_owned()
                     }
+                    Mode::Hold | Mode::Retry if self.is_ordered_closed() => {
+                        format!("{through} wait until the operator's order ends")
+                    }
                     Mode::Hold | Mode::Retry => format!("{through} wait until it is ready"),
                     Mode::Refuse => format!("{through} fail until it is ready (mode refuse)"),
                     Mode::Observe => format!(
@@ -278,9 +281,15 @@ impl PodReport {
         }
     }
 
+    /// Whether nothing but time and the operator opens its gate.
+    pub(super) const fn is_ordered_closed(&self) -> bool {
+        matches!(self.order, Some(OrderReport::Closed { .. }))
+    }
+
     fn closed_for_in_words(&self) -> String {
         let proxy = self.proxy_name();
         match self.closed_for {
+            _ if self.is_ordered_closed() => "The operator has closed its gate".to_owned(),
             Some(CloseReason::Start) | None => "The pod is starting".to_owned(),
             Some(CloseReason::NotReady) => {
                 format!("It may have run before it was to be held, and {proxy} was not ready")
@@ -337,6 +346,7 @@ impl PodReport {
                 _ if self.proxy.as_ref().is_some_and(|proxy| proxy.guessed) => {
                     "the API has not told of it yet; held in case".to_owned()
                 }
+                _ if self.is_ordered_closed() => CloseReason::Operator.as_str().to_owned(),
                 Some(CloseReason::Operator) => CloseReason::Operator.as_str().to_owned(),
                 Some(CloseReason::ProxyDied) => format!("{proxy} has ended{}", seen()),
                 Some(CloseReason::NobodyListens) => {

@@ -34,7 +34,7 @@ impl PodReport {
     pub(super) fn hints(&self) -> Vec<Hint> {
         let mut hints = match self.state {
             _ if self.exemption.is_some() => self.exempt_hints(),
-            PodState::Closed if self.closed_for == Some(CloseReason::Operator) => {
+            PodState::Closed if self.is_ordered_closed() => {
                 vec![self.auto_hint()]
             }
             PodState::Closed | PodState::Checking if self.is_stuck() => {
