@@ -147,7 +147,11 @@ pub struct ConnectReport {
 #[serde(rename_all = "kebab-case", tag = "gate")]
 pub enum OrderReport {
     /// Open.
-    Open,
+    Open {
+        /// When it ends by itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<Stamp>,
+    },
     /// Closed until then.
     Closed {
         /// When it ends by itself.
@@ -277,9 +281,9 @@ impl ConnectReport {
 // === impl OrderReport ===
 
 impl OrderReport {
-    pub(super) const fn new(order: Order, epoch: super::Epoch) -> Self {
+    pub(super) fn new(order: Order, epoch: super::Epoch) -> Self {
         match order {
-            Order::Open => Self::Open,
+            Order::Open { until } => Self::Open { until: until.map(|until| epoch.stamp(until)) },
             Order::Closed { until } => Self::Closed { until: epoch.stamp(until) },
         }
     }
