@@ -17,6 +17,7 @@ mod exempt;
 mod explicit;
 mod health;
 mod hold;
+mod kernel_log;
 mod labels;
 mod lifecycle;
 mod memory;
