@@ -66,5 +66,5 @@ fn a_flood_of_them_is_cut_short_and_holds_nobody_longer() {
     let proxy = pod.start_proxy().unwrap();
     proxy.wait_ready(SOON).unwrap();
     let attempts = app.wait_attempts(SOON, SOCKETS as usize).unwrap();
-    assert!(attempts.iter().all(testbed::apps::Attempt::is_connected));
+    assert!(attempts.iter().all(apps::Attempt::is_connected));
 }
