@@ -114,7 +114,7 @@ impl Buffer {
             self.logger.lock().unwrap_or_else(PoisonError::into_inner).flush();
             let received = self.sink.received.load(Ordering::Relaxed);
             if looked.elapsed() >= LOOK || has_ended {
-                let lost = losses.found(received);
+                let lost = losses.newly(received);
                 if lost > 0 {
                     tracing::warn!(
                         lost,
@@ -157,8 +157,8 @@ impl Buffer {
 // === impl Losses ===
 
 impl Losses {
-    /// How many more are known to be lost since the last call.
-    fn found(&mut self, received: u64) -> u64 {
+    /// What is known to be lost since the last call.
+    fn newly(&mut self, received: u64) -> u64 {
         let lost = self.begun.saturating_sub(received);
         let new = lost.saturating_sub(self.told);
         self.told += new;
@@ -194,17 +194,17 @@ mod tests {
     #[test]
     fn what_was_begun_and_never_came_is_lost_and_told_once() {
         let mut losses = Losses { begun: 0, told: 0 };
-        assert_eq!(losses.found(0), 0);
+        assert_eq!(losses.newly(0), 0);
         // Ten were begun, eight have come: two are on their way or lost.
         losses.begun = 10;
         assert!(!losses.is_told(8));
-        assert_eq!(losses.found(8), 2);
+        assert_eq!(losses.newly(8), 2);
         assert!(losses.is_told(8));
-        assert_eq!(losses.found(8), 0);
+        assert_eq!(losses.newly(8), 0);
         // More have come than had been begun when that was counted.
-        assert_eq!(losses.found(20), 0);
+        assert_eq!(losses.newly(20), 0);
         losses.begun = 25;
-        assert_eq!(losses.found(20), 3);
+        assert_eq!(losses.newly(20), 3);
         assert!(losses.is_told(20));
     }
 }
