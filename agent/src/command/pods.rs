@@ -61,7 +61,7 @@ pub(super) fn name(pod: &PodReport) -> String {
 fn from(pod: &PodReport) -> &'static str {
     if pod.order.is_some() {
         return match pod.order {
-            Some(OrderReport::Open) => "order: open",
+            Some(OrderReport::Open { .. }) => "order: open",
             _ => "order: close",
         };
     }

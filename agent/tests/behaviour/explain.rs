@@ -221,7 +221,7 @@ fn the_operators_order_is_told_and_how_to_take_it_back() {
     assert!(passed.pod.order.is_none());
     assert!(!text_of(&passed).contains("ordered its gate closed"), "{}", text_of(&passed));
 
-    let open = after([Step::Ordered(Order::Open), seconds(5)]);
+    let open = after([Step::Ordered(Order::Open { until: None }), seconds(5)]);
     check("ordered open", &open);
     let text = text_of(&open);
     for part in ["The operator has opened its gate", "holdfast gate auto"] {

@@ -5,6 +5,9 @@ use crate::core::{CloseReason, Exemption, Finding, Origin, PodReport, PodState, 
 /// What a name in a command has at most: a label's length, which generated names keep.
 const NAME_LENGTH: usize = 63;
 
+/// What leads up to the command that does so.
+const TAKE_BACK: &str = "To take the operator's order back";
+
 /// What to do, and the command that does it.
 pub(super) type Hint = (String, Option<String>);
 
@@ -35,7 +38,7 @@ impl PodReport {
         let mut hints = match self.state {
             _ if self.exemption.is_some() => self.exempt_hints(),
             PodState::Closed if self.is_ordered_closed() => {
-                vec![self.auto_hint()]
+                vec![self.auto_hint(TAKE_BACK)]
             }
             PodState::Closed | PodState::Checking if self.is_stuck() => {
                 let open = format!("holdfast gate open {}", self.pod_path());
@@ -51,11 +54,13 @@ impl PodReport {
                 );
                 vec![self.proxy_hint("This may tell why it is not ready"), (more, None)]
             }
-            PodState::Failed => vec![(
-                "The pod is held again from its next start on. What this node lacks tells"
-                    .to_owned(),
-                Some("holdfast check".to_owned()),
-            )],
+            PodState::Failed => vec![
+                (
+                    "What this node lacks, if it does, tells".to_owned(),
+                    Some("holdfast check".to_owned()),
+                ),
+                self.auto_hint("To try again"),
+            ],
             PodState::Exempt
             | PodState::Pending
             | PodState::Closed
@@ -91,9 +96,9 @@ impl PodReport {
             })
     }
 
-    fn auto_hint(&self) -> Hint {
+    fn auto_hint(&self, text: &str) -> Hint {
         let command = format!("holdfast gate auto {}", self.pod_path());
-        ("To take the operator's order back".to_owned(), Some(command))
+        (text.to_owned(), Some(command))
     }
 
     /// Where to look for why the proxy is not ready.
@@ -152,7 +157,7 @@ impl PodReport {
                 nothing("Nothing. An application belongs into another namespace.")
             }
             Some(Exemption::Agent) => nothing("Nothing."),
-            Some(Exemption::Operator) => vec![self.auto_hint()],
+            Some(Exemption::Operator) => vec![self.auto_hint(TAKE_BACK)],
             None => Vec::new(),
         }
     }

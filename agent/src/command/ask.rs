@@ -1,0 +1,82 @@
+//! The commands that ask the agent: what each asks, and how it ends.
+
+use std::{process::ExitCode, sync::Arc};
+
+use hyper::Method;
+
+use super::{explain, gate, pods, print, status};
+use crate::{
+    admin::{Client, OrderBody, PodDetail},
+    cli::{ExplainArgs, GateArgs, PodsArgs, StatusArgs},
+    clock,
+    core::{NodeReport, PodName, PodReport, Stamp},
+};
+
+/// `holdfast status`: 1 if the node is not healthy.
+///
+/// # Errors
+///
+/// If the agent does not answer.
+pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.socket.socket)?;
+    let node: NodeReport = client.get("/v1/status")?;
+    print(&args.output.render(&node, |style| status::text(&node, style))?)?;
+    Ok(if node.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `holdfast pods`.
+///
+/// # Errors
+///
+/// If the agent does not answer.
+pub fn pods(args: &PodsArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.socket.socket)?;
+    let mut pods: Vec<PodReport> = client.get("/v1/pods")?;
+    if let Some(namespace) = &args.namespace {
+        let named = |pod: &PodReport| pod.pod.name.as_ref().map(|name| Arc::clone(&name.namespace));
+        pods.retain(|pod| named(pod).is_some_and(|named| *named == **namespace));
+    }
+    let all = pods.len();
+    pods.retain(|pod| args.all || pod.is_concerned());
+    let left_out = all - pods.len();
+    print(&args.output.render(&pods, |style| pods::table(&pods, left_out, now(), style))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast explain`.
+///
+/// # Errors
+///
+/// If the agent does not answer, or there is no such pod.
+pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let PodName { namespace, name } = &args.pod;
+    let client = Client::new(&args.socket.socket)?;
+    let detail: PodDetail = client.get(&format!("/v1/pods/{namespace}/{name}"))?;
+    let PodDetail { pod, episodes } = &detail;
+    print(&args.output.render(&detail, |style| explain::text(pod, episodes, now(), style))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast gate`.
+///
+/// # Errors
+///
+/// If the agent does not answer, there is no such pod, or its gate cannot be closed.
+pub fn gate(args: &GateArgs) -> anyhow::Result<ExitCode> {
+    let PodName { namespace, name } = &args.pod;
+    let body = OrderBody {
+        namespace: namespace.to_string(),
+        name: name.to_string(),
+        order: args.order,
+        limit_ms: args.limit().map(|limit| limit.as_millis() as u64),
+    };
+    let client = Client::new(&args.socket.socket)?;
+    let report: PodReport = client.send(Method::POST, "/v1/gate", &body)?;
+    print(&args.output.render(&report, |_| gate::words(&report, args.order))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The agent's clock is this machine's.
+fn now() -> Stamp {
+    clock::epoch().stamp(clock::now())
+}
