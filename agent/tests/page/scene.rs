@@ -93,15 +93,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         cgroup: 41_213,
     };
     PodReport {
-        pod: reference(namespace, name),
-        state,
         why: why(state).to_owned(),
-        since: before(184_000),
-        closed_for: None,
-        exemption: None,
-        unused: None,
-        error: None,
-        deadline: None,
         wanted: true,
         settings: Some(vec![
             setting("hold", "enabled", Origin::Namespace),
@@ -110,30 +102,22 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
             setting("on-timeout", "open", Origin::Default),
             setting("guard", "disabled", Origin::Default),
         ]),
-        problems: Vec::new(),
         proxy: Some(ProxyReport {
             profile: "istio".to_owned(),
             container: "istio-proxy".to_owned(),
             clues: Vec::new(),
             ready: vec![ReadyCheck::Http { port: 15021, path: "/healthz/ready".to_owned() }],
-            kubelet: KubeletWord::Counts,
-            exclusion_hint: None,
             kube_ready: true,
+            kubelet: KubeletWord::Counts,
             ports: vec![15001],
             dns_port: Some(15053),
             guessed: false,
+            exclusion_hint: None,
         }),
-        probe: None,
-        opened: None,
-        treatments: Vec::new(),
-        not_redirected: false,
         containers: vec![
             container("app", false, Verdict::Hold),
             container("istio-proxy", true, Verdict::Pass),
         ],
-        held: 0,
-        waiting: Vec::new(),
-        order: None,
         reasons: vec![
             reason(
                 Topic::State,
@@ -143,12 +127,13 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
             reason(
                 Topic::Ready,
                 "istio-proxy is ready when somebody listens on port 15001 and \
-                http://:15021/healthz/ready answers 200.",
+                 http://:15021/healthz/ready answers 200.",
             ),
             reason(Topic::Seen, "Nobody listens on port 15001."),
             reason(Topic::Container, "app waits."),
             reason(Topic::Container, "istio-proxy passes: it is the proxy."),
         ],
+        ..PodReport::new(reference(namespace, name), state, before(184_000))
     }
 }
 
@@ -241,7 +226,7 @@ impl Start<'_> {
             "held": fates("held"), "refused": fates("refused"), "observed": fates("observed"), "observed_refused": 0,
             "outcomes": outcomes, "longest_ms": longest, "refuses_at": null,
             "opened_at": opened_at.map(at), "open_reason": open_reason,
-            "ended_at": opened_at.map(|opened| at(opened + 40)), "finding": null, "guards": false, "error": null,
+            "ended_at": opened_at.map(|opened| at(opened + 40)), "guards": false, "error": null,
             "connects": connects.iter().enumerate().map(|(nth, connect)| json!({
                 "cookie": nth, "query": null, "container": connect.container,
                 "comm": connect.comm, "pid": 4711 + nth, "uid": 1337,
@@ -434,6 +419,7 @@ pub(crate) fn hostile() -> Scene {
         }
         if let Some(proxy) = &mut report.proxy {
             (proxy.profile, proxy.container) = (text.to_owned(), long.clone());
+            proxy.ready = vec![ReadyCheck::Http { port: 15021, path: text.to_owned() }];
         }
         for container in &mut report.containers {
             container.name = Some(text.to_owned());

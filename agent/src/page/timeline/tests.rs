@@ -23,8 +23,8 @@ fn episode(changes: &serde_json::Value) -> Episode {
             "started_at": at(500), "ended_at": null,
         }],
         "connects": [connect(100, Some(1_002), "held", Some("connected"))],
-        "first_connect_at": at(100), "held": 1, "refused": 0, "observed": 0, "observed_refused": 0,
-        "outcomes": { "connected": 1 }, "longest_ms": 902, "refuses_at": null,
+        "first_connect_at": at(100), "held": 1, "refused": 0, "observed": 0,
+        "observed_refused": 0, "outcomes": { "connected": 1 }, "longest_ms": 902, "refuses_at": null,
         "opened_at": at(1_000), "open_reason": "probe-ready", "ended_at": at(1_020),
         "finding": null, "guards": false, "error": null,
     });
