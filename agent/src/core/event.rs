@@ -177,7 +177,12 @@ pub enum KernelEventKind {
     /// Mode refuse: its connect was or will be refused.
     Refused(Caller),
     /// Mode observe: it would have been held.
-    Observed(Caller),
+    Observed {
+        /// Whose it is.
+        caller: Caller,
+        /// Nobody listens on the port, so that it fails.
+        refused: bool,
+    },
     /// It belongs to an init container in front of the proxy, and passed.
     InitPassed(Caller),
     /// The connection is established.

@@ -168,7 +168,12 @@ pub enum Line {
     /// Mode refuse: a connect fails.
     Refused(HeldConnect),
     /// Mode observe: a connect would have waited.
-    Observed(HeldConnect),
+    Observed {
+        /// The connect.
+        connect: HeldConnect,
+        /// It fails instead: nobody listens on the proxy's port.
+        refused: bool,
+    },
     /// An init container reached for the proxy, which cannot be there yet.
     InitPassed {
         /// The connect.

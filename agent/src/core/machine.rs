@@ -164,7 +164,7 @@ impl Machine {
     pub fn unreported_container(&self, event: &KernelEvent) -> Option<(PodUid, CgroupId)> {
         let (KernelEventKind::Held(caller)
         | KernelEventKind::Refused(caller)
-        | KernelEventKind::Observed(caller)
+        | KernelEventKind::Observed { caller, .. }
         | KernelEventKind::InitPassed(caller)) = &event.kind
         else {
             return None;

@@ -89,8 +89,13 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
         Line::NotHeld { exemption, wanted } => {
             of_pod!(info unless !wanted, pod, reason = exemption.as_str(), "{message}");
         }
-        Line::Held(connect) | Line::Refused(connect) | Line::Observed(connect) => {
+        Line::Held(connect) | Line::Refused(connect) => {
             let of = Of { message, mono_ns, level: Level::of(noted.saying), ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::Observed { connect, refused } => {
+            let (level, refused) = (Level::of(noted.saying), Some(refused));
+            let of = Of { message, mono_ns, level, refused, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
@@ -109,7 +114,7 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
                 outcome: Some(outcome.as_str()),
                 level,
-                hint: None,
+                ..Of::default()
             };
             of_connect(pod, connect, of);
         }
@@ -164,6 +169,7 @@ struct Of {
     mono_ns: u64,
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
+    refused: Option<bool>,
     hint: Option<String>,
     level: Level,
 }
@@ -202,13 +208,13 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, hint, level } = of;
+    let Of { message, mono_ns, held_ms, outcome, refused, hint, level } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident, $untold:expr) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, hint, untold = $untold, mono_ns, "{message}"
+                cookie, held_ms, outcome, refused, hint, untold = $untold, mono_ns, "{message}"
             )
         };
     }

@@ -101,7 +101,7 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
         | Line::GateInherited { .. }
         | Line::Held(_)
         | Line::Refused(_)
-        | Line::Observed(_)
+        | Line::Observed { .. }
         | Line::GateOpened { .. }
         | Line::Released { .. }
         | Line::GateGuards

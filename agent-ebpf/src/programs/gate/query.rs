@@ -16,6 +16,7 @@ use aya_log_ebpf::debug;
 
 use crate::programs::{
     gate::is_exempt,
+    listener,
     maps::{COUNTS, DATAGRAMS, NO_DATAGRAM, hold_of},
     packet::{self, Datagram},
     pod::{self, Found},
@@ -50,7 +51,7 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
         return None;
     }
     let datagram = packet::datagram(ctx)?;
-    if datagram.destination_port != found.gate.dns_port {
+    if datagram.destination.port != found.gate.dns_port {
         return None;
     }
     let sk = sock::of_kind(ctx, SOCK_DGRAM, IPPROTO_UDP)?;
@@ -216,7 +217,8 @@ impl Query<'_> {
         {
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
-            report::packet(EventKind::Observed, &self.sent(), record);
+            let takes = listener::takes_datagrams(self.ctx, &self.datagram.destination);
+            report::packet(EventKind::observed(takes), &self.sent(), record);
         }
     }
 }

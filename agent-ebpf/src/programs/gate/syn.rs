@@ -217,7 +217,8 @@ impl Attempt<'_> {
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
             let (cookie, record) = self.record();
-            report::packet(EventKind::Observed, &self.sent(cookie), record.as_deref());
+            let kind = EventKind::observed(listener::listens(self.ctx, &self.syn.destination));
+            report::packet(kind, &self.sent(cookie), record.as_deref());
         }
     }
 

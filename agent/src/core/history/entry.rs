@@ -78,7 +78,7 @@ impl Line {
             Self::GateInherited { .. } => "gate-taken-over",
             Self::Held(_) => "held",
             Self::Refused(_) => "refused",
-            Self::Observed(_) => "observed",
+            Self::Observed { .. } => "observed",
             Self::InitPassed { .. } => "init-passed",
             Self::GateOpened { .. } => "gate-opened",
             Self::DeadlineRefuses { .. } => "deadline-refuses",
@@ -103,7 +103,7 @@ impl Line {
             Self::Held(connect) if connect.caller.query.is_some() => "DNS query held",
             Self::Held(_) => "connect held",
             Self::Refused(_) => "connect refused",
-            Self::Observed(_) => "connect would have been held",
+            Self::Observed { .. } => "connect would have been held",
             Self::InitPassed { .. } => {
                 "init container reaches for the mesh before its proxy exists"
             }
@@ -144,9 +144,8 @@ fn fields(line: &Line) -> Value {
         Line::GateInherited { reason, held } => {
             json!({ "reason": reason.map(CloseReason::as_str), "held": held })
         }
-        Line::Held(connect) | Line::Refused(connect) | Line::Observed(connect) => {
-            of_connect(connect, &Value::Null)
-        }
+        Line::Held(connect) | Line::Refused(connect) => of_connect(connect, &Value::Null),
+        Line::Observed { connect, refused } => of_connect(connect, &json!({ "refused": refused })),
         Line::InitPassed { connect, hint } => of_connect(connect, &json!({ "hint": hint })),
         Line::Released { connect, waited, outcome } => of_connect(
             connect,

@@ -22,9 +22,9 @@ impl Pod {
                 let line = Line::Refused(self.connect(cookie, caller));
                 self.log(line, actions);
             }
-            KernelEventKind::Observed(caller) => {
+            KernelEventKind::Observed { caller, refused } => {
                 self.note_wait(caller.connect_at);
-                let line = Line::Observed(self.connect(cookie, caller));
+                let line = Line::Observed { connect: self.connect(cookie, caller), refused };
                 self.log(line, actions);
             }
             KernelEventKind::InitPassed(caller) => {
