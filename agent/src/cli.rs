@@ -10,9 +10,9 @@ use testpod::TestpodArgs;
 pub use self::wait::{Invocation, WaitArgs};
 use crate::{
     cluster::DaemonSetName,
+    command::Output,
     core::{Choices, PodUid, hold_timeout, switch},
     http::ListenAddress,
-    profiles_table::Output,
     telemetry::LogFormat,
 };
 

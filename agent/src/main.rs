@@ -1,16 +1,12 @@
 //! `holdfast`: parses the command line, runs the agent, turns errors into exit codes.
 
-use std::{
-    ffi::OsString,
-    io::{ErrorKind, Write as _},
-    process::ExitCode,
-};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 use holdfast::{
     app, cleanup,
     cli::{self, Cli, Command, Invocation, ProfilesArgs},
-    config, exit, profiles_table, telemetry,
+    command, config, exit, telemetry,
     wait::{self, Tool},
 };
 
@@ -58,12 +54,7 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
 
 fn profiles(args: &ProfilesArgs) -> anyhow::Result<()> {
     let config = config::load(args.config.as_deref())?;
-    let text = profiles_table::render(&config.profiles, args.output)?;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has gone, such as `head`, has what it wanted.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    Ok(command::print(&command::profiles::render(&config.profiles, args.output)?)?)
 }
 
 /// One line, in plain words, also when the log is JSON: it is for the person who starts the agent.
