@@ -10,6 +10,7 @@ mod history;
 mod ids;
 mod line;
 mod machine;
+mod observed;
 mod packet;
 mod pod;
 mod profile;
@@ -29,6 +30,7 @@ pub use self::{
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
+    observed::{FirstConnect, Observed, ObservedReport, Tally, WorkloadFacts},
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{

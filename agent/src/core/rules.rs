@@ -1,8 +1,8 @@
 //! What applies to a pod: its settings and its proxy, or why it is left alone.
 
 use super::{
-    Defaults, Detection, Exemption, NamespaceView, PodUid, PodView, Problem, Profiles, Proxy,
-    Settings, resolve,
+    Chosen, Defaults, Detection, Exemption, Mode, NamespaceView, OnTimeout, Origin, PodUid,
+    PodView, Problem, Profiles, Proxy, Settings, resolve,
 };
 
 /// Namespaces that are never held, whatever their labels say: a node must be able to start.
@@ -41,6 +41,24 @@ pub struct Judgement {
     pub settings: Option<Settings>,
     /// What would be its proxy, if it were to be held.
     pub would_be: Option<Proxy>,
+    /// What applies while it is only observed; `None`: it is not one to observe, because it is held,
+    /// or has no proxy, or because it or its namespace says that it is not to be held.
+    pub observation: Option<Plan>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Whether nothing is dropped, delayed or refused by it.
+    #[must_use]
+    pub fn only_observes(&self) -> bool {
+        self.settings.mode.value == Mode::Observe
+    }
+}
+
+/// Whether nobody who is in charge of a pod has said whether it is to be held.
+const fn is_nobodys(settings: &Settings) -> bool {
+    matches!(settings.hold.origin, Origin::Config | Origin::Default)
 }
 
 // === impl Rules ===
@@ -55,8 +73,15 @@ impl Rules {
         let Some(namespace) = namespace else {
             let plan = Err(exemption?);
             let problems = Vec::new();
-            let (settings, would_be) = (None, None);
-            return Some(Judgement { plan, wanted: false, problems, settings, would_be });
+            let (settings, would_be, observation) = (None, None, None);
+            return Some(Judgement {
+                plan,
+                wanted: false,
+                problems,
+                settings,
+                would_be,
+                observation,
+            });
         };
         let (settings, mut problems) = resolve(pod, namespace, &self.defaults, &self.profiles);
         let wanted = settings.hold.value;
@@ -80,7 +105,26 @@ impl Rules {
                 }
             }
         };
-        Some(Judgement { plan, wanted, problems, settings: all_settings, would_be })
+        let observation = match (&plan, &all_settings, &would_be) {
+            (Err(Exemption::NotEnabled), Some(settings), Some(proxy)) if is_nobodys(settings) => {
+                Some(self.observation(settings.clone(), proxy.clone()))
+            }
+            _ => None,
+        };
+        Some(Judgement { plan, wanted, problems, settings: all_settings, would_be, observation })
+    }
+
+    /// How a pod is observed that has this proxy and these settings: whatever they say, nothing of it
+    /// waits or fails.
+    fn observation(&self, settings: Settings, proxy: Proxy) -> Plan {
+        let origin = self.defaults.observe.origin;
+        let settings = Settings {
+            mode: Chosen { value: Mode::Observe, origin },
+            on_timeout: Chosen { value: OnTimeout::Open, origin },
+            guard: Chosen { value: false, origin },
+            ..settings
+        };
+        Plan { settings, proxy }
     }
 
     /// Why a pod like this is never held.

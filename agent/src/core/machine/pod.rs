@@ -32,6 +32,12 @@ pub(super) struct Pod {
     pub(super) settings: Option<Settings>,
     /// What would be its proxy, if it were to be held.
     pub(super) would_be: Option<Proxy>,
+    /// What applies while it is only observed; `None`: it is not one to observe.
+    observation: Option<Arc<Plan>>,
+    /// Pods like it are observed on this node.
+    observed_by_default: bool,
+    /// The operator wants it observed, until then.
+    pub(super) watched_until: Option<Monotonic>,
     /// Somebody has chosen to hold it.
     wanted: bool,
     /// What was wrong with its settings at the last look.
@@ -57,6 +63,8 @@ pub(super) struct Pod {
     noted: (Discriminant<GatePhase>, Monotonic),
     /// When the gate was closed, if that was told without the API's word on the pod.
     pub(super) closed_unknown: Option<Monotonic>,
+    /// The gate was closed, or left to go on, in order to observe.
+    pub(super) observes: bool,
     /// The gate that an agent before this one has left, until it has been looked at.
     pub(super) inherited: Option<InheritedGate>,
     /// Its settings are still those of that agent, which may have known more than the API has told
@@ -84,6 +92,8 @@ pub(super) struct Pod {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Hold,
+    /// Nobody enabled it; what would be held is noted.
+    Observe,
     Exempt(Exemption),
     /// The API has not told enough yet.
     Unknown,
@@ -101,6 +111,9 @@ impl Pod {
             judged: None,
             settings: None,
             would_be: None,
+            observation: None,
+            observed_by_default: false,
+            watched_until: None,
             wanted: false,
             problems: Vec::new(),
             told_exemption: None,
@@ -116,6 +129,7 @@ impl Pod {
             gate: GatePhase::Absent,
             noted: (discriminant(&GatePhase::Absent), now),
             closed_unknown: None,
+            observes: false,
             inherited: None,
             keeps_settings: false,
             inherits_verdicts: false,
@@ -145,6 +159,9 @@ impl Pod {
             return Standing::Exempt(Exemption::Deleted);
         }
         match (&self.judged, self.order) {
+            (Some(Err(_)), order) if self.is_observed() && order != Some(Order::Open) => {
+                Standing::Observe
+            }
             (Some(Err(exemption)), _) => Standing::Exempt(*exemption),
             (_, Some(Order::Open)) => Standing::Exempt(Exemption::Operator),
             (Some(Ok(_)), _) => Standing::Hold,
@@ -157,10 +174,24 @@ impl Pod {
         }
     }
 
+    /// Whether it is one to observe, and somebody wants that.
+    const fn is_observed(&self) -> bool {
+        self.observation.is_some() && (self.observed_by_default || self.watched_until.is_some())
+    }
+
     /// Takes in what follows from the API's objects, and tells what is wrong with them.
-    pub(super) fn judge(&mut self, judgement: Option<Judgement>, actions: &mut Vec<Action>) {
-        let Some(Judgement { plan, wanted, problems, settings, would_be }) = judgement else {
+    /// `observes`: pods that nobody enabled are observed.
+    pub(super) fn judge(
+        &mut self,
+        judgement: Option<Judgement>,
+        observes: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.observed_by_default = observes;
+        let Some(Judgement { plan, wanted, problems, settings, would_be, observation }) = judgement
+        else {
             self.judged = None;
+            self.observation = None;
             return;
         };
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
@@ -176,13 +207,27 @@ impl Pod {
             _ => Arc::new(plan),
         });
         self.judged = Some(plan);
+        self.observation = observation.map(|plan| match &self.observation {
+            Some(known) if **known == plan => Arc::clone(known),
+            _ => Arc::new(plan),
+        });
+    }
+
+    /// What applies to it now.
+    pub(super) fn plan(&self, standing: Standing, unknown: &Arc<Plan>) -> Arc<Plan> {
+        let plan = match (standing, &self.judged) {
+            (Standing::Observe, _) => self.observation.as_ref(),
+            (_, Some(Ok(plan))) => Some(plan),
+            (_, Some(Err(_)) | None) => None,
+        };
+        Arc::clone(plan.unwrap_or(unknown))
     }
 
     /// Tells once that the pod is not held, if its gate has nothing to tell about that.
     pub(super) fn tell_exemption(&mut self, standing: Standing, actions: &mut Vec<Action>) {
         let exemption = match standing {
             Standing::Exempt(exemption) => Some(exemption),
-            Standing::Hold | Standing::Unknown => None,
+            Standing::Hold | Standing::Observe | Standing::Unknown => None,
         };
         if let Some(exemption) = exemption
             && self.told_exemption != Some(exemption)
@@ -451,7 +496,7 @@ impl Pod {
             Some(Order::Open) | None => None,
         };
         let gate = self.gate.ends(!self.held.is_empty());
-        [gate, self.queries_expire(), order].into_iter().flatten().min()
+        [gate, self.queries_expire(), order, self.watched_until].into_iter().flatten().min()
     }
 
     /// Kubelet's word counts if it is about a container that runs: after a reboot of the node, and

@@ -57,9 +57,13 @@ impl Pod {
             closed_for: self.closed_for(),
             exemption: match standing {
                 Standing::Exempt(exemption) => Some(exemption),
+                // Observed or not, it is not held.
+                Standing::Observe => Some(Exemption::NotEnabled),
                 Standing::Hold | Standing::Unknown => None,
             },
             deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
+            observed: standing == Standing::Observe,
+            watched_until: self.watched_until.map(|until| epoch.stamp(until)),
             wanted: self.wanted(),
             settings: self.settings.as_ref().map(SettingReport::all),
             problems: self.problems().iter().map(ToString::to_string).collect(),
@@ -73,7 +77,22 @@ impl Pod {
 
     const fn state(&self, standing: Standing) -> PodState {
         match (self.gate, standing) {
-            (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            // It has been observed, or cannot be yet.
+            (
+                GatePhase::Absent
+                | GatePhase::Guarded { .. }
+                | GatePhase::Open
+                | GatePhase::GivenUp { .. },
+                Standing::Observe,
+            )
+            | (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            (
+                GatePhase::Checking
+                | GatePhase::Closed { .. }
+                | GatePhase::Refusing { .. }
+                | GatePhase::Opening { .. },
+                Standing::Observe,
+            ) => PodState::Observed,
             (GatePhase::Absent, Standing::Hold | Standing::Unknown) => PodState::Pending,
             (GatePhase::Checking, _) => PodState::Checking,
             (GatePhase::Closed { .. }, _) => PodState::Closed,
