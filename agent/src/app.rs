@@ -45,19 +45,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
-    preflight::kernel(&args.btf)?;
+    preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
-    let cgroup_root = match args.cgroup_root {
-        Some(root) => root,
-        None => node::find_cgroup2(&args.proc_root)?,
-    };
-    node::require_cgroup2(&cgroup_root)?;
-    let bpffs = match args.bpffs {
-        Some(bpffs) => bpf::require_bpffs(&bpffs).map(|()| Some(bpffs))?,
-        None => bpf::usual_bpffs(),
-    };
+    let cgroup_root = node::cgroup_root(args.node.cgroup_root, &args.node.proc_root)?;
+    let bpffs = bpf::choose_bpffs(args.node.bpffs)?;
     preflight::raise_file_limit();
-    let host_netns = host_netns(&args.proc_root)?;
+    let host_netns = host_netns(&args.node.proc_root)?;
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
@@ -124,11 +117,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         machine: Machine::new(rules),
         gates,
         sockets,
-        prober: Prober::new(entrance.clone(), args.proc_root.clone(), host_netns, probe_events),
+        prober: Prober::new(
+            entrance.clone(),
+            args.node.proc_root.clone(),
+            host_netns,
+            probe_events,
+        ),
         probed,
         entrance,
-        bundles: Bundles::new(args.runtime_root),
-        proc_root: args.proc_root,
+        bundles: Bundles::new(args.node.runtime_root),
+        proc_root: args.node.proc_root,
     };
 
     let (inputs, inbox) = mpsc::channel(INPUTS);

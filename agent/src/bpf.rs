@@ -18,8 +18,8 @@ pub use self::{
     gate::Gates,
     kernel_log::KernelLog,
     loader::{LoadOptions, Loaded, load, prove},
-    pin::{Claim, require_bpffs, usual_bpffs},
-    place::Place,
+    pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
+    place::{Place, holder},
     socket::SocketTable,
 };
 

@@ -3,9 +3,11 @@
 //! What they print comes from pods, whose names and words are their tenants' to choose: a table makes
 //! each cell harmless for a terminal itself; JSON and YAML escape what they must.
 
+pub mod completions;
 pub mod profiles;
 pub mod table;
 pub mod terminal;
+pub mod version;
 
 use std::io::{self, ErrorKind, Write as _};
 

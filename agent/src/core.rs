@@ -6,6 +6,7 @@ mod cgroup_path;
 mod classify;
 mod datagram;
 mod event;
+mod finding;
 mod history;
 mod ids;
 mod line;
@@ -26,6 +27,7 @@ pub use self::{
     classify::{ContainerIdentity, ContainerKind, Verdict},
     datagram::query_packet,
     event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
+    finding::Finding,
     history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod bpf;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod clock;

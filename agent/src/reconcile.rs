@@ -31,7 +31,8 @@ use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
     core::{
-        Action, CgroupId, Event, KernelEvent, Machine, Monotonic, Order, PodName, PodUid, SetGate,
+        Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, Order, PodName, PodUid,
+        SetGate,
     },
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
@@ -281,10 +282,18 @@ impl Reconciler {
                 self.netns.insert(run.uid, netns);
             }
             ProbeEvent::HostNetwork(run) => self.apply(Event::HostNetworkSeen(run.uid)),
+            ProbeEvent::Finding(run, finding) => {
+                tracing::debug!(pod_uid = %run.uid, %finding, "probe found");
+                self.apply(Event::ProbeFound { uid: run.uid, finding });
+            }
             ProbeEvent::NotReady(run) => self.apply(Event::ProxyNotReady(run.uid)),
             ProbeEvent::Ready(run, check) => {
                 let uid = run.uid;
                 tracing::debug!(pod_uid = %uid, %check, "proxy is ready");
+                self.apply(Event::ProbeFound {
+                    uid: uid.clone(),
+                    finding: Finding::Ready { check },
+                });
                 self.apply(Event::ProxyReady(uid));
             }
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, ContainerRole, Mode, Monotonic, Origin, PodName, PodUid, Problem, SocketCookie,
-    Workload,
+    Caller, ContainerRole, Finding, Mode, Monotonic, Origin, PodName, PodUid, Problem, RefuseErrno,
+    SocketCookie, Workload,
 };
 
 /// Whom a line or an Event is about. The API may not have told the pod's name yet.
@@ -168,7 +168,12 @@ pub enum Line {
     /// A connect began to wait.
     Held(HeldConnect),
     /// Mode refuse: a connect fails.
-    Refused(HeldConnect),
+    Refused {
+        /// The connect.
+        connect: HeldConnect,
+        /// What it fails with; `None`: the kernel answers by itself, as where nobody listens.
+        errno: Option<RefuseErrno>,
+    },
     /// Mode observe: a connect would have waited.
     Observed {
         /// The connect.
@@ -191,11 +196,15 @@ pub enum Line {
         reason: OpenReason,
         /// How many connects wait.
         held: usize,
+        /// What the probe has found out last.
+        finding: Option<Finding>,
     },
     /// The time is up, and connects fail from now on.
     DeadlineRefuses {
         /// How many connects waited.
         held: usize,
+        /// What the probe has found out last.
+        finding: Option<Finding>,
     },
     /// A connect waits no longer.
     Released {

@@ -131,6 +131,11 @@ impl Machine {
                     self.evaluate(&uid, now, &mut actions);
                 }
             }
+            Event::ProbeFound { uid, finding } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.finding = Some((now, finding));
+                }
+            }
             Event::ProxyReady(uid) => self.probed(&uid, true, now, &mut actions),
             Event::ProxyNotReady(uid) => self.probed(&uid, false, now, &mut actions),
             Event::Kernel(event) => self.kernel(event, now, &mut actions),

@@ -106,8 +106,9 @@ pub struct Settings {
     pub ports: Option<Chosen<Vec<u16>>>,
 }
 
-/// One way to learn whether a proxy is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// One way to learn whether a proxy is ready. In JSON it is as users write it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum ReadyCheck {
     /// GET on the pod's loopback; 200 means ready, or any other 2xx (Dapr's is 204).
     Http {
@@ -233,6 +234,20 @@ impl fmt::Display for ReadyCheck {
             Self::Tcp { port } => write!(f, "tcp://:{port}"),
             Self::Kube => f.write_str("kube"),
         }
+    }
+}
+
+impl From<ReadyCheck> for String {
+    fn from(check: ReadyCheck) -> Self {
+        check.to_string()
+    }
+}
+
+impl TryFrom<String> for ReadyCheck {
+    type Error = ValueError;
+
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
     }
 }
 

@@ -22,7 +22,7 @@ use holdfast::{
         RefuseErrno, SetGate, Verdict,
     },
     netns::{Entrance, Netns},
-    node::find_cgroup2,
+    node::cgroup_root,
     reconcile::{ReplayOf, Replayer},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -70,7 +70,7 @@ impl Pod {
             bpf::load(options, bpffs.map(claim))
                 .unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
-        let root = find_cgroup2(Path::new("/proc")).unwrap();
+        let root = cgroup_root(None, Path::new("/proc")).unwrap();
         let name = format!(
             "holdfast-kernel-{}-{}",
             std::process::id(),

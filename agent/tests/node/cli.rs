@@ -129,7 +129,7 @@ impl Bench {
 }
 
 /// `program`, with an environment that says nothing to the agent.
-fn command(program: impl AsRef<Path>) -> Command {
+pub(crate) fn command(program: impl AsRef<Path>) -> Command {
     // An agent that goes on instead of failing must not hang the test.
     let mut command = Command::new("timeout");
     command.args(["--signal", "KILL", "60"]).arg(program.as_ref());

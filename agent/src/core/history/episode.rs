@@ -9,8 +9,8 @@ use super::{
     pace::{Pace, Saying},
 };
 use crate::core::{
-    CloseReason, ContainerRole, Epoch, HeldConnect, Line, Mode, Monotonic, OpenReason, Origin,
-    Outcome, PodRef, QueryId, SocketCookie, Stamp, stamp::millis,
+    CloseReason, ContainerRole, Epoch, Finding, HeldConnect, Line, Mode, Monotonic, OpenReason,
+    Origin, Outcome, PodRef, QueryId, SocketCookie, Stamp, stamp::millis,
 };
 
 /// One closing of one pod's gate.
@@ -63,6 +63,8 @@ pub struct Episode {
     pub opened_at: Option<Stamp>,
     /// Why it opened.
     pub open_reason: Option<OpenReason>,
+    /// What the probe had found last when it opened, or when connects began to fail.
+    pub finding: Option<Finding>,
     /// When it was over: its programs were off, or stayed on to guard.
     pub ended_at: Option<Stamp>,
     /// Its programs stayed on to guard.
@@ -167,6 +169,7 @@ impl Episode {
             refuses_at: None,
             opened_at: None,
             open_reason: None,
+            finding: None,
             ended_at: None,
             guards: false,
             error: None,
@@ -269,7 +272,7 @@ impl Episode {
                 self.connect(connect, Fate::Held, epoch);
                 self.paces.held.say(connect, None, now)
             }
-            Line::Refused(connect) => {
+            Line::Refused { connect, errno: _ } => {
                 self.refused += 1;
                 self.connect(connect, Fate::Refused, epoch);
                 self.paces.refused.say(connect, None, now)
@@ -300,11 +303,13 @@ impl Episode {
                 }
                 self.paces.released.say(connect, Some(*outcome), now)
             }
-            Line::DeadlineRefuses { .. } => {
+            Line::DeadlineRefuses { held: _, finding } => {
+                self.finding.clone_from(finding);
                 self.refuses_at = Some(epoch.stamp(now));
                 Saying::default()
             }
-            Line::GateOpened { at, reason, .. } => {
+            Line::GateOpened { at, reason, held: _, finding } => {
+                self.finding.clone_from(finding);
                 self.opened_at = Some(epoch.stamp(*at));
                 self.open_reason = Some(*reason);
                 Saying::default()

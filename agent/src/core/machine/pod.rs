@@ -9,8 +9,8 @@ use std::{
 use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView,
-    Problem, Proxy, Settings,
+    Finding, InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid,
+    PodView, Problem, Proxy, Settings,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
@@ -54,6 +54,8 @@ pub(super) struct Pod {
     pub(super) host_network_seen: bool,
     /// The last answer of the probe since it was started.
     pub(super) probed: Option<bool>,
+    /// What it came to last, and since when: for the log, nothing follows from it.
+    pub(super) finding: Option<(Monotonic, Finding)>,
     /// Its containers may have run without a gate, so its proxy may be ready.
     pub(super) late: bool,
     /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
@@ -124,6 +126,7 @@ impl Pod {
             proxy_ran: false,
             host_network_seen: false,
             probed: None,
+            finding: None,
             late: false,
             former: HashSet::new(),
             gate: GatePhase::Absent,
@@ -355,6 +358,7 @@ impl Pod {
         self.inherited = None;
         self.keeps_settings = false;
         self.probed = None;
+        self.finding = None;
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
@@ -487,6 +491,11 @@ impl Pod {
         let profile = plan.proxy.profile.clone();
         self.told_not_redirected = true;
         self.log(Line::NotRedirected { around, profile }, actions);
+    }
+
+    /// What the probe has found out last.
+    pub(super) fn last_finding(&self) -> Option<Finding> {
+        self.finding.as_ref().map(|(_, finding)| finding.clone())
     }
 
     /// When [`crate::core::Event::Tick`] is due for this pod at the latest.

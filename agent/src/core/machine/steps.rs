@@ -170,7 +170,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let held = self.held.len();
-        self.log(Line::DeadlineRefuses { held }, actions);
+        self.log(Line::DeadlineRefuses { held, finding: self.last_finding() }, actions);
         // The SYNs go out once more, to be refused.
         let (uid, cgroup) = (self.uid.clone(), context.cgroup);
         self.go_on_refusing(reason, context, actions);
@@ -216,7 +216,8 @@ impl Pod {
         });
         self.stop_probe(actions);
         let held = self.held.len();
-        self.log(Line::GateOpened { at: context.now, reason, held }, actions);
+        let finding = self.last_finding();
+        self.log(Line::GateOpened { at: context.now, reason, held, finding }, actions);
         let then = match reason {
             OpenReason::ProbeReady | OpenReason::KubeReady => {
                 self.note_ready(context.plan);
@@ -255,6 +256,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) {
         self.probed = None;
+        self.finding = None;
         self.applied = Some(Arc::clone(plan));
         let pace = match self.held.first() {
             _ if matches!(self.gate, GatePhase::GivenUp { .. }) => Pace::GivenUp,
