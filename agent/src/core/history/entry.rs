@@ -100,6 +100,7 @@ impl Line {
         match self {
             Self::ContainerStarted { .. } => "container started",
             Self::ContainerEnded { .. } => "container ended",
+            Self::GateClosed { observes: true, .. } => "pod observed, not held",
             Self::GateClosed { enabled_by: None, .. } => "gate closed, pod not known yet",
             Self::GateClosed { .. } => "gate closed",
             Self::GateInherited { .. } => "gate taken over",
