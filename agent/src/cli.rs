@@ -17,6 +17,7 @@ use crate::{
     command::Output,
     core::{Choices, PodUid, hold_timeout, switch},
     http::ListenAddress,
+    page::PageAddress,
     telemetry::LogFormat,
 };
 
@@ -216,6 +217,11 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
 
+    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
+    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
+    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub page_address: Option<PageAddress>,
+
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
     pub remove_startup_taint: bool,
@@ -382,6 +388,12 @@ mod tests {
                 "invalid value '::1' for '--health-address <[ADDR:]PORT>': it must be a port, such \
                 as 8686, or an address and a port, such as 127.0.0.1:8686 or [::1]:8686; see \
                 holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--page-address", "off"],
+                "invalid value 'off' for '--page-address <[ADDR:]PORT>': it must be a port, such \
+                as 8687, or an address and a port, such as 127.0.0.1:8687 or [::1]:8687, or none; \
+                see holdfast run --help",
             ),
             (
                 &["run", "--node-name", "a", "--daemonset", "holdfast"],

@@ -19,6 +19,7 @@ pub mod health;
 pub mod http;
 pub mod netns;
 pub mod node;
+pub mod page;
 pub mod preflight;
 pub mod readiness;
 pub mod reconcile;

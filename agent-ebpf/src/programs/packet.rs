@@ -38,7 +38,6 @@ pub(crate) struct Syn {
     pub(crate) offset: usize,
     /// Length of the TCP header with its options: 20 to 60.
     pub(crate) header_len: usize,
-    pub(crate) source_port: u16,
     /// Where it goes, after NAT.
     pub(crate) destination: Address,
     pub(crate) loopback: bool,
@@ -145,7 +144,6 @@ pub(crate) fn syn(ctx: &SkBuffContext) -> Option<Syn> {
     Some(Syn {
         offset,
         header_len,
-        source_port: u16::from_be_bytes([header[0], header[1]]),
         destination: Address { ip: destination, port, version },
         loopback,
     })

@@ -76,7 +76,7 @@ impl Need {
 pub(super) async fn checks(args: &CheckArgs) -> Vec<Check> {
     let server = match Server::new(args.kubeconfig.as_deref()).await {
         Ok(server) => server,
-        Err(error) => return vec![Check::error(SERVER, &error, "name a kubeconfig")],
+        Err(error) => return vec![Check::error(SERVER, error, "name a kubeconfig")],
     };
     // Rights are asked for whether or not it has said its version: each says what it comes to.
     let needed = rights(args.daemonset.as_ref(), args.remove_startup_taint);

@@ -24,7 +24,7 @@ const GRANT: &str = "run as root, or add it to the container's securityContext.c
 pub(super) fn kernel(_: &CheckArgs) -> Vec<Check> {
     let kernel = Kernel::running();
     if let Err(error) = kernel.require() {
-        return vec![Check::error(KERNEL, &error, "boot a newer kernel (docs/requirements.md)")];
+        return vec![Check::error(KERNEL, error, "boot a newer kernel (docs/requirements.md)")];
     }
     let limits = kernel.limits();
     let release = format!("Linux {}", kernel.release);
@@ -54,7 +54,7 @@ pub(super) fn btf(args: &CheckArgs) -> Vec<Check> {
 pub(super) fn capabilities(_: &CheckArgs) -> Vec<Check> {
     let needed = match preflight::needed_capabilities() {
         Ok(needed) => needed,
-        Err(error) => return vec![Check::error(CAPABILITIES, &error, "mount /proc")],
+        Err(error) => return vec![Check::error(CAPABILITIES, error, "mount /proc")],
     };
     let check = |NeededCapability { capability, purpose, is_held }| {
         if is_held {
@@ -69,7 +69,10 @@ pub(super) fn capabilities(_: &CheckArgs) -> Vec<Check> {
 pub(super) fn locked_memory(_: &CheckArgs) -> Vec<Check> {
     let kernel = Kernel::running();
     if !preflight::maps_are_locked_memory(&kernel) {
-        return vec![Check::ok(LOCKED_MEMORY, "not what this kernel charges eBPF maps to")];
+        return vec![Check::ok(
+            LOCKED_MEMORY,
+            "Linux 5.11 and later do not charge eBPF maps to it",
+        )];
     }
     vec![match preflight::locked_memory() {
         None => Check::ok(LOCKED_MEMORY, "unlimited"),
@@ -86,7 +89,7 @@ pub(super) fn programs(_: &CheckArgs) -> Vec<Check> {
         Ok(()) => Check::ok(PROGRAMS, "this kernel's verifier takes all of them"),
         Err(error) => Check::error(
             PROGRAMS,
-            &error,
+            error,
             "mend what fails above; if nothing does, report it with the kernel's release",
         ),
     }]
@@ -100,7 +103,7 @@ pub(super) fn bpffs(args: &CheckArgs) -> Vec<Check> {
         Ok(None) => {
             return vec![Check::warning(BPFFS, "none is mounted at /sys/fs/bpf", MEND)];
         }
-        Err(error) => return vec![Check::error(BPFFS, &error, MEND)],
+        Err(error) => return vec![Check::error(BPFFS, error, MEND)],
     };
     let path = bpffs.display();
     if let Err(errno) = access(&bpffs, AccessFlags::W_OK) {
@@ -110,10 +113,10 @@ pub(super) fn bpffs(args: &CheckArgs) -> Vec<Check> {
     }
     let standing = bpf::standing(&bpffs);
     vec![if standing.pods == 0 {
-        Check::ok(BPFFS, format_args!("{path}: no gate is pinned there"))
+        Check::ok(BPFFS, format_args!("{path}; no gate is pinned there"))
     } else {
         let (pods, links) = (standing.pods, standing.links);
-        Check::ok(BPFFS, format_args!("{path}: gates of {pods} pods are pinned, by {links} links"))
+        Check::ok(BPFFS, format_args!("{path}; pinned gates: {pods}, links: {links}"))
     }]
 }
 

@@ -101,10 +101,10 @@ pub(super) fn cgroups(args: &CheckArgs) -> Vec<Check> {
     let node = &args.node;
     let root = match node::cgroup_root(node.cgroup_root.clone(), &node.proc_root) {
         Ok(root) => root,
-        Err(error) => return vec![Check::error(CGROUPS, &error, MEND)],
+        Err(error) => return vec![Check::error(CGROUPS, error, MEND)],
     };
     if let Err(error) = CgroupWatch::start(&root) {
-        return vec![Check::error(CGROUPS, &error, MEND)];
+        return vec![Check::error(CGROUPS, error, MEND)];
     }
     let path = root.display();
     vec![match Tree::of(&root) {
@@ -120,8 +120,8 @@ pub(super) fn cgroups(args: &CheckArgs) -> Vec<Check> {
         Ok(tree) => {
             let (driver, pods, running) = (tree.driver(), tree.pods.len(), tree.running.len());
             let found = format!(
-                "cgroup2 at {path}, kubelet's driver {driver}: {pods} pods, {running} running \
-                 containers"
+                "cgroup2 at {path}, kubelet's driver {driver}; pods: {pods}, running containers: \
+                 {running}"
             );
             if pods > 0 && running == 0 {
                 let mend = "if pods run here their processes are in cgroup v1 only: boot with \
@@ -157,11 +157,11 @@ pub(super) fn processes(args: &CheckArgs) -> Vec<Check> {
     };
     let running: Vec<_> = pods.iter().filter(populated).collect();
     let seen: Vec<u32> = running.iter().filter_map(|pod| oldest_process(pod, proc_root)).collect();
-    let found = format!(
-        "process 1 is {name}; those of {} of {} running pods are seen",
-        seen.len(),
-        running.len()
-    );
+    let of_pods = match running.len() {
+        0 => "no pod runs".to_owned(),
+        all => format!("those of {} of {all} running pods are seen", seen.len()),
+    };
+    let found = format!("process 1 is {name}; {of_pods}");
     if !running.is_empty() && seen.is_empty() {
         return vec![Check::failed(PROCESSES, found, SEE)];
     }

@@ -4,9 +4,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::command::{
-    table::{Cell, Table},
-    terminal::{Paint, Style},
+use crate::{
+    command::{
+        table::{Cell, Table},
+        terminal::{Paint, Style},
+    },
+    exit,
 };
 
 /// How a check ended.
@@ -105,13 +108,11 @@ impl Check {
     /// words say how to mend it; `otherwise` does where they do not.
     pub(super) fn error(
         check: impl fmt::Display,
-        error: &dyn std::error::Error,
+        error: impl Into<anyhow::Error>,
         otherwise: &str,
     ) -> Self {
-        let text = error.to_string();
-        // Further lines are details, such as the verifier's log.
-        let line = text.lines().next().unwrap_or_default();
-        let (found, mend) = line.split_once("; ").unwrap_or((line, otherwise));
+        let line = exit::line(&error.into());
+        let (found, mend) = line.split_once("; ").unwrap_or((&line, otherwise));
         Self::failed(check, found, mend)
     }
 
@@ -185,10 +186,10 @@ skipped  node name        no name
     fn an_error_of_the_agent_is_split_into_what_is_wrong_and_how_to_mend_it() {
         let source = std::io::Error::other("gone");
         let error = PreflightError::Proc { path: "/proc".into(), source };
-        let check = Check::error("processes", &error, "look at it");
+        let check = Check::error("processes", error, "look at it");
         assert_eq!(check.found, "failed to open /proc: gone");
         assert_eq!(check.mend.as_deref(), Some("name the host's /proc with --proc-root"));
-        let check = Check::error("x", &std::io::Error::other("one\ntwo"), "look at it");
+        let check = Check::error("x", std::io::Error::other("one\ntwo"), "look at it");
         assert_eq!((check.found.as_str(), check.mend.as_deref()), ("one", Some("look at it")));
     }
 

@@ -9,6 +9,8 @@ mod key;
 mod parse;
 mod resolve;
 
+use super::profile::Clue;
+
 pub(super) use self::parse::{name, port_list, shown};
 pub use self::{
     defaults::{Choices, Defaults},
@@ -133,6 +135,8 @@ pub struct Proxy {
     pub profile: String,
     /// The proxy's container.
     pub container: String,
+    /// What tells that it is the proxy.
+    pub clues: Vec<Clue>,
     /// Init containers that set the redirect up or check it: never held, and nothing to report.
     /// A trailing `*` stands for any ending; see [`Self::is_setup`].
     pub setup_containers: Vec<String>,

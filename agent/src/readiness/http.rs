@@ -11,13 +11,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::request;
+use crate::{core::PodUid, request};
 
 /// All questions of a round: Istio's own request timeout (`pilot-agent wait --requestTimeoutMillis`).
 pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A GET that is about to be made.
 pub(super) struct Question {
+    /// Whose check it is, for the log.
+    uid: PodUid,
     /// Which of the pod's checks it belongs to.
     pub(super) check: usize,
     /// Whom to ask.
@@ -32,14 +34,19 @@ pub(super) struct Question {
 
 impl Question {
     /// Must be called inside the namespace in which to ask.
-    pub(super) fn new(check: usize, address: SocketAddr, path: &str) -> io::Result<Self> {
+    pub(super) fn new(
+        uid: &PodUid,
+        check: usize,
+        address: SocketAddr,
+        path: &str,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { check, address, path: path.to_owned(), socket })
+        Ok(Self { uid: uid.clone(), check, address, path: path.to_owned(), socket })
     }
 
     async fn ask(self) -> Result<StatusCode, Failure> {
-        let Self { check: _, address, path, socket } = self;
+        let Self { uid, check: _, address, path, socket } = self;
         let request = Request::get(&path)
             .header(header::HOST, address.to_string())
             .header(header::CONNECTION, "close")
@@ -52,7 +59,7 @@ impl Question {
         let status = request::status(stream, request)
             .await
             .map_err(|error| Failure::Answer(error.to_string()))?;
-        tracing::trace!(%address, path, %status, "asked");
+        tracing::trace!(pod_uid = %uid, %address, path, %status, "asked");
         Ok(status)
     }
 }

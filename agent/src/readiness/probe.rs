@@ -165,7 +165,7 @@ impl Prober {
     pub fn start(&mut self, target: ProbeTarget) {
         let ProbeTarget { uid, checks, ports, any_port, pace, find_process } = target;
         let (pace, paced) = watch::channel(pace);
-        let round = Round { checks, ports, any_port, listeners: self.listeners };
+        let round = Round { uid: uid.clone(), checks, ports, any_port, listeners: self.listeners };
         self.generation += 1;
         let generation = self.generation;
         let probe = Probe {

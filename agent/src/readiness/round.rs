@@ -7,13 +7,15 @@ use super::{
     listener::{LOOPBACK, Listeners},
 };
 use crate::{
-    core::{Finding, ReadyCheck},
+    core::{Finding, PodUid, ReadyCheck},
     netns::{Entrance, Netns},
 };
 
 /// What the rounds of one pod's probe ask.
 #[derive(Debug)]
 pub(super) struct Round {
+    /// Whose it is, for the log.
+    pub(super) uid: PodUid,
     /// The first that says ready counts.
     pub(super) checks: Vec<ReadyCheck>,
     /// The ports that must have a listener before it counts.
@@ -88,15 +90,19 @@ impl Round {
     fn look(&self) -> Look {
         let listeners = self.listeners.then(Listeners::open).and_then(|opened| {
             opened
-                .inspect_err(|error| tracing::debug!(%error, "listeners cannot be looked up"))
+                .inspect_err(|error| {
+                    tracing::debug!(pod_uid = %self.uid, %error, "listeners cannot be looked up");
+                })
                 .ok()
         });
         // `None`: the kernel does not tell.
         let listens = |address: SocketAddr| {
             let has = listeners.as_ref()?.has(address);
-            has.inspect_err(
-                |error| tracing::debug!(%error, %address, "listener cannot be looked up"),
-            )
+            has.inspect_err(|error| {
+                tracing::debug!(
+                    pod_uid = %self.uid, %error, %address, "listener cannot be looked up"
+                );
+            })
             .ok()
         };
         let on_loopback = |port: u16| {
@@ -135,10 +141,12 @@ impl Round {
             let addresses = LOOPBACK.map(|ip| SocketAddr::new(ip, *port));
             for address in addresses.into_iter().filter(|address| listens(*address) != Some(false))
             {
-                match Question::new(index, address, path) {
+                match Question::new(&self.uid, index, address, path) {
                     Ok(question) => questions.push(question),
                     Err(error) => {
-                        tracing::debug!(%error, %address, "no socket to ask with");
+                        tracing::debug!(
+                            pod_uid = %self.uid, %error, %address, "no socket to ask with"
+                        );
                         let (check, error) = (check.clone(), error.to_string());
                         failed = Some(Finding::Failed { check, error });
                     }

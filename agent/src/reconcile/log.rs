@@ -109,14 +109,14 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
         Line::NotHeld { exemption, wanted } => {
             of_pod!(info unless !wanted, pod, reason = exemption.as_str(), "{message}");
         }
-        Line::Held(connect) => {
-            let of = Of { message, mono_ns, level: Level::of(noted), ..Of::default() };
-            of_connect(pod, connect, of);
-        }
         Line::Refused { connect, errno } => {
             let errno = errno.map(RefuseErrno::as_str);
             let level = Level::of(noted);
             of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
+        }
+        Line::Held(connect) => {
+            let of = Of { message, mono_ns, level: Level::of(noted), ..Of::default() };
+            of_connect(pod, connect, of);
         }
         Line::Observed { connect, refused } => {
             let (level, refused) = (Level::of(noted), Some(refused));

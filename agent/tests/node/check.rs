@@ -115,7 +115,7 @@ fn on_a_node_that_is_as_it_should_be_nothing_fails() {
         ("CAP_SYS_ADMIN", "to load eBPF programs"),
         ("eBPF programs", "takes all"),
         ("BPF file system", "no gate is pinned"),
-        ("cgroups", "driver systemd: 1 pods, "),
+        ("cgroups", "driver systemd; pods: 1, running containers: "),
         ("runtimes", "bundles of "),
         ("agent", "none works"),
         ("API server", "Kubernetes v1."),
@@ -143,7 +143,7 @@ fn an_agent_that_works_is_told_and_keeps_its_place() {
     let told = format!("process {} works", agent.pid());
     assert!(found.of("agent")["found"].as_str().unwrap().contains(&told), "{:#}", found.report);
     let pinned = found.of("BPF file system")["found"].as_str().unwrap();
-    assert!(pinned.contains("gates of 1 pods are pinned"), "{pinned}");
+    assert!(pinned.contains("pinned gates: 1, links: "), "{pinned}");
     assert!(agent.exit_status().is_none());
 }
 

@@ -12,7 +12,6 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
-use aya_log_ebpf::debug;
 
 use crate::programs::{
     gate::is_exempt,
@@ -22,6 +21,7 @@ use crate::programs::{
     pod::{self, Found},
     record,
     report::{self, Sent},
+    say::say,
     sock::{self, IPPROTO_UDP, SOCK_DGRAM, TCP_ESTABLISHED},
 };
 
@@ -42,7 +42,7 @@ struct Query<'a> {
 /// Drops the packet, of which [`packet::is_loopback_udp`] is true, if it is a query that is to
 /// wait. Always without backing off: UDP tells its sender of any other drop.
 #[inline(always)]
-pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
+pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
     let found = pod::of_packet(ctx)?;
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -50,6 +50,7 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     if found.gate.dns_port == 0 || !matches!(treatment, Treatment::Hold | Treatment::Observe) {
         return None;
     }
+    let (pod, container) = (found.pod, found.container);
     let datagram = packet::datagram(ctx)?;
     if datagram.destination.port != found.gate.dns_port {
         return None;
@@ -63,10 +64,12 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     let (cookie, record) = record::of_packet(ctx, found.pod, IPPROTO_UDP);
     let query = Query { ctx, datagram: &datagram, found: &found, sk, cookie, id, now };
     if is_exempt(ctx, &found, || query.sent()) {
+        say!(LOUD, QueryPassesExempt, pod, container, cookie, id, 0_u8);
         return None;
     }
     if treatment == Treatment::Observe {
         query.observe(record.as_deref());
+        say!(LOUD, QueryObserved, pod, container, cookie, id, 0_u8);
         return None;
     }
     let is_held = match record {
@@ -77,10 +80,11 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
         None => query.wait_unstored(None),
     };
     if !is_held {
+        say!(LOUD, QueryPassesTimeOver, pod, container, cookie, id, 0_u8);
         return None;
     }
     record::count(found.pod, |counts| &raw mut counts.dropped, 1);
-    debug!(ctx, "query dropped: pod {} cookie {} id {}", found.pod, cookie, id);
+    say!(LOUD, QueryDropped, pod, container, cookie, id, 0_u8);
     Some(Answer::Flat)
 }
 

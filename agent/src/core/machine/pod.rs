@@ -9,8 +9,8 @@ use std::{
 use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    Finding, InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid,
-    PodView, Problem, Proxy, Settings,
+    Finding, InheritedGate, Judgement, Line, Monotonic, OpenReason, Order, Plan, PodName, PodRef,
+    PodUid, PodView, Problem, Proxy, Settings, Unused,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
@@ -40,6 +40,8 @@ pub(super) struct Pod {
     pub(super) watched_until: Option<Monotonic>,
     /// Somebody has chosen to hold it.
     wanted: bool,
+    /// What else its report explains.
+    pub(super) grounds: Grounds,
     /// What was wrong with its settings at the last look.
     problems: Vec<Problem>,
     /// The exemption that the log has told.
@@ -88,6 +90,21 @@ pub(super) struct Pod {
     pub(super) told_init: HashSet<String>,
     /// The log has told that nothing redirects it.
     pub(super) told_not_redirected: bool,
+    /// Why its gate opened last, and when; `None`: it has not, since it was closed last.
+    pub(super) opened: Option<(Monotonic, OpenReason)>,
+    /// Why its programs could not be worked.
+    pub(super) error: Option<String>,
+}
+
+/// What its verdict rests on, for whoever asks why. Nothing follows from it.
+#[derive(Debug, Default)]
+pub(super) struct Grounds {
+    /// See [`Judgement::unused`].
+    pub(super) unused: Option<Unused>,
+    /// See [`Judgement::wish`].
+    pub(super) wish: Option<String>,
+    /// See [`Judgement::namespace_problems`].
+    pub(super) namespace_problems: Vec<Problem>,
 }
 
 /// Whether a pod is one to hold, as far as its facts tell.
@@ -117,6 +134,7 @@ impl Pod {
             observed_by_default: false,
             watched_until: None,
             wanted: false,
+            grounds: Grounds::default(),
             problems: Vec::new(),
             told_exemption: None,
             order: None,
@@ -143,6 +161,8 @@ impl Pod {
             ready_proxy: None,
             told_init: HashSet::new(),
             told_not_redirected: false,
+            opened: None,
+            error: None,
         }
     }
 
@@ -191,12 +211,23 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) {
         self.observed_by_default = observes;
-        let Some(Judgement { plan, wanted, problems, settings, would_be, observation }) = judgement
-        else {
+        let Some(judgement) = judgement else {
             self.judged = None;
             self.observation = None;
             return;
         };
+        let Judgement {
+            plan,
+            wanted,
+            problems,
+            settings,
+            would_be,
+            unused,
+            wish,
+            namespace_problems,
+            observation,
+        } = judgement;
+        self.grounds = Grounds { unused, wish, namespace_problems };
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             self.log(Line::InvalidSetting(problem.clone()), actions);
         }
@@ -359,6 +390,8 @@ impl Pod {
         self.keeps_settings = false;
         self.probed = None;
         self.finding = None;
+        self.opened = None;
+        self.error = None;
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
@@ -382,6 +415,7 @@ impl Pod {
 
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
+        self.error = Some(error.clone());
         self.log(Line::GateFailed { error }, actions);
         self.let_go(now, actions);
         self.gate = GatePhase::Failed;

@@ -41,6 +41,7 @@ impl Pod {
         let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
+        self.opened = None;
         self.closed_unknown = (!context.is_known()).then_some(now);
         self.observes = context.standing == Standing::Observe;
         self.tell_closed(reason, now, context, actions);
@@ -215,6 +216,7 @@ impl Pod {
             replay: replays.then(|| self.held.sockets()),
         });
         self.stop_probe(actions);
+        self.opened = Some((context.now, reason));
         let held = self.held.len();
         let finding = self.last_finding();
         self.log(Line::GateOpened { at: context.now, reason, held, finding }, actions);
@@ -317,7 +319,7 @@ impl Pod {
             let Some(identity) = &container.identity else {
                 continue;
             };
-            let verdict = classify::verdict(identity, view, &context.plan.proxy);
+            let verdict = classify::ground(identity, view, &context.plan.proxy).verdict();
             // No entry means hold.
             let told = container.told.or((!inherits_verdicts).then_some(Verdict::Hold));
             if told == Some(verdict) {

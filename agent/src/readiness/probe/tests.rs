@@ -203,6 +203,7 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
     let mut probe = Probe {
         run: ProbeRun { uid: uid(), generation: 1 },
         round: Arc::new(Round {
+            uid: uid(),
             checks: vec![http(15021)],
             ports: vec![15001],
             any_port: false,

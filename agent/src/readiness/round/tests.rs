@@ -42,8 +42,13 @@ async fn run(sandbox: &Sandbox, checks: &[ReadyCheck], ports: &[u16]) -> Finding
 }
 
 async fn see(sandbox: &Sandbox, checks: &[ReadyCheck], ports: &[u16]) -> Seen {
-    let round =
-        Round { checks: checks.to_vec(), ports: ports.to_vec(), any_port: false, listeners: true };
+    let round = Round {
+        uid: PodUid::new("u"),
+        checks: checks.to_vec(),
+        ports: ports.to_vec(),
+        any_port: false,
+        listeners: true,
+    };
     Arc::new(round).run(&sandbox.entrance, &sandbox.netns).await.unwrap()
 }
 
@@ -160,6 +165,7 @@ async fn where_the_kernel_does_not_tell_who_listens_the_endpoint_alone_counts() 
     let sandbox = Sandbox::new();
     let blind = |checks: &[ReadyCheck]| {
         let round = Round {
+            uid: PodUid::new("u"),
             checks: checks.to_vec(),
             ports: vec![15001],
             any_port: false,
@@ -190,7 +196,7 @@ async fn of_guessed_ports_one_is_enough() {
     let sandbox = Sandbox::new();
     let any = || {
         let (checks, ports) = (vec![ReadyCheck::Kube], vec![3500, 50001]);
-        let round = Round { checks, ports, any_port: true, listeners: true };
+        let round = Round { uid: PodUid::new("u"), checks, ports, any_port: true, listeners: true };
         let (entrance, netns) = (sandbox.entrance.clone(), Arc::clone(&sandbox.netns));
         async move { Arc::new(round).run(&entrance, &netns).await.unwrap() }
     };
