@@ -29,6 +29,10 @@ impl PodReport {
         let mut hints = Vec::new();
         match self.state {
             PodState::Exempt => hints.extend(self.exempt_hint()),
+            PodState::Observed => {
+                hints.push("What was observed so far: holdfast report.".to_owned());
+                hints.extend(self.exempt_hint());
+            }
             PodState::Closed if self.closed_for == Some(CloseReason::Operator) => {
                 hints.push(format!("To take the order back: holdfast gate auto {}.", self.pod_path()));
             }
