@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::{Ending, Endings};
 use crate::{
+    admin::{self, Admin},
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
     cli::RunArgs,
     clock, cluster, config,
@@ -21,7 +22,7 @@ use crate::{
     page,
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Asker, Input, Journal, Parts},
+    reconcile::{self, Asker, EntryStream, Input, Journal, Parts},
     signals::told_to_stop,
     status::Status,
     telemetry::{KernelLines, Levels, Names},
@@ -56,6 +57,7 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
+    let entries = EntryStream::default();
     let status = Status::new(&args.node_name, readiness.clone(), asker);
     if let Some(address) = args.health_address {
         let server = health::server(address, readiness.clone(), liveness.clone())?;
@@ -63,6 +65,8 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
         tokio::spawn(server.run());
     }
     page::serve(args.page_address, status.clone())?;
+
+    admin::serve(args.admin_socket.as_deref(), Admin::new(status.clone(), entries.clone()))?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {
@@ -115,7 +119,7 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
             cluster::remove_startup_taint(client, &node).await;
         });
     }
-    let journal = Journal::new(clock::epoch(), events);
+    let journal = Journal::new(clock::epoch(), events, entries);
     let parts = Parts {
         journal,
         readiness,

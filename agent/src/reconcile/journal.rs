@@ -24,13 +24,20 @@ pub struct Journal {
     history: History,
     events: EventSink,
     recent: VecDeque<Arc<Entry>>,
-    stream: broadcast::Sender<Arc<Entry>>,
+    stream: EntryStream,
     next_seq: u64,
 }
 
-/// The entries as they come. Clones are of the same journal.
+/// The entries as they come; there before the journal is, for who waits for the first. Clones are of
+/// the same journal.
 #[derive(Clone, Debug)]
 pub struct EntryStream(broadcast::Sender<Arc<Entry>>);
+
+impl Default for EntryStream {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(BEHIND))
+    }
+}
 
 // === impl EntryStream ===
 
@@ -45,10 +52,9 @@ impl EntryStream {
 // === impl Journal ===
 
 impl Journal {
-    /// Nothing has happened yet.
+    /// Nothing has happened yet. What happens is told to `events`, and comes by `stream`.
     #[must_use]
-    pub fn new(epoch: Epoch, events: EventSink) -> Self {
-        let (stream, _) = broadcast::channel(BEHIND);
+    pub fn new(epoch: Epoch, events: EventSink, stream: EntryStream) -> Self {
         let (history, recent) = (History::new(epoch), VecDeque::new());
         Self { history, events, recent, stream, next_seq: 1 }
     }
@@ -56,7 +62,7 @@ impl Journal {
     /// The stream of entries.
     #[must_use]
     pub fn stream(&self) -> EntryStream {
-        EntryStream(self.stream.clone())
+        self.stream.clone()
     }
 
     /// The clock by which its stamps are made.
@@ -100,7 +106,7 @@ impl Journal {
         }
         self.recent.push_back(Arc::clone(&entry));
         // Fails if nobody listens.
-        let _: Result<usize, _> = self.stream.send(entry);
+        let _: Result<usize, _> = self.stream.0.send(entry);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);

@@ -20,11 +20,7 @@ impl Pod {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(Order::Closed { until }) = self.order
-            && now >= until
-        {
-            self.order = None;
-        }
+        self.expire_order(now);
         self.watched_until = self.watched_until.filter(|until| now < *until);
         let standing = self.standing();
         self.tell_exemption(standing, actions);

@@ -214,7 +214,7 @@ fn an_order_to_close_holds_no_pod_that_nobody_enabled() {
 fn an_order_to_open_ends_the_observing() {
     let mut run = Run::ruled(OBSERVE, None, vec![view()]);
     run.apply(10, found(false));
-    run.apply(20, Event::Ordered { uid: uid(), order: Some(Order::Open) });
+    run.apply(20, Event::Ordered { uid: uid(), order: Some(Order::Open { until: None }) });
     run.apply(50, Event::Tick);
     assert_eq!((run.gate(), run.machine.attached()), (Some(GatePhase::Absent), 0));
 }
