@@ -34,7 +34,7 @@ pub use self::{
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
     observed::{FirstConnect, Observed, ObservedReport, Tally, WorkloadFacts},
-    order::{Order, OrderRefusal, Orderer},
+    order::{Order, OrderRefusal, Orderer, WatchRefusal},
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
@@ -42,9 +42,9 @@ pub use self::{
         Profile, Profiles, ProfilesError, Reference, Source, Unused, Wish,
     },
     report::{
-        AgentState, ConnectReport, ContainerReport, KubeletWord, NodeReport, OpenedReport,
-        OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason, SettingReport, Topic,
-        Totals, TreatmentReport,
+        AgentState, ConnectReport, ContainerReport, Diagnosis, KubeletWord, NodeReport,
+        OpenedReport, OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason,
+        SettingReport, Topic, Totals, TreatmentReport,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloseReason, ConnectSpan, Episode, Origin, Outcome, PodName, SettingReport, Stamp, Workload,
+    CloseReason, ConnectSpan, Episode, Origin, Outcome, PodName, PodRef, Stamp, Workload,
     stamp::millis,
 };
 
@@ -89,8 +89,8 @@ pub struct ObservedReport {
     pub since: Stamp,
     /// The node's name.
     pub node: String,
-    /// Whether pods that nobody enabled are observed on this node, and whose choice that is.
-    pub observe: SettingReport,
+    /// Whether pods that nobody enabled are observed on this node.
+    pub observe: bool,
     /// The workloads, by name.
     pub workloads: Vec<WorkloadFacts>,
 }
@@ -133,9 +133,7 @@ impl Observed {
         if episode.enabled_by.is_none() && !episode.observes {
             return None;
         }
-        let PodName { namespace, name } = episode.pod.name.clone()?;
-        let workload = episode.pod.workload.clone().unwrap_or_else(|| Workload::new("Pod", &name));
-        let key = Key { namespace, workload };
+        let key = Key::of(&episode.pod)?;
         if self.workloads.len() >= MAX_WORKLOADS && !self.workloads.contains_key(&key) {
             let oldest = self.workloads.iter().min_by_key(|(_, facts)| facts.last_seen);
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
@@ -157,9 +155,28 @@ impl Observed {
     }
 }
 
+// === impl Key ===
+
+impl Key {
+    /// Of a pod's workload; `None`: its name is not known.
+    fn of(pod: &PodRef) -> Option<Self> {
+        let PodName { namespace, name } = pod.name.clone()?;
+        let workload = pod.workload.clone().unwrap_or_else(|| Workload::new("Pod", &name));
+        Some(Self { namespace, workload })
+    }
+}
+
 // === impl WorkloadFacts ===
 
 impl WorkloadFacts {
+    /// Whether they are about this pod's workload.
+    #[must_use]
+    pub fn concern(&self, pod: &PodRef) -> bool {
+        Key::of(pod).is_some_and(|Key { namespace, workload }| {
+            *self.namespace == *namespace && self.workload == workload
+        })
+    }
+
     fn take(&mut self, episode: &Episode) {
         let seen = episode.ended_at.or(episode.opened_at).unwrap_or(episode.closed_at);
         if seen >= self.last_seen {

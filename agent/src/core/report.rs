@@ -11,10 +11,12 @@ use super::{
     Unused, Verdict,
 };
 
+mod diagnosis;
 mod explain;
 mod node;
 
 pub use self::{
+    diagnosis::Diagnosis,
     explain::{Reason, Topic},
     node::{AgentState, NodeReport, Totals},
 };

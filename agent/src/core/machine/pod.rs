@@ -204,9 +204,14 @@ impl Pod {
         }
     }
 
-    /// Whether it is one to observe, and somebody wants that.
+    /// Whether it is one to observe.
+    pub(super) const fn can_be_observed(&self) -> bool {
+        self.observation.is_some()
+    }
+
+    /// The same, and somebody wants that.
     const fn is_observed(&self) -> bool {
-        self.observation.is_some() && (self.observed_by_default || self.watched_until.is_some())
+        self.can_be_observed() && (self.observed_by_default || self.watched_until.is_some())
     }
 
     /// Takes in what follows from the API's objects, and tells what is wrong with them.

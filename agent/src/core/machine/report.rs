@@ -30,6 +30,19 @@ impl Machine {
         self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
     }
 
+    /// Whether pods that nobody enabled are observed.
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.rules.defaults.observe.value
+    }
+
+    /// Whether kubelet calls the container of a pod's proxy ready.
+    #[must_use]
+    pub fn kubelet_says_ready(&self, uid: &PodUid, proxy: &str) -> bool {
+        let view = self.pods.get(uid).and_then(|pod| pod.view.as_ref());
+        view.and_then(|view| view.container(proxy)).is_some_and(|container| container.ready)
+    }
+
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
     /// not being deleted.
     #[must_use]

@@ -50,6 +50,15 @@ pub struct Reason {
     pub source: Option<String>,
 }
 
+// === impl Reason ===
+
+impl Reason {
+    /// A sentence that rests on what stands beside it.
+    pub(super) fn new(topic: Topic, text: String) -> Self {
+        Self { topic, text, source: None }
+    }
+}
+
 // === impl Topic ===
 
 impl Topic {
@@ -406,6 +415,9 @@ impl PodReport {
     }
 
     fn mode(&self) -> Mode {
+        if self.observed {
+            return Mode::Observe;
+        }
         let mode = self.setting("mode").and_then(|setting| setting.value.parse().ok());
         mode.unwrap_or_default()
     }
