@@ -24,6 +24,7 @@ mod labels;
 mod lifecycle;
 mod memory;
 mod meshes;
+mod page;
 mod privilege;
 mod proxy_death;
 mod rights;
