@@ -15,6 +15,7 @@ mod dns;
 mod e2e;
 mod enablement;
 mod exempt;
+mod explain;
 mod explicit;
 mod health;
 mod hold;
