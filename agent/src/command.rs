@@ -4,6 +4,7 @@
 //! each cell harmless for a terminal itself; JSON and YAML escape what they must.
 
 pub mod ask;
+pub mod completions;
 pub mod events;
 pub mod explain;
 pub mod gate;
@@ -12,6 +13,7 @@ pub mod profiles;
 pub mod status;
 pub mod table;
 pub mod terminal;
+pub mod version;
 
 use std::io::{self, ErrorKind, Write as _};
 

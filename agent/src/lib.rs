@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod app;
 pub mod bpf;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod netns;
 pub mod node;
+pub mod page;
 pub mod preflight;
 pub mod readiness;
 pub mod reconcile;

@@ -4,8 +4,8 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 use holdfast::{
-    app, cleanup,
-    cli::{self, Cli, Command, Invocation, ProfilesArgs},
+    app, check, cleanup,
+    cli::{self, CheckArgs, Cli, Command, Invocation, ProfilesArgs},
     command, config, exit, telemetry,
     wait::{self, Tool},
 };
@@ -49,12 +49,31 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Events(args) => return command::events::run(&args),
         Command::Gate(args) => return command::ask::gate(&args),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => return check(args),
+        Command::Version(args) => {
+            let text = command::version::Version::of_this().render(args.output)?;
+            return Ok(command::print(&text).map(|()| ExitCode::SUCCESS)?);
+        }
+        Command::Completions(args) => {
+            let script = command::completions::script(args.shell);
+            return Ok(command::print(&script).map(|()| ExitCode::SUCCESS)?);
+        }
     };
-    let _log =
+    let (_log, levels) =
         telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(app::run(*args))?;
+    runtime.block_on(app::run(*args, levels))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let output = args.output;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(check::run(args));
+    // A check that hangs has been told of; it must not keep the others' results.
+    runtime.shutdown_background();
+    command::print(&output.render(&report, |style| report.table(style))?)?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn profiles(args: &ProfilesArgs) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use crate::{
     clock,
     core::{AgentState, NodeReport, PodReport, PodState, Stamp, Totals},
     health::Readiness,
-    preflight,
+    preflight::Kernel,
     reconcile::{AskError, Asker, Snapshot},
 };
 
@@ -83,7 +83,7 @@ impl Status {
             at: snapshot.map_or_else(|| clock::epoch().stamp(clock::now()), |snapshot| snapshot.at),
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: preflight::release(),
+            kernel: Kernel::running().release,
             pid: std::process::id(),
             started_at: self.started_at,
             state,
