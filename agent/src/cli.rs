@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::Erro
 use testpod::TestpodArgs;
 
 pub use self::{
-    admin::{EventsArgs, ExplainArgs, GateArgs, PodsArgs, SocketArgs, StatusArgs},
+    admin::{EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, SocketArgs, StatusArgs},
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
 };
@@ -80,6 +80,9 @@ pub enum Command {
     /// takes over. It is logged with the user who gave it.
     #[command(after_help = ASK_EXIT_CODES)]
     Gate(GateArgs),
+    /// Tell what the log says, and have it say more or less, of all or of one pod.
+    #[command(after_help = ASK_EXIT_CODES)]
+    LogLevel(LogLevelArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.

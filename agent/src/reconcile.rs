@@ -2,6 +2,7 @@
 //! the edges do it.
 
 mod ask;
+mod follow;
 mod journal;
 mod log;
 mod notice;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     ask::{Ask, AskError, Asker, OrderError, OrderRequest, Snapshot},
+    follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
     replay::{ReplayOf, Replayer},
 };
@@ -213,6 +215,15 @@ impl Reconciler {
             }
             Ask::Order { pod, order, by, answer } => {
                 let _: Result<(), _> = answer.send(self.order(&pod, order, by));
+            }
+            Ask::Followed(answer) => {
+                let _: Result<(), _> = answer.send(self.followed());
+            }
+            Ask::Follow { pod, on, kernel, answer } => {
+                let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
+            }
+            Ask::UnfollowAll(answer) => {
+                let _: Result<(), _> = answer.send(self.unfollow_all());
             }
         }
     }

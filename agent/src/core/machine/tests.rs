@@ -16,6 +16,7 @@ mod death;
 mod finding;
 mod held;
 mod inherit;
+mod order;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
@@ -192,6 +193,13 @@ impl Run {
     fn is_closed(&self) -> bool {
         matches!(self.gate(), Some(GatePhase::Closed { .. }))
     }
+}
+
+fn reason(actions: &[Action]) -> Option<CloseReason> {
+    actions.iter().find_map(|action| match action {
+        Action::Log(_, Line::GateClosed { reason, .. }) => Some(*reason),
+        _ => None,
+    })
 }
 
 fn closes(actions: &[Action]) -> Option<Monotonic> {
