@@ -274,7 +274,7 @@ pub struct RunArgs {
           value_parser = log_filter)]
     pub log_level: String,
 
-    /// Have the eBPF programs write a debug line for each dropped SYN.
+    /// Have the eBPF programs of all pods write debug lines, which the log shows at level debug.
     #[arg(long, env = "HOLDFAST_KERNEL_LOG")]
     pub kernel_log: bool,
 }

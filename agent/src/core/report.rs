@@ -276,6 +276,35 @@ impl PodReport {
     /// Waiting connects that are named one by one.
     pub const MAX_WAITING: usize = 32;
 
+    /// A pod of which no more is known.
+    #[must_use]
+    pub const fn new(pod: PodRef, state: PodState, since: Stamp) -> Self {
+        Self {
+            pod,
+            state,
+            why: String::new(),
+            since,
+            closed_for: None,
+            exemption: None,
+            unused: None,
+            error: None,
+            deadline: None,
+            wanted: false,
+            settings: None,
+            problems: Vec::new(),
+            proxy: None,
+            probe: None,
+            opened: None,
+            treatments: Vec::new(),
+            not_redirected: false,
+            containers: Vec::new(),
+            held: 0,
+            waiting: Vec::new(),
+            order: None,
+            reasons: Vec::new(),
+        }
+    }
+
     /// The value and the origin of a setting.
     #[must_use]
     pub fn setting(&self, key: &str) -> Option<&SettingReport> {

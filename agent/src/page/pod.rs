@@ -243,17 +243,17 @@ fn why(pod: &PodReport, now: Stamp) -> String {
     match pod.state {
         PodState::Pending => words.push("it has no cgroup yet".to_owned()),
         PodState::Exempt => {
-            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()))
+            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()));
         }
         PodState::Checking => {
-            words.push("it may have run before: its proxy is asked first".to_owned())
+            words.push("it may have run before: its proxy is asked first".to_owned());
         }
         PodState::Closed | PodState::Refusing => {
             words.extend(pod.closed_for.map(|reason| reason.as_str().to_owned()));
         }
         PodState::Opening => words.push("what waited goes on".to_owned()),
         PodState::Guarded => {
-            words.push("connects wait should nobody listen on the proxy's port".to_owned())
+            words.push("connects wait should nobody listen on the proxy's port".to_owned());
         }
         PodState::Open => words.push("the proxy is ready".to_owned()),
         PodState::GivenUp => words.push("the time was up before the proxy was ready".to_owned()),

@@ -75,14 +75,14 @@ pub fn serve(address: Option<PageAddress>, status: Status) -> Result<(), ListenE
             tokio::spawn(bind(address, &status)?.run());
         }
         None => {
-            tokio::spawn(serve_patiently(USUAL, status));
+            tokio::spawn(serve_patiently(USUAL, RETRY, status));
         }
     }
     Ok(())
 }
 
 /// Serves, for ever; if the address is somebody else's, from when it is free.
-async fn serve_patiently(address: ListenAddress, status: Status) {
+async fn serve_patiently(address: ListenAddress, retry: Duration, status: Status) {
     let mut warned = false;
     loop {
         match bind(address, &status) {
@@ -93,7 +93,7 @@ async fn serve_patiently(address: ListenAddress, status: Status) {
                 warned = true;
             }
         }
-        sleep(RETRY).await;
+        sleep(retry).await;
     }
 }
 
@@ -106,6 +106,7 @@ fn bind(address: ListenAddress, status: &Status) -> Result<Server, ListenError> 
 #[derive(Debug)]
 struct Page {
     status: Status,
+    fresh: Duration,
     latest: Mutex<Option<(Instant, Arc<Known>)>>,
 }
 
@@ -113,7 +114,7 @@ type Known = (NodeReport, Option<Snapshot>);
 
 /// All that the page answers.
 fn router(status: Status) -> Router {
-    let page = Page { status, latest: Mutex::default() };
+    let page = Page { status, fresh: FRESH, latest: Mutex::default() };
     Router::new()
         .route("/", get(node))
         .route("/pods/{namespace}/{name}", get(pod))
@@ -240,7 +241,7 @@ impl Page {
         // Held while asking: whoever comes meanwhile gets the same answer.
         let mut latest = self.latest.lock().await;
         if let Some((at, known)) = &*latest
-            && at.elapsed() < FRESH
+            && at.elapsed() < self.fresh
         {
             return Arc::clone(known);
         }

@@ -328,3 +328,6 @@ fn tick_label(at: Duration, step: Duration) -> String {
         format!("{} h", seconds / 3600)
     }
 }
+
+#[cfg(test)]
+mod tests;

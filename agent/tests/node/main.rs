@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod admin;
 mod check;
 mod cli;
 mod clients;
@@ -18,6 +19,7 @@ mod exempt;
 mod explicit;
 mod health;
 mod hold;
+mod kernel_log;
 mod labels;
 mod lifecycle;
 mod memory;

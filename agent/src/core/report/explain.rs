@@ -420,7 +420,7 @@ impl OrderReport {
                 "The operator has ordered its gate open, until taken back.".to_owned()
             }
             Self::Open { until: Some(until) } => {
-                format!("The operator has ordered its gate open, until {until} at most.")
+                format!("The operator has ordered its gate open, until {until}.")
             }
             Self::Closed { until } => {
                 format!("The operator has ordered its gate closed, until {until} at most.")
