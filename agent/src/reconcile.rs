@@ -3,6 +3,7 @@
 
 mod ask;
 mod diagnose;
+mod follow;
 mod journal;
 mod log;
 mod notice;
@@ -28,6 +29,7 @@ pub use self::{
         Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
         Workloads,
     },
+    follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
     replay::{ReplayOf, Replayer},
 };
@@ -224,6 +226,15 @@ impl Reconciler {
             Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
             Ask::Watch { pod, time, by, answer } => {
                 let _: Result<(), _> = answer.send(self.watch(pod, time, by));
+            }
+            Ask::Followed(answer) => {
+                let _: Result<(), _> = answer.send(self.followed());
+            }
+            Ask::Follow { pod, on, kernel, answer } => {
+                let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
+            }
+            Ask::UnfollowAll(answer) => {
+                let _: Result<(), _> = answer.send(self.unfollow_all());
             }
         }
     }

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
-    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodReport, PodState,
-    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
+    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodRef, PodReport,
+    PodState, PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -41,6 +41,11 @@ impl Machine {
     pub fn kubelet_says_ready(&self, uid: &PodUid, proxy: &str) -> bool {
         let view = self.pods.get(uid).and_then(|pod| pod.view.as_ref());
         view.and_then(|view| view.container(proxy)).is_some_and(|container| container.ready)
+    }
+
+    /// All pods, in no order.
+    pub fn references(&self) -> impl Iterator<Item = PodRef> {
+        self.pods.values().map(Pod::reference)
     }
 
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
