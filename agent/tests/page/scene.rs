@@ -138,7 +138,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
 }
 
 fn reason(topic: Topic, text: &str) -> Reason {
-    Reason { topic, text: text.to_owned(), source: None }
+    Reason { topic, text: text.to_owned(), source: None, command: None }
 }
 
 fn why(state: PodState) -> &'static str {
