@@ -149,9 +149,9 @@ async fn pod(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Answer<PodDetail> {
     let wanted = PodName::new(&namespace, &name);
+    let mut episodes = admin.snapshot().await?.episodes;
     match admin.status.asker().pod(wanted.clone()).await? {
         Some(pod) => {
-            let mut episodes = admin.snapshot().await?.episodes;
             // Of an earlier pod of this name, too: a StatefulSet's.
             episodes.retain(|episode| episode.pod.name.as_ref() == Some(&wanted));
             Ok(Json(PodDetail { pod, episodes }))
