@@ -2,6 +2,7 @@
 //! the edges do it.
 
 mod ask;
+mod diagnose;
 mod follow;
 mod journal;
 mod log;
@@ -24,7 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    ask::{Ask, AskError, Asker, OrderError, OrderRequest, Snapshot},
+    ask::{
+        Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
+        Workloads,
+    },
     follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
     replay::{ReplayOf, Replayer},
@@ -224,6 +228,13 @@ impl Reconciler {
             }
             Ask::UnfollowAll(answer) => {
                 let _: Result<(), _> = answer.send(self.unfollow_all());
+            }
+            Ask::Workloads(answer) => {
+                let _: Result<(), _> = answer.send(self.workloads());
+            }
+            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
+            Ask::Watch { pod, time, by, answer } => {
+                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
             }
         }
     }
