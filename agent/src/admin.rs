@@ -11,8 +11,9 @@ mod socket;
 
 pub use self::{
     client::{Client, ClientError, End},
-    protocol::WatchBody,
-    protocol::{FilterBody, Follow, FollowBody, Line, LogReport, OrderBody, OrderWish, PodDetail},
+    protocol::{
+        FilterBody, Follow, FollowBody, Line, LogReport, OrderBody, OrderWish, PodDetail, WatchBody,
+    },
     routes::Admin,
     server::serve,
     socket::{Socket, SocketError},

@@ -220,13 +220,6 @@ impl Reconciler {
             Ask::Order { pod, order, by, answer } => {
                 let _: Result<(), _> = answer.send(self.order(&pod, order, by));
             }
-            Ask::Workloads(answer) => {
-                let _: Result<(), _> = answer.send(self.workloads());
-            }
-            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
-            Ask::Watch { pod, time, by, answer } => {
-                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
-            }
             Ask::Followed(answer) => {
                 let _: Result<(), _> = answer.send(self.followed());
             }
@@ -235,6 +228,13 @@ impl Reconciler {
             }
             Ask::UnfollowAll(answer) => {
                 let _: Result<(), _> = answer.send(self.unfollow_all());
+            }
+            Ask::Workloads(answer) => {
+                let _: Result<(), _> = answer.send(self.workloads());
+            }
+            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
+            Ask::Watch { pod, time, by, answer } => {
+                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
             }
         }
     }

@@ -64,11 +64,11 @@ impl Admin {
             .route("/v1/episodes", get(episodes))
             .route("/v1/entries", get(tell_entries))
             .route("/v1/gate", post(gate))
+            .route("/v1/log", get(log::tell).put(log::set).delete(log::reset))
+            .route("/v1/log/pods", put(log::follow))
             .route("/v1/observed", get(observed))
             .route("/v1/diagnose/{namespace}/{name}", get(diagnose))
             .route("/v1/watch", post(watch))
-            .route("/v1/log", get(log::tell).put(log::set).delete(log::reset))
-            .route("/v1/log/pods", put(log::follow))
             .fallback(|| async {
                 Failure::new(
                     StatusCode::NOT_IMPLEMENTED,
@@ -156,9 +156,9 @@ async fn pod(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Answer<PodDetail> {
     let wanted = PodName::new(&namespace, &name);
+    let mut episodes = admin.snapshot().await?.episodes;
     match admin.status.asker().pod(wanted.clone()).await? {
         Some(pod) => {
-            let mut episodes = admin.snapshot().await?.episodes;
             // Of an earlier pod of this name, too: a StatefulSet's.
             episodes.retain(|episode| episode.pod.name.as_ref() == Some(&wanted));
             Ok(Json(PodDetail { pod, episodes }))

@@ -227,7 +227,8 @@ fn events_are_told_once_each_filtered_and_to_the_end() {
     wait_for(&agent, &pod, "connect held");
     let other = node.create_pod(PodSpec::new("other", "sidecar-free")).unwrap();
     let _idle = idle(&other, "app");
-    pod.start_proxy().unwrap().wait_ready(SOON).unwrap();
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
     assert!(app.wait_body(SOON).unwrap().ok);
     wait_for(&agent, &pod, "gate detached");
 
@@ -304,7 +305,7 @@ fn no_more_readers_than_there_are_places_and_each_place_is_free_again() {
 fn the_operator_closes_and_opens_a_gate() {
     let node = enabled_node();
     let agent = start_agent(&node);
-    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let pod = node.create_pod(PodSpec::new("shop", "cart").containers(["idle", "app"])).unwrap();
     let _idle = idle(&pod, "idle");
     let proxy = pod.start_proxy().unwrap();
     proxy.wait_ready(SOON).unwrap();
@@ -357,7 +358,7 @@ fn the_log_says_more_when_it_is_told_to() {
     let node = enabled_node();
     let agent = start_agent_with(&node, &options().log_level("info"));
     assert_eq!(run(&agent, &["log-level"], 0), "info\n");
-    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let pod = node.create_pod(PodSpec::new("shop", "cart").containers(["idle", "app"])).unwrap();
     let _idle = idle(&pod, "idle");
     wait_for(&agent, &pod, "gate closed");
     assert!(agent.logged("container started").is_empty());

@@ -30,6 +30,11 @@ impl Machine {
         self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
     }
 
+    /// All pods, in no order.
+    pub fn references(&self) -> impl Iterator<Item = PodRef> {
+        self.pods.values().map(Pod::reference)
+    }
+
     /// Whether pods that nobody enabled are observed.
     #[must_use]
     pub const fn observes(&self) -> bool {
@@ -41,11 +46,6 @@ impl Machine {
     pub fn kubelet_says_ready(&self, uid: &PodUid, proxy: &str) -> bool {
         let view = self.pods.get(uid).and_then(|pod| pod.view.as_ref());
         view.and_then(|view| view.container(proxy)).is_some_and(|container| container.ready)
-    }
-
-    /// All pods, in no order.
-    pub fn references(&self) -> impl Iterator<Item = PodRef> {
-        self.pods.values().map(Pod::reference)
     }
 
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is

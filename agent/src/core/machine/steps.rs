@@ -37,7 +37,7 @@ impl Pod {
         // A connect that waits already has made the proxy's absence known.
         self.first_wait = self.held.first();
         let timeout = self.timeout(context);
-        let until = self.order.and_then(Order::until);
+        let until = self.ordered_until(context);
         let deadline = until.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
         let renew_at = (until.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
@@ -71,6 +71,14 @@ impl Pod {
             timeout: self.timeout(context),
         };
         self.log(line, actions);
+    }
+
+    /// Until when the operator wants it closed.
+    fn ordered_until(&self, context: &Context<'_>) -> Option<Monotonic> {
+        match self.order {
+            Some(Order::Closed { until }) if context.standing != Standing::Observe => Some(until),
+            _ => None,
+        }
     }
 
     /// How long this closing holds a connect at most.
@@ -139,7 +147,7 @@ impl Pod {
             return context.now;
         };
         let (now, timeout) = (context.now, self.timeout(context));
-        if let Some(Order::Closed { until }) = self.order {
+        if let Some(until) = self.ordered_until(context) {
             // Whoever waits already waits as long as the operator says.
             if until != deadline {
                 self.set_gate(self.closed_until(until, reason, context), context, actions);
