@@ -52,6 +52,6 @@ pub use self::{
         ReadyCheck, RefuseErrno, Settings, ValueError, hold_timeout, namespace_problems, resolve,
         switch,
     },
-    stamp::{Epoch, Stamp, in_words},
+    stamp::{Epoch, Stamp, age, in_words},
     syn::syn_packet,
 };

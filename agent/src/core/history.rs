@@ -13,6 +13,7 @@ use super::{
 mod entry;
 mod episode;
 mod pace;
+mod words;
 
 pub use self::{
     entry::Entry,

@@ -75,7 +75,7 @@ impl Pod {
         let grounds = &self.grounds;
         let settings = self.settings.as_ref();
         let problems = self.problems().iter().chain(&grounds.namespace_problems);
-        let mut report = PodReport {
+        let report = PodReport {
             state: self.state(standing),
             why: String::new(),
             since: epoch.stamp(self.since()),
@@ -110,8 +110,7 @@ impl Pod {
             reasons: Vec::new(),
             pod: reference,
         };
-        report.explain();
-        report
+        report.explained()
     }
 
     /// What kubelet's word is worth for this proxy.

@@ -32,8 +32,7 @@ fn pod() -> PodReport {
         kubelet: KubeletWord::Counts,
         exclusion_hint: None,
     });
-    pod.explain();
-    pod
+    pod.explained()
 }
 
 fn facts(tally: Tally) -> WorkloadFacts {
