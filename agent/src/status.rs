@@ -120,14 +120,30 @@ fn problems(
     }
     let (failed, given_up) = (count(PodState::Failed), count(PodState::GivenUp));
     if failed > 0 {
-        problems.push(format!("{failed} pods are not held: their programs could not be worked"));
+        problems.push(format!(
+            "{} not held: the programs could not be worked; holdfast pods lists them, holdfast \
+             explain tells why",
+            are(failed)
+        ));
     }
     if given_up > 0 {
-        problems.push(format!("{given_up} pods go on without a ready proxy: their time was up"));
+        problems.push(format!(
+            "{} without a ready proxy, and the time to wait for it is up; holdfast pods lists them, \
+             holdfast explain tells why",
+            are(given_up)
+        ));
     }
     if totals.lost_reports > 0 {
         let lost = totals.lost_reports;
-        problems.push(format!("{lost} reports of the kernel were lost: some holds are not named"));
+        problems.push(format!(
+            "{lost} reports of the kernel were lost: some holds are not named; nobody waits longer for \
+             that"
+        ));
     }
     problems
+}
+
+/// `1 pod is`, `3 pods are`.
+fn are(pods: usize) -> String {
+    format!("{pods} {}", if pods == 1 { "pod is" } else { "pods are" })
 }

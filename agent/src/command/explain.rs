@@ -116,7 +116,9 @@ impl Page {
                 let blanks = HEADINGS - heading.len() + if index == 0 { 0 } else { HANGING };
                 self.text += &self.style.paint(Paint::Heading, heading);
                 self.text += &" ".repeat(blanks);
-                self.text += &paint.map_or_else(|| line.clone(), |p| self.style.paint(p, line));
+                let line = line.trim_end();
+                let line = paint.map_or_else(|| line.to_owned(), |p| self.style.paint(p, line));
+                self.text += &line;
                 self.text.push('\n');
             }
         }

@@ -63,7 +63,8 @@ impl Screen {
     fn line(&mut self, heading: &str, text: &str, paint: Option<Paint>) {
         let mut heading = heading;
         for line in wrap(&safe(text), WIDTH - HEADINGS) {
-            let line = paint.map_or_else(|| line.clone(), |paint| self.style.paint(paint, &line));
+            let line = line.trim_end();
+            let line = paint.map_or_else(|| line.to_owned(), |paint| self.style.paint(paint, line));
             let blanks = HEADINGS - heading.len();
             self.text += &self.style.paint(Paint::Heading, heading);
             let _ = writeln!(self.text, "{}{line}", " ".repeat(blanks));
@@ -123,11 +124,11 @@ fn so_far(totals: &Totals) -> String {
         (refused, "failed at once (mode refuse)"),
         (observed, "noted (mode observe)"),
         (timed_out_gates, "gates whose time was up"),
-        (failed_gates, "gates that could not be worked"),
+        (failed_gates, "gates that failed"),
         (lost_reports, "reports of the kernel lost"),
     ] {
         if *count > 0 {
-            let _ = write!(text, "; {count} {what}");
+            let _ = write!(text, "; {what}: {count}");
         }
     }
     text
@@ -136,3 +137,6 @@ fn so_far(totals: &Totals) -> String {
 fn connections(count: u64) -> String {
     format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ fn observed(ms: u64, cookie: u64) -> Event {
 
 fn sets(actions: &[Action]) -> Vec<&SetGate> {
     let set = |action| match action {
-        &Action::SetGate(ref set) => Some(set),
+        Action::SetGate(set) => Some(set),
         _ => None,
     };
     actions.iter().filter_map(set).collect()
