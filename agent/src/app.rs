@@ -13,16 +13,21 @@ use self::ending::{Ending, Endings};
 use crate::{
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
     cli::RunArgs,
-    clock, cluster, config,
+    clock,
+    cluster::{self, Watches},
+    config,
     core::{Defaults, KernelEvent, Machine, Rules},
+    exporter::{Exporter, Sources},
     health::{self, Liveness, Readiness, Reason},
+    metrics::{Counts, PodMetrics},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Asker, Input, Journal, Parts},
+    reconcile::{self, Asker, Input, Journal, Parts, ReplayCounts},
     signals::told_to_stop,
     status::Status,
+    telemetry::LinesDropped,
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -41,7 +46,7 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// If something it needs is missing (nothing is attached then), or if a source of facts fails for
 /// good.
-pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
@@ -61,10 +66,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
-    let status = Status::new(&args.node_name, readiness.clone(), asker);
+    let watches = Watches::default();
+    let status = Status::new(&args.node_name, readiness.clone(), asker, watches.clone());
+    let pod_metrics = if args.pod_metrics { PodMetrics::On } else { PodMetrics::Off };
+    let counts = Counts::new(pod_metrics);
+    let exporter = Exporter::new(status.clone(), counts.clone(), log_lines_dropped);
     if let Some(address) = args.health_address {
         let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
+        tokio::spawn(server.run());
+    }
+    if let Some(address) = args.metrics_address {
+        let server = exporter.server(address)?;
+        tracing::info!(address = %server.address(), "metrics are served");
         tokio::spawn(server.run());
     }
 
@@ -117,7 +131,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             cluster::remove_startup_taint(client, &node).await;
         });
     }
-    let journal = Journal::new(clock::epoch(), events);
+    let journal = Journal::new(status.epoch(), events.clone(), counts);
+    let replays = ReplayCounts::default();
+    exporter.connect(Sources {
+        events,
+        entries: journal.stream(),
+        replays: replays.clone(),
+        max_sockets: args.max_sockets,
+    });
     let parts = Parts {
         journal,
         readiness,
@@ -129,6 +150,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         entrance,
         bundles: Bundles::new(args.runtime_root),
         proc_root: args.proc_root,
+        replays,
     };
 
     let (inputs, inbox) = mpsc::channel(INPUTS);
@@ -142,9 +164,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             tracing::warn!(%error, "kernel's debug lines have ended");
         });
     }
-    let pods = cluster::watch_pods(client.clone(), &args.node_name).map(Input::Cluster);
+    let pods = cluster::watch_pods(client.clone(), &args.node_name, &watches).map(Input::Cluster);
     let pods = tokio::spawn(forward(pods, inputs.clone()));
-    let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
+    let namespaces = cluster::watch_namespaces(client, &watches).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
     let pings = received(liveness.pings()).map(Input::Ping);
     tokio::spawn(forward(pings, inputs.clone()));
@@ -246,7 +268,8 @@ async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>)
 async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     loop {
         let event = watch.next().await?;
-        if inputs.send(Input::Cgroup(event)).await.is_err() {
+        let input = Input::Cgroup { event, at: clock::now() };
+        if inputs.send(input).await.is_err() {
             return Ok(());
         }
     }

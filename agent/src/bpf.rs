@@ -15,7 +15,7 @@ mod sys;
 
 pub use self::{
     event::EventReader,
-    gate::Gates,
+    gate::{GateTotals, Gates},
     kernel_log::KernelLog,
     loader::{LoadOptions, Loaded, load, prove},
     pin::{Claim, require_bpffs, usual_bpffs},

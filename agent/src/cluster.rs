@@ -19,5 +19,5 @@ pub use self::{
     event::{EventKind, EventPublisher, EventSink, PodRef, events},
     owner::{DaemonSetName, Fate, Rollout, fate, rollout},
     taint::remove_startup_taint,
-    watch::{watch_namespaces, watch_pods},
+    watch::{Watches, watch_namespaces, watch_pods},
 };

@@ -37,7 +37,7 @@ pub use self::{
     },
     report::{
         AgentState, ConnectReport, ContainerReport, NodeReport, OrderReport, PodReport, PodState,
-        ProxyReport, SettingReport, Totals,
+        ProxyReport, SettingReport, Totals, WatchReport, Watched,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

@@ -49,10 +49,10 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Testpod(args) => return Ok(testpod::run(args).map(ExitCode::from)?),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
     };
-    let _log =
+    let log =
         telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(app::run(*args))?;
+    runtime.block_on(app::run(*args, log.dropped()))?;
     Ok(ExitCode::SUCCESS)
 }
 

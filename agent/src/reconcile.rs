@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     ask::{Ask, AskError, Asker, OrderRequest, Snapshot},
     journal::{EntryStream, Journal},
-    replay::{ReplayOf, Replayer},
+    replay::{ReplayCounts, ReplayOf, Replayer},
 };
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
@@ -45,7 +45,12 @@ pub enum Input {
     /// The API has something to say.
     Cluster(Event),
     /// Kubelet's cgroups have changed.
-    Cgroup(CgroupEvent),
+    Cgroup {
+        /// How.
+        event: CgroupEvent,
+        /// When that was read.
+        at: Monotonic,
+    },
     /// Somebody wants to know whether the task still works.
     Ping(Ping),
     /// Somebody wants to know how things stand, or to give an order.
@@ -75,6 +80,8 @@ pub struct Parts {
     pub bundles: Bundles,
     /// `/proc`.
     pub proc_root: PathBuf,
+    /// What becomes of the replays.
+    pub replays: ReplayCounts,
 }
 
 /// The task's state, besides the machine's.
@@ -90,6 +97,8 @@ struct Reconciler {
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
+    /// The pod whose cgroup is being told of, and since when that is known; until its gate closes.
+    found: Option<(PodUid, Monotonic)>,
 }
 
 /// Runs until cancelled or until a source is gone for good; hands back the gates, as they stand
@@ -111,6 +120,7 @@ pub async fn run(
         entrance,
         bundles,
         proc_root,
+        replays,
     } = parts;
     let mut reconciler = Reconciler {
         machine,
@@ -118,12 +128,13 @@ pub async fn run(
         readiness,
         gates,
         prober,
-        replayer: Replayer::new(entrance, sockets, proc_root.clone()),
+        replayer: Replayer::new(entrance, sockets, proc_root.clone(), replays),
         bundles,
         proc_root,
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
+        found: None,
     };
     let result = loop {
         let wakeup = reconciler.machine.next_wakeup();
@@ -165,19 +176,40 @@ impl Reconciler {
     fn input(&mut self, input: Input) {
         match input {
             Input::Cluster(event) => {
-                let listed = match event {
+                let listed = match &event {
                     Event::PodsListed(_) => Some(Reason::PodsListed),
                     Event::NamespacesListed(_) => Some(Reason::NamespacesListed),
                     _ => None,
                 };
+                self.forget_namespaces(&event);
                 self.apply(event);
                 if let Some(reason) = listed {
                     self.listed(reason);
                 }
             }
-            Input::Cgroup(event) => self.cgroup(event),
+            Input::Cgroup { event, at } => {
+                // Only of a pod that is new can be said how long it took.
+                if let CgroupEvent::Pod { uid, at_start: false, .. } = &event {
+                    self.found = Some((uid.clone(), at));
+                }
+                self.cgroup(event);
+                self.found = None;
+            }
             Input::Ping(ping) => ping.answer(),
             Input::Ask(ask) => self.ask(ask),
+        }
+    }
+
+    /// Those that are gone have no series in the metrics.
+    fn forget_namespaces(&self, event: &Event) {
+        let counts = self.journal.counts();
+        match event {
+            Event::NamespaceDeleted(name) => counts.forget_namespace(name),
+            Event::NamespacesListed(all) => {
+                let names: HashSet<&str> = all.iter().map(|one| one.name.as_str()).collect();
+                counts.keep_namespaces(|name| names.contains(name));
+            }
+            _ => {}
         }
     }
 
@@ -191,6 +223,7 @@ impl Reconciler {
                     episodes: self.journal.episodes(),
                     totals: self.journal.totals(),
                     entries: self.journal.entries(),
+                    gates: self.gates.totals(),
                 };
                 // Whoever asked may have given up.
                 let _: Result<(), _> = answer.send(snapshot);
@@ -311,7 +344,13 @@ impl Reconciler {
                 if !set.renews {
                     self.replayer.stop(set.cgroup);
                 }
-                let error = self.gates.set(&set, path).err()?;
+                let result = self.gates.set(&set, path);
+                if let Some((_, at)) = self.found.take_if(|(uid, _)| *uid == set.uid)
+                    && result.is_ok()
+                {
+                    self.journal.counts().attached_after(clock::now().since(at));
+                }
+                let error = result.err()?;
                 // Short-lived pods go before their gate is attached.
                 let gone = !path.exists();
                 let SetGate { uid, .. } = set;

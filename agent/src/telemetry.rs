@@ -1,7 +1,7 @@
 //! The log's format and level.
 
 use clap::ValueEnum;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -38,7 +38,12 @@ const QUIET: [&str; 5] = [
 #[must_use = "the log ends when this is dropped"]
 pub struct LogGuard {
     _worker: WorkerGuard,
+    dropped: ErrorCounter,
 }
+
+/// Counts the lines that the reader of the log did not take in time.
+#[derive(Clone, Debug)]
+pub struct LinesDropped(ErrorCounter);
 
 /// Sends the log to standard error, from a thread of its own: whoever holds a connect must not wait
 /// for a slow reader of its log. What the reader does not take in time is left out.
@@ -52,6 +57,7 @@ pub fn init(
 ) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
     let (writer, worker) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).finish(std::io::stderr());
+    let dropped = writer.error_counter();
     let filter = EnvFilter::try_new(directives(level))?;
     let registry = tracing_subscriber::registry().with(filter);
     match format {
@@ -67,7 +73,27 @@ pub fn init(
                 .try_init()?;
         }
     }
-    Ok(LogGuard { _worker: worker })
+    Ok(LogGuard { _worker: worker, dropped })
+}
+
+// === impl LogGuard ===
+
+impl LogGuard {
+    /// Counts the lines that the reader of the log did not take in time.
+    #[must_use]
+    pub fn dropped(&self) -> LinesDropped {
+        LinesDropped(self.dropped.clone())
+    }
+}
+
+// === impl LinesDropped ===
+
+impl LinesDropped {
+    /// How many they are.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.dropped_lines() as u64
+    }
 }
 
 /// A level without a target is the agent's; its libraries stay at info, or below, unless they are

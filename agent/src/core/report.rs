@@ -12,7 +12,7 @@ use super::{
 
 mod node;
 
-pub use self::node::{AgentState, NodeReport, Totals};
+pub use self::node::{AgentState, NodeReport, Totals, WatchReport, Watched};
 
 /// Where a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -7,7 +7,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::core::{Entry, Episode, PodName, PodReport, PodUid, Stamp, Totals};
+use crate::{
+    bpf::GateTotals,
+    core::{Entry, Episode, PodName, PodReport, PodUid, Stamp, Totals},
+};
 
 /// Questions that may wait: one of each reader that there can be at a time.
 const QUESTIONS: usize = 16;
@@ -69,6 +72,8 @@ pub struct Snapshot {
     pub totals: Totals,
     /// The last entries, the oldest first.
     pub entries: Vec<Arc<Entry>>,
+    /// What the kernel has counted for all gates.
+    pub gates: GateTotals,
 }
 
 /// Why there is no answer.

@@ -1,7 +1,13 @@
 //! What happens to the pods, told to all who want to know: the log, Kubernetes Events, the stream
-//! of entries, and the history that sums it up.
+//! of entries, the metrics, and the history that sums it up.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use tokio::sync::broadcast;
 
@@ -10,6 +16,7 @@ use crate::{
     clock,
     cluster::EventSink,
     core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals},
+    metrics::Counts,
 };
 
 /// Entries that are kept for whoever asks later.
@@ -22,15 +29,19 @@ const BEHIND: usize = 4096;
 #[derive(Debug)]
 pub struct Journal {
     history: History,
+    counts: Counts,
     events: EventSink,
     recent: VecDeque<Arc<Entry>>,
-    stream: broadcast::Sender<Arc<Entry>>,
+    stream: EntryStream,
     next_seq: u64,
 }
 
 /// The entries as they come. Clones are of the same journal.
 #[derive(Clone, Debug)]
-pub struct EntryStream(broadcast::Sender<Arc<Entry>>);
+pub struct EntryStream {
+    entries: broadcast::Sender<Arc<Entry>>,
+    lost: Arc<AtomicU64>,
+}
 
 // === impl EntryStream ===
 
@@ -38,7 +49,18 @@ impl EntryStream {
     /// Entries from now on. A reader that falls behind loses the oldest.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
-        self.0.subscribe()
+        self.entries.subscribe()
+    }
+
+    /// Notes that a reader has lost so many.
+    pub fn note_lost(&self, entries: u64) {
+        self.lost.fetch_add(entries, Relaxed);
+    }
+
+    /// How many all readers have lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 }
 
@@ -47,16 +69,17 @@ impl EntryStream {
 impl Journal {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(epoch: Epoch, events: EventSink) -> Self {
-        let (stream, _) = broadcast::channel(BEHIND);
+    pub fn new(epoch: Epoch, events: EventSink, counts: Counts) -> Self {
+        let (entries, _) = broadcast::channel(BEHIND);
+        let stream = EntryStream { entries, lost: Arc::default() };
         let (history, recent) = (History::new(epoch), VecDeque::new());
-        Self { history, events, recent, stream, next_seq: 1 }
+        Self { history, counts, events, recent, stream, next_seq: 1 }
     }
 
     /// The stream of entries.
     #[must_use]
     pub fn stream(&self) -> EntryStream {
-        EntryStream(self.stream.clone())
+        self.stream.clone()
     }
 
     /// The clock by which its stamps are made.
@@ -83,6 +106,7 @@ impl Journal {
     pub(super) fn record(&mut self, pod: PodRef, line: Line) {
         let now = clock::now();
         let noted = self.history.record(&pod, &line, now);
+        self.counts.record(&pod, &line, &noted);
         notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
         let at = self.history.epoch().stamp(now);
         let entry = Arc::new(Entry::new(self.next_seq, at, pod.clone(), &line));
@@ -92,7 +116,7 @@ impl Journal {
         }
         self.recent.push_back(Arc::clone(&entry));
         // Fails if nobody listens.
-        let _: Result<usize, _> = self.stream.send(entry);
+        let _: Result<usize, _> = self.stream.entries.send(entry);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);
@@ -102,5 +126,11 @@ impl Journal {
     /// A pod is gone.
     pub(super) fn forget(&mut self, uid: &PodUid) {
         self.history.forget(uid, clock::now());
+        self.counts.forget_pod(uid);
+    }
+
+    /// Counters and histograms of what happens.
+    pub(super) const fn counts(&self) -> &Counts {
+        &self.counts
     }
 }
