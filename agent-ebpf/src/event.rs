@@ -16,10 +16,12 @@ pub enum EventKind {
     Failed = 4,
     /// Mode `refuse`: its connect was or will be refused.
     Refused = 5,
-    /// Mode `observe`: it would have been held.
+    /// Mode `observe`: it would have been held. Somebody listens on the port, but is not ready.
     Observed = 6,
     /// It belongs to an init container in front of the proxy and passed; told once a container.
     InitPassed = 7,
+    /// Mode `observe`: it would have been held. Nobody listens on the port, so it fails.
+    ObservedRefused = 8,
 }
 
 impl EventKind {
@@ -34,13 +36,21 @@ impl EventKind {
             5 => Some(Self::Refused),
             6 => Some(Self::Observed),
             7 => Some(Self::InitPassed),
+            8 => Some(Self::ObservedRefused),
             _ => None,
         }
     }
+
+    /// What mode `observe` reports of a socket to a port on which somebody `listens`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn observed(listens: bool) -> Self {
+        if listens { Self::Observed } else { Self::ObservedRefused }
+    }
 }
 
-/// One event of one socket. Who and where to are filled in for `Held`, `Refused`, `Observed` and
-/// `InitPassed`; for the others the agent keeps them by cookie.
+/// One event of one socket. Who and where to are filled in for `Held`, `Refused`, `Observed`,
+/// `ObservedRefused` and `InitPassed`; for the others the agent keeps them by cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {

@@ -10,6 +10,7 @@
 
 pub mod event;
 pub mod gate;
+pub mod note;
 pub mod pacing;
 pub mod socket;
 

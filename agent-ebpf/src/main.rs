@@ -1,4 +1,5 @@
 //! The eBPF programs of holdfast. Entry points only; each hook family has its file in `programs/`.
+//! Each is there twice, silent and loud: see `programs/say.rs`.
 //!
 //! All programs load and attach on Linux 5.10 and later.
 
@@ -25,14 +26,27 @@ mod entry {
     /// What hooks of calls return to let the call go on.
     const ALLOW: i32 = 1;
 
+    const SILENT: bool = false;
+    const LOUD: bool = true;
+
     #[cgroup_sock_addr(connect4)]
     pub(crate) fn holdfast_connect4(ctx: SockAddrContext) -> i32 {
-        answer(connect::connect(&ctx, connect::asked_v4(&ctx)))
+        answer(connect::connect::<SILENT>(&ctx, connect::asked_v4(&ctx)))
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    pub(crate) fn loud_connect4(ctx: SockAddrContext) -> i32 {
+        answer(connect::connect::<LOUD>(&ctx, connect::asked_v4(&ctx)))
     }
 
     #[cgroup_sock_addr(connect6)]
     pub(crate) fn holdfast_connect6(ctx: SockAddrContext) -> i32 {
-        answer(connect::connect(&ctx, connect::asked_v6(&ctx)))
+        answer(connect::connect::<SILENT>(&ctx, connect::asked_v6(&ctx)))
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub(crate) fn loud_connect6(ctx: SockAddrContext) -> i32 {
+        answer(connect::connect::<LOUD>(&ctx, connect::asked_v6(&ctx)))
     }
 
     #[inline(always)]
@@ -46,16 +60,29 @@ mod entry {
 
     #[cgroup_sock_addr(sendmsg4)]
     pub(crate) fn holdfast_sendmsg4(ctx: SockAddrContext) -> i32 {
-        connect::query(&ctx, connect::asked_v4(&ctx));
+        connect::query::<SILENT>(&ctx, connect::asked_v4(&ctx));
+        ALLOW
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    pub(crate) fn loud_sendmsg4(ctx: SockAddrContext) -> i32 {
+        connect::query::<LOUD>(&ctx, connect::asked_v4(&ctx));
         ALLOW
     }
 
     #[cgroup_sock_addr(sendmsg6)]
     pub(crate) fn holdfast_sendmsg6(ctx: SockAddrContext) -> i32 {
-        connect::query(&ctx, connect::asked_v6(&ctx));
+        connect::query::<SILENT>(&ctx, connect::asked_v6(&ctx));
         ALLOW
     }
 
+    #[cgroup_sock_addr(sendmsg6)]
+    pub(crate) fn loud_sendmsg6(ctx: SockAddrContext) -> i32 {
+        connect::query::<LOUD>(&ctx, connect::asked_v6(&ctx));
+        ALLOW
+    }
+
+    // Has nothing to say: what it swallows is no step of a hold.
     #[cgroup_sockopt(setsockopt)]
     pub(crate) fn holdfast_setsockopt(ctx: SockoptContext) -> i32 {
         sockopt::on_call(&ctx);
@@ -66,8 +93,19 @@ mod entry {
     // of 2 (`check_return_code` in kernel/bpf/verifier.c).
     #[cgroup_skb(egress)]
     pub(crate) fn holdfast_gate(ctx: SkBuffContext) -> i32 {
+        fate(gate::answer::<SILENT>(&ctx))
+    }
+
+    #[cgroup_skb(egress)]
+    #[inline(always)]
+    pub(crate) fn loud_gate(ctx: SkBuffContext) -> i32 {
+        fate(gate::answer::<LOUD>(&ctx))
+    }
+
+    #[inline(always)]
+    fn fate(verdict: gate::Verdict) -> i32 {
         // Literals, so that the verifier sees the bounds of the return value.
-        match gate::answer(&ctx) {
+        match verdict {
             gate::Verdict::Pass => 1,
             gate::Verdict::DropFlat => 2,
             gate::Verdict::DropBackOff => 0,
@@ -76,13 +114,25 @@ mod entry {
 
     #[sock_ops]
     pub(crate) fn holdfast_retransmit(ctx: SockOpsContext) -> u32 {
-        retransmit::on_callback(&ctx);
+        retransmit::on_callback::<SILENT>(&ctx);
+        1
+    }
+
+    #[sock_ops]
+    pub(crate) fn loud_retransmit(ctx: SockOpsContext) -> u32 {
+        retransmit::on_callback::<LOUD>(&ctx);
         1
     }
 
     #[cgroup_sock(sock_release)]
     pub(crate) fn holdfast_release(ctx: SockContext) -> i32 {
-        release::forget(&ctx);
+        release::forget::<SILENT>(&ctx);
+        ALLOW
+    }
+
+    #[cgroup_sock(sock_release)]
+    pub(crate) fn loud_release(ctx: SockContext) -> i32 {
+        release::forget::<LOUD>(&ctx);
         ALLOW
     }
 

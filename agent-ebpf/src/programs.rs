@@ -10,5 +10,6 @@ pub(crate) mod record;
 pub(crate) mod release;
 pub(crate) mod report;
 pub(crate) mod retransmit;
+pub(crate) mod say;
 pub(crate) mod sock;
 pub(crate) mod sockopt;

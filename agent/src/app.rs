@@ -2,7 +2,7 @@
 
 mod ending;
 
-use std::{future::pending, path::Path, time::Duration};
+use std::{future::pending, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
@@ -22,12 +22,13 @@ use crate::{
     metrics::{Counts, PodMetrics},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
+    page,
     preflight::{self, PreflightError},
     readiness::Prober,
     reconcile::{self, Asker, Input, Journal, Parts, ReplayCounts},
     signals::told_to_stop,
     status::Status,
-    telemetry::LinesDropped,
+    telemetry::{KernelLines, Levels, LinesDropped, Names},
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -40,29 +41,26 @@ const REPORTS: usize = 4;
 /// A year: longer than any API server is away.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. `levels` are those of its log.
 ///
 /// # Errors
 ///
 /// If something it needs is missing (nothing is attached then), or if a source of facts fails for
 /// good.
-pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Result<()> {
+pub async fn run(
+    args: RunArgs,
+    levels: Levels,
+    log_lines_dropped: LinesDropped,
+) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
-    preflight::kernel(&args.btf)?;
+    preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
-    let cgroup_root = match args.cgroup_root {
-        Some(root) => root,
-        None => node::find_cgroup2(&args.proc_root)?,
-    };
-    node::require_cgroup2(&cgroup_root)?;
-    let bpffs = match args.bpffs {
-        Some(bpffs) => bpf::require_bpffs(&bpffs).map(|()| Some(bpffs))?,
-        None => bpf::usual_bpffs(),
-    };
+    let cgroup_root = node::cgroup_root(args.node.cgroup_root, &args.node.proc_root)?;
+    let bpffs = bpf::choose_bpffs(args.node.bpffs)?;
     preflight::raise_file_limit();
-    let host_netns = host_netns(&args.proc_root)?;
+    let host_netns = host_netns(&args.node.proc_root)?;
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
@@ -81,6 +79,7 @@ pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Resu
         tracing::info!(address = %server.address(), "metrics are served");
         tokio::spawn(server.run());
     }
+    page::serve(args.page_address, status.clone())?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {
@@ -116,7 +115,9 @@ pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Resu
     let watch = CgroupWatch::start(&cgroup_root)?;
     // The last that can fail: from here on gates of an earlier agent are this one's.
     let (claim, _lock) = place.into_parts();
-    let Loaded { gates, sockets, events: ring, kernel_log } = bpf::load(&options, claim)?;
+    let names = Names::default();
+    let lines = Arc::new(KernelLines::new(names.clone()));
+    let Loaded { gates, sockets, events: ring } = bpf::load(&options, claim, lines)?;
     readiness.met(Reason::ProgramsLoaded);
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
@@ -133,8 +134,11 @@ pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Resu
     }
     let journal = Journal::new(status.epoch(), events.clone(), counts);
     let replays = ReplayCounts::default();
+    let proc_root = args.node.proc_root.clone();
+    let prober = Prober::new(entrance.clone(), proc_root, host_netns, probe_events);
     exporter.connect(Sources {
         events,
+        probes: prober.counts(),
         entries: journal.stream(),
         replays: replays.clone(),
         max_sockets: args.max_sockets,
@@ -145,12 +149,14 @@ pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Resu
         machine: Machine::new(rules),
         gates,
         sockets,
-        prober: Prober::new(entrance.clone(), args.proc_root.clone(), host_netns, probe_events),
+        prober,
         probed,
         entrance,
-        bundles: Bundles::new(args.runtime_root),
-        proc_root: args.proc_root,
+        bundles: Bundles::new(args.node.runtime_root),
+        proc_root: args.node.proc_root,
         replays,
+        names,
+        levels,
     };
 
     let (inputs, inbox) = mpsc::channel(INPUTS);
@@ -158,12 +164,6 @@ pub async fn run(args: RunArgs, log_lines_dropped: LinesDropped) -> anyhow::Resu
         node = args.node_name, cgroup_root = %cgroup_root.display(),
         version = env!("CARGO_PKG_VERSION"), "agent started"
     );
-    if let Some(kernel_log) = kernel_log {
-        tokio::spawn(async move {
-            let error = kernel_log.pump().await;
-            tracing::warn!(%error, "kernel's debug lines have ended");
-        });
-    }
     let pods = cluster::watch_pods(client.clone(), &args.node_name, &watches).map(Input::Cluster);
     let pods = tokio::spawn(forward(pods, inputs.clone()));
     let namespaces = cluster::watch_namespaces(client, &watches).map(Input::Cluster);

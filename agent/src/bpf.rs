@@ -12,14 +12,15 @@ mod place;
 mod program;
 mod socket;
 mod sys;
+mod voice;
 
 pub use self::{
     event::EventReader,
     gate::{GateTotals, Gates},
-    kernel_log::KernelLog,
+    kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
-    pin::{Claim, require_bpffs, usual_bpffs},
-    place::Place,
+    pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
+    place::{Place, holder},
     socket::SocketTable,
 };
 
@@ -91,7 +92,7 @@ pub enum BpfError {
     /// The ring buffer could not be waited for.
     #[error("failed to wait for the kernel's events: {0}")]
     Ring(#[source] std::io::Error),
-    /// The kernel's debug lines could not be read.
+    /// The programs' debug lines cannot be read.
     #[error("failed to read the kernel's debug lines: {0}")]
     Log(#[source] Box<aya_log::Error>),
 }

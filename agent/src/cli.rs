@@ -1,5 +1,6 @@
 //! The command line.
 
+mod node;
 mod wait;
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
@@ -7,12 +8,16 @@ use std::{ffi::OsStr, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use testpod::TestpodArgs;
 
-pub use self::wait::{Invocation, WaitArgs};
+pub use self::{
+    node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
+    wait::{Invocation, WaitArgs},
+};
 use crate::{
     cluster::DaemonSetName,
+    command::Output,
     core::{Choices, PodUid, hold_timeout, switch},
     http::ListenAddress,
-    profiles_table::Output,
+    page::PageAddress,
     telemetry::LogFormat,
 };
 
@@ -21,6 +26,9 @@ const EXIT_CODES: &str = "\
 Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the agent needs is not there
 (cgroup2, BTF, the API server), 75 an agent runs (cleanup), 77 a capability is missing, 1 anything
 else. What becomes of the gates when the agent ends is --on-exit's; each has a deadline in any case.";
+
+const CHECK_EXIT_CODES: &str = "\
+Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\
@@ -44,6 +52,12 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
+    /// Check whether an agent can work on this node, and what it would lack.
+    ///
+    /// Run it where the agent runs, with the agent's own options and variables: on the node as root, or
+    /// in the agent's container (kubectl exec). It changes nothing, and may run beside an agent.
+    #[command(after_help = CHECK_EXIT_CODES)]
+    Check(CheckArgs),
     /// List the meshes and side-cars that are known.
     Profiles(ProfilesArgs),
     /// Wait for a proxy, then run a command, in place of pilot-agent wait and linkerd-await.
@@ -52,6 +66,10 @@ pub enum Command {
     /// 50 ms; with an option of one of the tools, or called by its name, it does as that one does.
     #[command(after_help = WAIT_EXIT_CODES)]
     Wait(WaitArgs),
+    /// Tell which holdfast this is.
+    Version(VersionArgs),
+    /// Print a script that completes holdfast's commands and options in a shell.
+    Completions(CompletionsArgs),
     /// Be a container of a test pod: a proxy that comes late, or a client. Needs no privilege.
     #[command(hide = true)]
     Testpod(TestpodArgs),
@@ -133,7 +151,7 @@ pub struct ProfilesArgs {
     #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The form of the list.
+    /// The form of the list; as yaml it can stand below "profiles:" in the config file.
     #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
     pub output: Output,
 }
@@ -164,34 +182,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub settings: SettingsArgs,
 
-    /// Directory of cgroup2 below which kubelet keeps the pods [default: where it is mounted].
-    #[arg(long, env = "HOLDFAST_CGROUP_ROOT", value_name = "DIR")]
-    pub cgroup_root: Option<PathBuf>,
-
-    /// The host's /proc.
-    #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
-    pub proc_root: PathBuf,
-
-    /// State directory of a container runtime, below which its OCI bundles lie; several with
-    /// commas, or by repeating the option.
-    #[arg(long, env = "HOLDFAST_RUNTIME_ROOT", value_name = "DIR", value_delimiter = ',',
-          default_values = ["/run/containerd", "/run/k3s/containerd", "/run/containers"])]
-    pub runtime_root: Vec<PathBuf>,
-
-    /// The kernel's description of its own types (BTF).
-    #[arg(
-        long,
-        env = "HOLDFAST_BTF",
-        value_name = "FILE",
-        default_value = "/sys/kernel/btf/vmlinux"
-    )]
-    pub btf: PathBuf,
-
-    /// A mounted BPF file system. What is pinned there outlives the agent, so that the next one goes
-    /// on with its gates; and only one agent works there at a time, others stand by
-    /// [default: /sys/fs/bpf; if that is none, gates open when the agent ends].
-    #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
-    pub bpffs: Option<PathBuf>,
+    /// Where the node's parts are.
+    #[command(flatten)]
+    pub node: NodeArgs,
 
     /// How many held sockets can be named and replayed at a time. Further ones are held all the
     /// same; they go on with their own retransmission, up to 500 ms after the others.
@@ -226,6 +219,11 @@ pub struct RunArgs {
     /// Have series for each pod in the metrics, as long as the pod is there.
     #[arg(long, env = "HOLDFAST_POD_METRICS")]
     pub pod_metrics: bool,
+
+    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
+    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
+    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub page_address: Option<PageAddress>,
 
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
@@ -383,6 +381,12 @@ mod tests {
                 "invalid value '::1' for '--health-address <[ADDR:]PORT>': it must be a port, such \
                 as 8686, or an address and a port, such as 127.0.0.1:8686 or [::1]:8686; see \
                 holdfast run --help",
+            ),
+            (
+                &["run", "--node-name", "a", "--page-address", "off"],
+                "invalid value 'off' for '--page-address <[ADDR:]PORT>': it must be a port, such \
+                as 8687, or an address and a port, such as 127.0.0.1:8687 or [::1]:8687, or none; \
+                see holdfast run --help",
             ),
             (
                 &["run", "--node-name", "a", "--daemonset", "holdfast"],

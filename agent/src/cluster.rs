@@ -9,6 +9,7 @@ mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod owner;
+mod review;
 mod taint;
 mod watch;
 
@@ -18,6 +19,7 @@ pub use self::{
     convert::pod as pod_view,
     event::{EventKind, EventPublisher, EventSink, PodRef, events},
     owner::{DaemonSetName, Fate, Rollout, fate, rollout},
+    review::Right,
     taint::remove_startup_taint,
     watch::{Watches, watch_namespaces, watch_pods},
 };

@@ -6,6 +6,7 @@ mod cgroup_path;
 mod classify;
 mod datagram;
 mod event;
+mod finding;
 mod history;
 mod ids;
 mod line;
@@ -22,9 +23,10 @@ mod syn;
 pub use self::{
     action::{Action, GateSetting, Pace, SetGate},
     cgroup_path::{CgroupKind, kind_of},
-    classify::{ContainerIdentity, ContainerKind, Verdict},
+    classify::{ContainerIdentity, ContainerKind, Ground, Verdict},
     datagram::query_packet,
     event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
+    finding::Finding,
     history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
@@ -32,12 +34,13 @@ pub use self::{
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
-        CheckKind, CheckSpec, Condition, Detection, Dns, Expected, Mark, Number, PortSpec, Profile,
-        Profiles, ProfilesError, Reference, Source, Wish,
+        CheckKind, CheckSpec, Clue, Condition, Detection, Dns, Expected, Mark, Number, PortSpec,
+        Profile, Profiles, ProfilesError, Reference, Source, Unused, Wish,
     },
     report::{
-        AgentState, ConnectReport, ContainerReport, NodeReport, OrderReport, PodReport, PodState,
-        ProxyReport, SettingReport, Totals, WatchReport, Watched,
+        AgentState, ConnectReport, ContainerReport, KubeletWord, NodeReport, OpenedReport,
+        OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason, SettingReport, Topic,
+        Totals, TreatmentReport, WatchReport, Watched,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

@@ -17,6 +17,7 @@ use crate::{
         self, Counts, EventReading, Filled, Format, MapReading, ProcessReading, Reading,
         ReplayReading,
     },
+    readiness::{ProbeCounts, ProbeResult},
     reconcile::{EntryStream, ReplayCounts},
     status::Status,
     telemetry::LinesDropped,
@@ -41,6 +42,8 @@ pub struct Sources {
     pub events: EventSink,
     /// The stream of entries.
     pub entries: EntryStream,
+    /// The probes.
+    pub probes: ProbeCounts,
     /// The replays.
     pub replays: ReplayCounts,
     /// How many held sockets have a record at most, and as many of their queries.
@@ -88,9 +91,15 @@ impl Exporter {
         });
         Reading {
             node,
-            pods: snapshot.map(|snapshot| snapshot.pods),
+            waiting: snapshot.map(|snapshot| {
+                let waiting = snapshot.pods.into_iter().filter(|report| report.held > 0);
+                waiting.map(|report| (report.pod, report.held)).collect()
+            }),
             maps,
-            probes: Vec::new(),
+            probes: sources.map_or_else(Vec::new, |sources| {
+                let results = ProbeResult::ALL.into_iter();
+                results.map(|result| (result.as_str(), sources.probes.get(result))).collect()
+            }),
             replays: sources.map_or_else(ReplayReading::default, |sources| ReplayReading {
                 sent: sources.replays.sent(),
                 failed: sources.replays.failed(),

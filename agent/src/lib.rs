@@ -6,10 +6,12 @@
 
 pub mod app;
 pub mod bpf;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod command;
 pub mod config;
 pub mod core;
 pub mod exit;
@@ -19,8 +21,8 @@ pub mod http;
 pub mod metrics;
 pub mod netns;
 pub mod node;
+pub mod page;
 pub mod preflight;
-pub mod profiles_table;
 pub mod readiness;
 pub mod reconcile;
 pub mod request;

@@ -1,16 +1,12 @@
 //! `holdfast`: parses the command line, runs the agent, turns errors into exit codes.
 
-use std::{
-    ffi::OsString,
-    io::{ErrorKind, Write as _},
-    process::ExitCode,
-};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 use holdfast::{
-    app, cleanup,
-    cli::{self, Cli, Command, Invocation, ProfilesArgs},
-    config, exit, profiles_table, telemetry,
+    app, check, cleanup,
+    cli::{self, CheckArgs, Cli, Command, Invocation, ProfilesArgs},
+    command, config, exit, telemetry,
     wait::{self, Tool},
 };
 
@@ -48,22 +44,36 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => return Ok(wait::run(&args.plan(tool)).map(ExitCode::from)?),
         Command::Testpod(args) => return Ok(testpod::run(args).map(ExitCode::from)?),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => return check(args),
+        Command::Version(args) => {
+            let text = command::version::Version::of_this().render(args.output)?;
+            return Ok(command::print(&text).map(|()| ExitCode::SUCCESS)?);
+        }
+        Command::Completions(args) => {
+            let script = command::completions::script(args.shell);
+            return Ok(command::print(&script).map(|()| ExitCode::SUCCESS)?);
+        }
     };
-    let log =
+    let (log, levels) =
         telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(app::run(*args, log.dropped()))?;
+    runtime.block_on(app::run(*args, levels, log.dropped()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let output = args.output;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(check::run(args));
+    // A check that hangs has been told of; it must not keep the others' results.
+    runtime.shutdown_background();
+    command::print(&output.render(&report, |style| report.table(style))?)?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn profiles(args: &ProfilesArgs) -> anyhow::Result<()> {
     let config = config::load(args.config.as_deref())?;
-    let text = profiles_table::render(&config.profiles, args.output)?;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has gone, such as `head`, has what it wanted.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    Ok(command::print(&command::profiles::render(&config.profiles, args.output)?)?)
 }
 
 /// One line, in plain words, also when the log is JSON: it is for the person who starts the agent.

@@ -5,6 +5,8 @@
 
 mod counts;
 mod expose;
+#[cfg(test)]
+mod fixtures;
 mod labels;
 mod namespaces;
 mod pods;

@@ -7,7 +7,7 @@ mod watch;
 
 pub use self::{
     bundle::{Bundle, Bundles},
-    mount::{MountError, find_cgroup2, require_cgroup2},
+    mount::{MountError, cgroup_root},
     sandbox::oldest_process,
     watch::{CgroupEvent, CgroupWatch, WatchError, container_of},
 };

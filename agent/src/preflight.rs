@@ -51,6 +51,14 @@ const RAISE_LIMIT: (Capability, &str) = (
 /// Since then maps are charged to the memory cgroup.
 const MEMORY_CGROUPS: (u32, u32) = (5, 11);
 
+/// What kernels before these lack; docs/requirements.md explains it.
+const LIMITS: [((u32, u32), &str); 4] = [
+    (MEMORY_CGROUPS, "eBPF maps count as locked memory"),
+    ((5, 14), "a held connect whose process has ended is not sent again"),
+    ((5, 18), "mode refuse knows ECONNREFUSED only"),
+    ((6, 1), "a socket's own TCP_SYNCNT is not known"),
+];
+
 /// Why the agent cannot work here.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
@@ -120,17 +128,28 @@ impl fmt::Display for MissingCapabilities {
     }
 }
 
+/// A capability that the agent needs here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeededCapability {
+    /// Which.
+    pub capability: Capability,
+    /// What for.
+    pub purpose: &'static str,
+    /// Whether this process has it.
+    pub is_held: bool,
+}
+
 /// Checks the agent's capabilities.
 ///
 /// # Errors
 ///
 /// All that are missing.
 pub fn capabilities() -> Result<(), PreflightError> {
-    let held = caps::read(None, CapSet::Effective)
-        .map_err(|error| PreflightError::Capabilities(error.to_string()))?;
-    let maps_are_locked = version(&release()).is_some_and(|version| version < MEMORY_CGROUPS)
-        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft != RLIM_INFINITY);
-    let missing = missing(&held, maps_are_locked);
+    let needed = needed_capabilities()?.into_iter();
+    let missing: Vec<_> = needed
+        .filter(|needed| !needed.is_held)
+        .map(|needed| (needed.capability, needed.purpose))
+        .collect();
     if missing.is_empty() {
         Ok(())
     } else {
@@ -138,9 +157,40 @@ pub fn capabilities() -> Result<(), PreflightError> {
     }
 }
 
-fn missing(held: &CapsHashSet, maps_are_locked: bool) -> Vec<(Capability, &'static str)> {
-    let needed = CAPABILITIES.into_iter().chain(maps_are_locked.then_some(RAISE_LIMIT));
-    needed.filter(|(capability, _)| !held.contains(capability)).collect()
+/// What the agent needs on this kernel, and has or has not.
+///
+/// # Errors
+///
+/// If its own capabilities cannot be read.
+pub fn needed_capabilities() -> Result<Vec<NeededCapability>, PreflightError> {
+    let held = caps::read(None, CapSet::Effective)
+        .map_err(|error| PreflightError::Capabilities(error.to_string()))?;
+    Ok(needed(&held, maps_are_locked_memory(&Kernel::running()) && locked_memory().is_some()))
+}
+
+fn needed(held: &CapsHashSet, maps_are_limited: bool) -> Vec<NeededCapability> {
+    let needed = CAPABILITIES.into_iter().chain(maps_are_limited.then_some(RAISE_LIMIT));
+    needed
+        .map(|(capability, purpose)| {
+            let is_held = held.contains(&capability);
+            NeededCapability { capability, purpose, is_held }
+        })
+        .collect()
+}
+
+/// Whether this kernel charges eBPF maps to `RLIMIT_MEMLOCK`.
+#[must_use]
+pub fn maps_are_locked_memory(kernel: &Kernel) -> bool {
+    kernel.version.is_some_and(|version| version < MEMORY_CGROUPS)
+}
+
+/// How many bytes this process may lock; `None`: as many as it likes.
+#[must_use]
+pub fn locked_memory() -> Option<u64> {
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((soft, _)) if soft != RLIM_INFINITY => Some(soft),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Checks the running kernel.
@@ -149,11 +199,61 @@ fn missing(held: &CapsHashSet, maps_are_locked: bool) -> Vec<(Capability, &'stat
 ///
 /// If it is too old or has no BTF at `btf`.
 pub fn kernel(btf: &Path) -> Result<(), PreflightError> {
-    let release = release();
-    if version(&release).is_none_or(|version| version < OLDEST_KERNEL) {
-        return Err(PreflightError::Kernel { release });
+    Kernel::running().require()?;
+    self::btf(btf)
+}
+
+/// Checks that the kernel's description of its own types is at `path`.
+///
+/// # Errors
+///
+/// If it is not.
+pub fn btf(path: &Path) -> Result<(), PreflightError> {
+    check_btf(path).map_err(|source| PreflightError::Btf { path: path.to_owned(), source })
+}
+
+/// A kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// `uname -r`.
+    pub release: String,
+    /// Major and minor number; `None` if the release does not begin so.
+    pub version: Option<(u32, u32)>,
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    /// This one. Its release is empty if even that cannot be had, which is none that is new enough.
+    #[must_use]
+    pub fn running() -> Self {
+        let name = uname().map(|name| name.release().to_string_lossy().into_owned());
+        Self::of(name.unwrap_or_default())
     }
-    check_btf(btf).map_err(|source| PreflightError::Btf { path: btf.to_owned(), source })
+
+    fn of(release: String) -> Self {
+        let version = version(&release);
+        Self { release, version }
+    }
+
+    /// Checks that it is new enough.
+    ///
+    /// # Errors
+    ///
+    /// If it is not.
+    pub fn require(&self) -> Result<(), PreflightError> {
+        match self.version {
+            Some(version) if version >= OLDEST_KERNEL => Ok(()),
+            Some(_) | None => Err(PreflightError::Kernel { release: self.release.clone() }),
+        }
+    }
+
+    /// What it lacks of what newer ones have, in the order of the releases that have it.
+    #[must_use]
+    pub fn limits(&self) -> Vec<&'static str> {
+        let version = self.version.unwrap_or_default();
+        LIMITS.into_iter().filter(|(since, _)| version < *since).map(|(_, limit)| limit).collect()
+    }
 }
 
 /// Whether it can be read and begins as BTF does (`struct btf_header`, include/uapi/linux/btf.h).
@@ -173,11 +273,6 @@ fn check_btf(path: &Path) -> io::Result<()> {
 
 fn not_btf() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the file is not BTF of version 1")
-}
-
-/// `uname -r`; empty if even that cannot be had, which is no release that is new enough.
-pub(crate) fn release() -> String {
-    uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Major and minor number of a release such as "6.12.94+deb13-cloud-amd64".
@@ -203,11 +298,22 @@ mod tests {
         ] {
             assert_eq!(version(release), expected, "{release}");
         }
-        assert!((5, 9) < OLDEST_KERNEL && (5, 10) >= OLDEST_KERNEL && (6, 1) >= OLDEST_KERNEL);
+        for (release, is_enough, limits) in
+            [("5.9.1", false, 4), ("5.10.0", true, 4), ("5.15.0", true, 2), ("6.1.0", true, 0)]
+        {
+            let kernel = Kernel::of(release.to_owned());
+            assert_eq!(kernel.require().is_ok(), is_enough, "{release}");
+            assert_eq!(kernel.limits().len(), limits, "{release}");
+        }
+        assert!(Kernel::of(String::new()).require().is_err());
     }
 
     #[test]
     fn each_capability_is_missed_alone_and_one_more_where_maps_are_locked_memory() {
+        let missing = |held: &CapsHashSet, limited| {
+            let needed = needed(held, limited).into_iter().filter(|needed| !needed.is_held);
+            needed.map(|needed| (needed.capability, needed.purpose)).collect::<Vec<_>>()
+        };
         let all = CapsHashSet::from_iter(CAPABILITIES.map(|(capability, _)| capability));
         assert_eq!(missing(&all, false), []);
         assert_eq!(missing(&all, true), [RAISE_LIMIT]);

@@ -1,11 +1,15 @@
 //! First-hand readiness: asking a pod's proxy from inside the pod's network namespace.
 
+mod counts;
 mod http;
 mod listener;
 mod probe;
 mod round;
 
-pub use self::probe::{ProbeEvent, ProbeRun, ProbeTarget, Prober};
+pub use self::{
+    counts::{ProbeCounts, ProbeResult},
+    probe::{ProbeEvent, ProbeRun, ProbeTarget, Prober},
+};
 
 #[cfg(test)]
 mod sandbox;

@@ -31,12 +31,14 @@ use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
     core::{
-        Action, CgroupId, Event, KernelEvent, Machine, Monotonic, Order, PodName, PodUid, SetGate,
+        Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, Order, PodName, PodUid,
+        SetGate,
     },
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
+    telemetry::{Levels, Names},
 };
 
 /// What the sources send.
@@ -82,6 +84,10 @@ pub struct Parts {
     pub proc_root: PathBuf,
     /// What becomes of the replays.
     pub replays: ReplayCounts,
+    /// Told what belongs to which cgroup, for the lines that the programs write.
+    pub names: Names,
+    /// The log's level; told which pods have gone.
+    pub levels: Levels,
 }
 
 /// The task's state, besides the machine's.
@@ -94,6 +100,8 @@ struct Reconciler {
     replayer: Replayer,
     bundles: Bundles,
     proc_root: PathBuf,
+    names: Names,
+    levels: Levels,
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
@@ -121,6 +129,8 @@ pub async fn run(
         bundles,
         proc_root,
         replays,
+        names,
+        levels,
     } = parts;
     let mut reconciler = Reconciler {
         machine,
@@ -131,6 +141,8 @@ pub async fn run(
         replayer: Replayer::new(entrance, sockets, proc_root.clone(), replays),
         bundles,
         proc_root,
+        names,
+        levels,
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
@@ -262,6 +274,9 @@ impl Reconciler {
                 self.apply(Event::PodCgroupFound { uid, cgroup, at_start, inherited });
             }
             CgroupEvent::PodGone(uid) => {
+                if let Some(cgroup) = self.names.cgroup_of(&uid) {
+                    self.hush(&uid, cgroup);
+                }
                 self.apply(Event::PodCgroupGone(uid.clone()));
                 self.journal.forget(&uid);
                 self.paths.remove(&uid);
@@ -314,16 +329,27 @@ impl Reconciler {
                 self.netns.insert(run.uid, netns);
             }
             ProbeEvent::HostNetwork(run) => self.apply(Event::HostNetworkSeen(run.uid)),
+            ProbeEvent::Finding(run, finding) => {
+                tracing::debug!(pod_uid = %run.uid, %finding, "probe found");
+                self.apply(Event::ProbeFound { uid: run.uid, finding });
+            }
             ProbeEvent::NotReady(run) => self.apply(Event::ProxyNotReady(run.uid)),
             ProbeEvent::Ready(run, check) => {
                 let uid = run.uid;
                 tracing::debug!(pod_uid = %uid, %check, "proxy is ready");
+                self.apply(Event::ProbeFound {
+                    uid: uid.clone(),
+                    finding: Finding::Ready { check },
+                });
                 self.apply(Event::ProxyReady(uid));
             }
         }
     }
 
     fn apply(&mut self, event: Event) {
+        if self.names.learn(&event) {
+            self.levels.retain(|pod| self.names.knows(pod));
+        }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.machine.apply(event, clock::now()) {
@@ -379,14 +405,17 @@ impl Reconciler {
                 self.netns.remove(&uid);
             }
             Action::SetVerdict { container, verdict } => {
+                let pod_uid = self.names.pod_of(container);
+                let pod_uid = pod_uid.as_ref().map(tracing::field::display);
                 match self.gates.set_verdict(container, verdict) {
                     Ok(()) => tracing::debug!(
+                        pod_uid,
                         container_cgroup = container.0,
                         ?verdict,
                         "container's verdict set"
                     ),
                     Err(error) => tracing::warn!(
-                        container_cgroup = container.0, %error,
+                        pod_uid, container_cgroup = container.0, %error,
                         "container's verdict cannot be set; it is held until the deadline"
                     ),
                 }
@@ -410,6 +439,13 @@ impl Reconciler {
             Action::LogNamespace(namespace, problem) => log::namespace(&namespace, problem),
         }
         None
+    }
+
+    /// A pod is gone: the number of its cgroup may become another one's.
+    fn hush(&mut self, uid: &PodUid, cgroup: CgroupId) {
+        if let Err(error) = self.gates.reset_kernel_log(cgroup) {
+            tracing::debug!(pod_uid = %uid, %error, "kernel debug lines cannot be switched off");
+        }
     }
 
     /// What the kernel has counted; nothing if it cannot be read: the deadline stays then.

@@ -14,7 +14,7 @@ use crate::{
     cluster::Watches,
     core::{AgentState, Epoch, NodeReport, PodReport, PodState, Stamp, Totals},
     health::Readiness,
-    preflight,
+    preflight::Kernel,
     reconcile::{AskError, Asker, Snapshot},
 };
 
@@ -93,7 +93,7 @@ impl Status {
             at: snapshot.map_or_else(|| self.epoch.stamp(clock::now()), |snapshot| snapshot.at),
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: preflight::release(),
+            kernel: Kernel::running().release,
             pid: std::process::id(),
             started_at: self.started_at,
             state,

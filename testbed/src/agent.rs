@@ -10,6 +10,9 @@ use crate::{
     process::{Command, Network, Process},
 };
 
+/// Agents side by side would all want its usual port.
+const PAGE_OPTION: &str = "--page-address";
+
 /// The agent's binary: the one that was named, or the one beside the running program.
 pub fn agent_binary(named: Option<PathBuf>) -> Result<PathBuf> {
     let path = match named {
@@ -122,6 +125,9 @@ impl Agent {
         }
         if let Some(level) = log_level {
             command = command.args(["--log-level", level]);
+        }
+        if !args.iter().any(|arg| arg.starts_with(PAGE_OPTION)) {
+            command = command.args([PAGE_OPTION, "none"]);
         }
         command = command.args(args);
         for (key, value) in env {

@@ -29,6 +29,7 @@ mod agent;
 pub mod api;
 pub mod apps;
 pub mod bpf;
+mod browser;
 mod capture;
 mod cgroup;
 pub mod clock;
@@ -46,12 +47,14 @@ mod outside;
 pub mod pattern;
 mod pod;
 mod process;
+mod promtool;
 mod proxy;
 mod redirect;
 
 pub use self::{
     agent::{Agent, AgentOptions, agent_binary},
     api::{Api, Resource},
+    browser::{Browser, View, Visit},
     capture::{Capture, CapturedSyn},
     cgroup::{Cgroup, CgroupDriver, Qos, cgroup2_mount},
     container::ContainerId,
@@ -65,6 +68,7 @@ pub use self::{
     },
     pod::{Container, PROXY, Pod, PodSpec, REDIRECT_INIT, RestartPolicy},
     process::{Command, Process, User},
+    promtool::promtool,
     proxy::{Endpoint, Proxy, ReadyObserver},
     redirect::{DNS_PORT, Inbound, PROXY_ID, PROXY_PORT, Redirect, Tool},
 };

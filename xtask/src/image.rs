@@ -100,7 +100,7 @@ pub(crate) fn build(workspace: &Workspace, platform: Option<Platform>) -> Result
     let facts = Facts::gather(workspace)?;
 
     console::headline("image");
-    let binary = compile(workspace, platform)?;
+    let binary = compile(workspace, platform, &facts)?;
     let log = workspace.log("image/image.log")?;
     let stem = format!("{}-{}{}", facts::PACKAGE, facts.version, platform.suffix());
     let sbom = workspace.target.join(format!("{stem}.cdx.json"));
@@ -143,7 +143,7 @@ fn lock(workspace: &Workspace) -> Result<fs::File> {
 }
 
 /// Builds the agent so that it runs where no library is.
-fn compile(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
+fn compile(workspace: &Workspace, platform: Platform, facts: &Facts) -> Result<PathBuf> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".into()];
     flags.extend(ebpf_toolchain::remapped_paths(&workspace.root));
     let mut command = workspace.cargo();
@@ -157,7 +157,8 @@ fn compile(workspace: &Workspace, platform: Platform) -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", ebpf_toolchain::encode_rustflags(&flags))
         .env(platform.linker_variable(), platform.compiler())
         // It is for linters: an agent without programs must never be shipped.
-        .env_remove("AYA_BUILD_SKIP");
+        .env_remove("AYA_BUILD_SKIP")
+        .env("HOLDFAST_COMMIT", facts.revision.as_deref().unwrap_or("unknown"));
     console::run_visible(&mut command)?;
     let binary = workspace.target.join(platform.triple()).join(PROFILE).join(facts::PACKAGE);
     ensure!(elf::is_static(&binary), "{} is linked dynamically", binary.display());

@@ -8,8 +8,10 @@ mod apt;
 pub(crate) mod chart;
 mod kernel;
 mod packages;
+mod private_apt;
 mod sources;
 mod tools;
+mod unpacked;
 
 use std::path::Path;
 
@@ -25,6 +27,7 @@ use crate::{
 
 pub(crate) use packages::{has_static_libc, static_busybox};
 pub(crate) use tools::cyclonedx;
+use unpacked::Unpacked;
 
 /// Debian's `rustc-web` of bookworm; asked of the compiler itself once it is installed.
 const LLVM_OF_DEBIAN: u32 = 22;
@@ -71,6 +74,7 @@ enum Action {
     Envoy,
     ChartTools,
     Kernel(Release),
+    Unpacked(Unpacked),
 }
 
 /// `cargo xtask setup`.
@@ -170,6 +174,13 @@ fn plan(workspace: &Workspace, scope: Scope) -> Vec<Part> {
         });
     }
     if scope == Scope::Tests {
+        for program in Unpacked::ALL.into_iter().filter(|program| !program.is_there(workspace)) {
+            parts.push(Part {
+                name: program.name().into(),
+                why: program.why().into(),
+                action: Action::Unpacked(program),
+            });
+        }
         for release in RELEASES.into_iter().filter(|kernel| !kernel.image(workspace).is_file()) {
             parts.push(Part {
                 name: format!("Linux {}", release.version),
@@ -270,7 +281,8 @@ impl Part {
             | Action::ChartTools
             | Action::Cyclonedx
             | Action::Envoy
-            | Action::Kernel(_) => None,
+            | Action::Kernel(_)
+            | Action::Unpacked(_) => None,
         }
     }
 
@@ -297,6 +309,9 @@ impl Part {
             Action::Kernel(release) => console::step(&format!("downloading {name}"), || {
                 kernel::install(workspace, *release, log)
             }),
+            Action::Unpacked(program) => {
+                console::step(&format!("downloading {name}"), || program.install(workspace, log))
+            }
         }
     }
 
@@ -326,6 +341,7 @@ impl Part {
                 release.debian,
                 release.image(workspace).display()
             )),
+            Action::Unpacked(program) => Some(program.by_hand(workspace)),
         }
     }
 }

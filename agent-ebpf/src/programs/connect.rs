@@ -4,7 +4,7 @@
 //! These hooks cannot wait (a program may not sleep, and returning 0 is an error to the caller).
 //! They register the socket as a candidate; the gate decides by the packet.
 
-use agent_ebpf::{Address, Event, EventKind, Gate, Treatment};
+use agent_ebpf::{Address, Event, EventKind, Gate, GateState, Treatment};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_sock_addr,
@@ -20,6 +20,7 @@ use super::{
     maps::{HOLDFAST_SET_RETVAL, REDIRECTED, Target},
     pod::{self, Found, Standing},
     record, report,
+    say::say,
     sock::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM},
 };
 
@@ -66,12 +67,12 @@ pub(crate) fn asked_v6(ctx: &SockAddrContext) -> Address {
 
 /// connect(): of a stream, or of a socket that is to ask a nameserver.
 #[inline(always)]
-pub(crate) fn connect(ctx: &SockAddrContext, asked: Address) -> Call {
+pub(crate) fn connect<const LOUD: bool>(ctx: &SockAddrContext, asked: Address) -> Call {
     // SAFETY: a context field, read at its own offset.
     match unsafe { (*ctx.sock_addr).type_ } {
-        SOCK_STREAM => stream(ctx, asked),
+        SOCK_STREAM => stream::<LOUD>(ctx, asked),
         SOCK_DGRAM => {
-            query(ctx, asked);
+            query::<LOUD>(ctx, asked);
             Call::Goes
         }
         _ => Call::Goes,
@@ -79,20 +80,26 @@ pub(crate) fn connect(ctx: &SockAddrContext, asked: Address) -> Call {
 }
 
 #[inline(always)]
-fn stream(ctx: &SockAddrContext, asked: Address) -> Call {
+fn stream<const LOUD: bool>(ctx: &SockAddrContext, asked: Address) -> Call {
     let Some(found) = pod::of_current() else {
         return Call::Goes;
     };
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
     let treatment = found.gate.treatment(now);
-    if treatment == Treatment::Pass
-        || (treatment == Treatment::Guard && listener::listens_on_all(ctx, found.gate, &asked))
-    {
+    let (pod, container, port) = (found.pod, found.container, asked.port);
+    if treatment == Treatment::Pass {
+        let closed = found.gate.state == GateState::Closed as u32;
+        say!(LOUD, ConnectPassesOpen, pod, container, cookie_of(ctx), port, closed);
+        return Call::Goes;
+    }
+    if treatment == Treatment::Guard && listener::listens_on_all(ctx, found.gate, &asked) {
+        say!(LOUD, ConnectPassesListens, pod, container, cookie_of(ctx), port, 0_u8);
         return Call::Goes;
     }
     let standing = found.standing();
     if standing == Standing::Passes || is_proxy(found.gate) {
+        say!(LOUD, ConnectPassesExempt, pod, container, cookie_of(ctx), port, found.gate.proxy_uid);
         return Call::Goes;
     }
     if treatment == Treatment::Refuse
@@ -101,15 +108,17 @@ fn stream(ctx: &SockAddrContext, asked: Address) -> Call {
         && is_redirected(&found, asked)
     {
         refuse(ctx, &found, asked, now);
+        say!(LOUD, ConnectRefused, pod, container, cookie_of(ctx), port, found.gate.errno);
         return Call::Fails;
     }
-    record::register(ctx, &found, asked, IPPROTO_TCP, now);
+    let recorded = record::register(ctx, &found, asked, IPPROTO_TCP, now);
+    say!(LOUD, ConnectSeen, pod, container, cookie_of(ctx), port, recorded);
     Call::Goes
 }
 
 /// A UDP socket that is connected, or sends, to a nameserver.
 #[inline(always)]
-pub(crate) fn query(ctx: &SockAddrContext, asked: Address) {
+pub(crate) fn query<const LOUD: bool>(ctx: &SockAddrContext, asked: Address) {
     let Some(found) = pod::of_current() else {
         return;
     };
@@ -123,9 +132,17 @@ pub(crate) fn query(ctx: &SockAddrContext, asked: Address) {
         || found.standing() == Standing::Passes
         || is_proxy(gate)
     {
+        say!(LOUD, AskerPasses, found.pod, found.container, cookie_of(ctx), asked.port, 0_u8);
         return;
     }
-    record::register(ctx, &found, asked, IPPROTO_UDP, now);
+    let recorded = record::register(ctx, &found, asked, IPPROTO_UDP, now);
+    say!(LOUD, AskerSeen, found.pod, found.container, cookie_of(ctx), asked.port, recorded);
+}
+
+#[inline(always)]
+fn cookie_of(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one the program was given.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Saves the proxy's own sockets the table; whether they pass is decided by the packet.
@@ -142,11 +159,9 @@ fn is_redirected(found: &Found, address: Address) -> bool {
 #[inline(always)]
 fn refuse(ctx: &SockAddrContext, found: &Found, asked: Address, now: u64) {
     record::count(found.pod, |counts| &raw mut counts.refused, 1);
-    // SAFETY: the context is the one the program was given.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     report::event(Event {
         at_ns: now,
-        cookie,
+        cookie: cookie_of(ctx),
         pod: found.pod,
         container: found.container,
         connect_ns: now,

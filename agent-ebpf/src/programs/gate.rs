@@ -7,7 +7,11 @@ mod query;
 mod syn;
 
 use agent_ebpf::{EventKind, Gate, pacing::Answer};
-use aya_ebpf::{helpers::bpf_get_socket_uid, programs::SkBuffContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_socket_cookie, bpf_get_socket_uid},
+    programs::SkBuffContext,
+};
 
 use super::{
     packet,
@@ -29,10 +33,12 @@ pub(crate) enum Verdict {
 /// A guarded gate stays attached, so this must let go of most packets after a few instructions:
 /// all of an established connection, and datagrams to elsewhere.
 #[inline(always)]
-pub(crate) fn answer(ctx: &SkBuffContext) -> Verdict {
+pub(crate) fn answer<const LOUD: bool>(ctx: &SkBuffContext) -> Verdict {
     let answer = match sock::state(ctx) {
-        Some(TCP_SYN_SENT) => syn::hold(ctx),
-        Some(TCP_ESTABLISHED | TCP_CLOSE) if packet::is_loopback_udp(ctx) => query::hold(ctx),
+        Some(TCP_SYN_SENT) => syn::hold::<LOUD>(ctx),
+        Some(TCP_ESTABLISHED | TCP_CLOSE) if packet::is_loopback_udp(ctx) => {
+            query::hold::<LOUD>(ctx)
+        }
         _ => None,
     };
     match answer {
@@ -57,6 +63,13 @@ fn is_exempt(ctx: &SkBuffContext, found: &Found, sent: impl FnOnce() -> Sent) ->
         }
         Standing::Held => is_proxy(ctx, found.gate),
     }
+}
+
+/// The cookie of the packet's socket, for a line about it.
+#[inline(always)]
+fn cookie_of(ctx: &SkBuffContext) -> u64 {
+    // SAFETY: the context is the one the program was given.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Whether the proxy's user made the socket: iptables' own test (`-m owner --uid-owner`). The

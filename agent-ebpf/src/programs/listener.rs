@@ -1,21 +1,36 @@
 //! Whether somebody listens on a loopback port of the pod.
 
+use core::ffi::c_void;
+
 use agent_ebpf::{Address, Gate, gate::MAX_PORTS};
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
-    helpers::{bpf_sk_lookup_tcp, bpf_sk_release},
+    helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 
 /// Whether somebody listens at `address`: on it, or on a wildcard that covers it.
-///
-/// The tuple's source is empty, and no connection comes from port 0, so that only a listener can
-/// be found.
 #[inline(always)]
 pub(crate) fn listens(ctx: &impl EbpfContext, address: &Address) -> bool {
+    is_there(ctx, address, bpf_sk_lookup_tcp)
+}
+
+/// Whether somebody takes datagrams at `address`.
+#[inline(always)]
+pub(crate) fn takes_datagrams(ctx: &impl EbpfContext, address: &Address) -> bool {
+    is_there(ctx, address, bpf_sk_lookup_udp)
+}
+
+/// A helper that looks for a socket.
+type Lookup = unsafe fn(*mut c_void, *mut bpf_sock_tuple, u32, u64, u64) -> *mut bpf_sock;
+
+/// The tuple's source is empty, and no packet comes from port 0, so that only a socket that takes
+/// them from anybody can be found.
+#[inline(always)]
+fn is_there(ctx: &impl EbpfContext, address: &Address, lookup: Lookup) -> bool {
     let [a, b, c, d] = words(&address.ip);
     let dport = address.port.to_be();
     let tuple = if address.version == 4 {
@@ -38,21 +53,20 @@ pub(crate) fn listens(ctx: &impl EbpfContext, address: &Address) -> bool {
         }
     };
     let mut tuple = bpf_sock_tuple { __bindgen_anon_1: tuple };
-    // The helper tells the versions apart by the size.
+    // The helpers tell the versions apart by the size.
     let size = if address.version == 4 {
         size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>()
     } else {
         size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>()
     };
     // SAFETY: the context is the one the program was given; the tuple is as long as said.
-    let listener = unsafe {
-        bpf_sk_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0)
-    };
-    if listener.is_null() {
+    let found =
+        unsafe { lookup(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0) };
+    if found.is_null() {
         return false;
     }
     // SAFETY: the reference that the lookup returned, given back once.
-    unsafe { bpf_sk_release(listener.cast()) };
+    unsafe { bpf_sk_release(found.cast()) };
     true
 }
 

@@ -79,6 +79,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0)
 #[map(name = "EVENTS_LOST")]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// Debug lines that the loud programs began to write.
+#[map(name = "LINES")]
+pub(crate) static LINES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// A destination of a pod.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -38,7 +38,6 @@ pub(crate) struct Syn {
     pub(crate) offset: usize,
     /// Length of the TCP header with its options: 20 to 60.
     pub(crate) header_len: usize,
-    pub(crate) source_port: u16,
     /// Where it goes, after NAT.
     pub(crate) destination: Address,
     pub(crate) loopback: bool,
@@ -51,7 +50,8 @@ pub(crate) struct Datagram {
     /// Length of its message.
     pub(crate) len: usize,
     pub(crate) source: Address,
-    pub(crate) destination_port: u16,
+    /// Where it goes, after NAT.
+    pub(crate) destination: Address,
 }
 
 struct Payload {
@@ -104,13 +104,14 @@ unsafe fn is_v6_loopback(address: *const u8) -> bool {
 /// The datagram in a packet of which [`is_loopback_udp`] is true.
 #[inline(always)]
 pub(crate) fn datagram(ctx: &SkBuffContext) -> Option<Datagram> {
-    let mut ip = [0; 16];
+    let (mut from, mut to) = ([0; 16], [0; 16]);
     let (offset, version) = if ether_type(ctx) == ETH_P_IP {
         let header: [u8; IPV4_HEADER] = ctx.load(0).ok()?;
-        ip[..4].copy_from_slice(&header[12..16]);
+        from[..4].copy_from_slice(&header[12..16]);
+        to[..4].copy_from_slice(&header[16..20]);
         (usize::from(header[0] & 0x0f) * 4, 4)
     } else {
-        ip = ctx.load(8).ok()?;
+        (from, to) = (ctx.load(8).ok()?, ctx.load(24).ok()?);
         (IPV6_HEADER, 6)
     };
     let header: [u8; UDP_HEADER] = ctx.load(offset).ok()?;
@@ -118,8 +119,8 @@ pub(crate) fn datagram(ctx: &SkBuffContext) -> Option<Datagram> {
     Some(Datagram {
         offset: offset + UDP_HEADER,
         len: len.saturating_sub(UDP_HEADER),
-        source: Address { ip, port: u16::from_be_bytes([header[0], header[1]]), version },
-        destination_port: u16::from_be_bytes([header[2], header[3]]),
+        source: Address { ip: from, port: u16::from_be_bytes([header[0], header[1]]), version },
+        destination: Address { ip: to, port: u16::from_be_bytes([header[2], header[3]]), version },
     })
 }
 
@@ -143,7 +144,6 @@ pub(crate) fn syn(ctx: &SkBuffContext) -> Option<Syn> {
     Some(Syn {
         offset,
         header_len,
-        source_port: u16::from_be_bytes([header[0], header[1]]),
         destination: Address { ip: destination, port, version },
         loopback,
     })

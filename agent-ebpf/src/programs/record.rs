@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Registers the socket of the current call, which wants to go to `asked`. Its storage is the mark
-/// by which the programs that look after it know it.
+/// by which the programs that look after it know it. Returns whether there is a record now.
 #[inline(always)]
 pub(crate) fn register(
     ctx: &SockAddrContext,
@@ -27,13 +27,13 @@ pub(crate) fn register(
     asked: Address,
     protocol: u32,
     now: u64,
-) {
+) -> bool {
     // SAFETY: a context field, a socket pointer or null.
     let mark =
         unsafe { hold_of((*ctx.sock_addr).__bindgen_anon_1.sk, BPF_SK_STORAGE_GET_F_CREATE) };
     if mark.is_none() {
         // Its record would never be removed.
-        return;
+        return false;
     }
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
@@ -41,10 +41,10 @@ pub(crate) fn register(
     // A UDP socket may have queries in store, which stay; a TCP socket begins anew.
     let keeps = is_known && protocol == IPPROTO_UDP;
     if !keeps && !make(found, cookie, is_known) {
-        return;
+        return false;
     }
     let Some(record) = SOCKETS.get_ptr_mut(cookie) else {
-        return;
+        return false;
     };
     // SAFETY: the pointer is live for this run. The agent reads no record of which nothing has been
     // dropped yet, and takes from an older one only what stays as it is.
@@ -61,6 +61,7 @@ pub(crate) fn register(
     record.comm = bpf_get_current_comm().unwrap_or_default();
     record.asked = asked;
     record.protocol = protocol;
+    true
 }
 
 /// Makes an empty record. Without a place for it the socket loses its replay and its name in the

@@ -10,10 +10,11 @@ use aya_ebpf::{
 use super::{
     maps::{SOCKETS, hold_of},
     record, report,
+    say::say,
     sock::IPPROTO_UDP,
 };
 
-pub(crate) fn forget(ctx: &SockContext) {
+pub(crate) fn forget<const LOUD: bool>(ctx: &SockContext) {
     // The hooks that make records mark their sockets. Through a guarded gate nearly all sockets are
     // unmarked, and have not even a cookie yet.
     // SAFETY: for this program type the context is the socket (`bpf_sk_storage_get_cg_sock_proto`).
@@ -27,6 +28,7 @@ pub(crate) fn forget(ctx: &SockContext) {
         return;
     };
     let (pod, drops, protocol) = (known.pod, known.drops, known.protocol);
+    say!(LOUD, Closed, pod, known.container, cookie, drops, 0_u8);
     if protocol == IPPROTO_UDP {
         for slot in 0..MAX_QUERIES {
             if slot as u64 >= known.query_count {

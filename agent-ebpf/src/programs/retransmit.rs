@@ -21,6 +21,7 @@ use aya_ebpf::{
 use super::{
     maps::{GATES, GiveUp, Hold, SOCKETS, hold_of},
     record, report,
+    say::say,
     sock::{IPPROTO_TCP, TCP_CLOSE, TCP_SYN_SENT},
 };
 
@@ -31,13 +32,13 @@ const TCP_USER_TIMEOUT: i32 = 18;
 /// Passed by the time of the next retransmission, in milliseconds (0 would be none at all).
 const SHORTEST_TIMEOUT_MS: u32 = 1;
 
-pub(crate) fn on_callback(ctx: &SockOpsContext) {
+pub(crate) fn on_callback<const LOUD: bool>(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
         BPF_SOCK_OPS_RTO_CB => retransmitting(ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected::<LOUD>(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == TCP_SYN_SENT && ctx.arg(1) == TCP_CLOSE => {
-            ended(ctx);
+            ended::<LOUD>(ctx);
         }
         _ => {}
     }
@@ -114,7 +115,7 @@ fn give_up(ctx: &SockOpsContext, hold: &mut Hold) {
     }
 }
 
-fn connected(ctx: &SockOpsContext) {
+fn connected<const LOUD: bool>(ctx: &SockOpsContext) {
     // Without the flag no connect hook has marked it.
     if ctx.cb_flags() & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
         return;
@@ -122,6 +123,10 @@ fn connected(ctx: &SockOpsContext) {
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let Some(hold) = hold(ctx) else { return };
+    if LOUD {
+        let (pod, container) = whose(cookie, hold);
+        say!(LOUD, Connected, pod, container, cookie, hold.drops, 0_u8);
+    }
     restore(ctx, hold);
     if hold.drops > 0 {
         end(EventKind::Connected, cookie, hold);
@@ -133,12 +138,16 @@ fn connected(ctx: &SockOpsContext) {
 
 /// From SYN_SENT to CLOSE: the kernel gave up, or the application closed a socket that
 /// `sock_release` has already reported and whose record is gone.
-fn ended(ctx: &SockOpsContext) {
+fn ended<const LOUD: bool>(ctx: &SockOpsContext) {
     let Some(hold) = hold(ctx) else { return };
     // Refused, it may connect again.
     restore(ctx, hold);
     // SAFETY: the context is the one the program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if LOUD {
+        let (pod, container) = whose(cookie, hold);
+        say!(LOUD, NotConnected, pod, container, cookie, hold.drops, 0_u8);
+    }
     if hold.drops == 0 {
         forget(cookie);
         return;
@@ -147,6 +156,17 @@ fn ended(ctx: &SockOpsContext) {
         return;
     }
     end(EventKind::Failed, cookie, hold);
+}
+
+/// The pod and the container of a socket, for a line about it: of one that was never held its record
+/// tells, if it has one.
+#[inline(always)]
+fn whose(cookie: u64, hold: &Hold) -> (u64, u64) {
+    // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
+    match unsafe { SOCKETS.get(cookie) } {
+        Some(record) => (record.pod, record.container),
+        None => (hold.pod, 0),
+    }
 }
 
 /// Removes the record of a socket that was not held.

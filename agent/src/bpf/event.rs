@@ -89,7 +89,10 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let kind = match EventKind::from_raw(event.kind)? {
         EventKind::Held => KernelEventKind::Held(caller(&event)),
         EventKind::Refused => KernelEventKind::Refused(caller(&event)),
-        EventKind::Observed => KernelEventKind::Observed(caller(&event)),
+        EventKind::Observed => KernelEventKind::Observed { caller: caller(&event), refused: false },
+        EventKind::ObservedRefused => {
+            KernelEventKind::Observed { caller: caller(&event), refused: true }
+        }
         EventKind::InitPassed => KernelEventKind::InitPassed(caller(&event)),
         EventKind::Connected => KernelEventKind::Connected,
         EventKind::Closed => KernelEventKind::Closed,
@@ -195,7 +198,11 @@ mod tests {
         for (kind, expected) in [
             (EventKind::Held, KernelEventKind::Held(query())),
             (EventKind::Refused, KernelEventKind::Refused(query())),
-            (EventKind::Observed, KernelEventKind::Observed(query())),
+            (EventKind::Observed, KernelEventKind::Observed { caller: query(), refused: false }),
+            (
+                EventKind::ObservedRefused,
+                KernelEventKind::Observed { caller: query(), refused: true },
+            ),
             (EventKind::InitPassed, KernelEventKind::InitPassed(query())),
             (EventKind::Connected, KernelEventKind::Connected),
             (EventKind::Closed, KernelEventKind::Closed),

@@ -18,8 +18,9 @@ use super::{
     inherit::{Left, reason_code},
     link::Link,
     pin::Claim,
-    program::{Hook, Programs},
+    program::{Hook, Voice},
     socket::SocketRemover,
+    voice::Voices,
 };
 use crate::core::{CgroupId, GateSetting, InheritedGate, Mode, RefuseErrno, SetGate, Verdict};
 
@@ -37,7 +38,7 @@ pub(super) struct Attached {
 /// Works the gates of the node's pods. Dropping it opens and detaches all of them; [`Gates::leave`]
 /// leaves them to the next agent.
 pub struct Gates {
-    programs: Programs,
+    voices: Voices,
     maps: GateMaps,
     socket_quota: u32,
     attached: StdHashMap<CgroupId, Attached>,
@@ -117,14 +118,14 @@ impl Gates {
     pub(super) const CONTAINERS_MAP: &'static str = "CONTAINERS";
 
     pub(super) fn new(
-        programs: Programs,
+        voices: Voices,
         maps: GateMaps,
         socket_quota: u32,
         left: StdHashMap<CgroupId, Left>,
         claim: Option<Claim>,
     ) -> Self {
         let mut gates = Self {
-            programs,
+            voices,
             maps,
             socket_quota,
             attached: StdHashMap::new(),
@@ -170,7 +171,8 @@ impl Gates {
 
     /// Leaves all gates as they stand to the next agent; without a BPF file system they open.
     pub fn leave(mut self) {
-        for (_, mut attached) in self.attached.drain() {
+        for (cgroup, mut attached) in self.attached.drain() {
+            self.voices.hush(cgroup, &attached.links);
             attached.leave();
         }
         for (_, mut left) in self.left.drain() {
@@ -255,7 +257,7 @@ impl Gates {
         let file = File::open(path)
             .map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })?;
         for hook in missing {
-            let mut link = self.programs.attach(hook, &file)?;
+            let mut link = self.voices.attach(hook, cgroup, &file)?;
             self.pin(&mut link, hook, cgroup, attached);
             attached.links.push((hook, link));
             attached.links.sort_by_key(|(hook, _)| *hook);
@@ -426,6 +428,38 @@ impl Gates {
     /// Removes what was set for a container. Most have no entry: they are held.
     pub fn forget_verdict(&mut self, container: CgroupId) {
         let _: Result<(), MapError> = self.maps.containers.remove(&container.0);
+    }
+
+    /// Has a pod's programs write debug lines, or no more: from now on, and whenever its gate is
+    /// attached again. Its gate does what it did, at every instant. The programs that write lines are
+    /// loaded for the first pod and let go of with the last.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`] if the kernel refuses the programs or their exchange; everything is then as it
+    /// was.
+    pub fn set_kernel_log(&mut self, pod: CgroupId, on: bool) -> Result<(), BpfError> {
+        let voice = if on { Voice::Loud } else { Voice::Silent };
+        let attached = self.attached.get(&pod).or_else(|| Some(&self.left.get(&pod)?.attached));
+        let links = attached.map_or(&[][..], |attached| &attached.links);
+        self.voices.set(pod, voice, links)
+    }
+
+    /// Treats a pod as one for which nothing was asked: of one that is gone the agent has to say so,
+    /// because the number of its cgroup may become another one's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_kernel_log`].
+    pub fn reset_kernel_log(&mut self, pod: CgroupId) -> Result<(), BpfError> {
+        let is_loud = self.voices.usual() == Voice::Loud;
+        self.set_kernel_log(pod, is_loud)
+    }
+
+    /// Whether a pod's programs write debug lines.
+    #[must_use]
+    pub fn has_kernel_log(&self, pod: CgroupId) -> bool {
+        self.voices.of(pod) == Voice::Loud
     }
 
     /// What the kernel counted for a gate that is attached.

@@ -14,9 +14,10 @@ use super::{
     gate::{Attached, GateMaps, Gates},
     link::Link,
     pin::{self, Claim},
-    program::{Hook, Programs},
+    program::Hook,
     socket::SocketTable,
     sys,
+    voice::Voices,
 };
 use crate::core::{CgroupId, CloseReason, InheritedGate, InheritedState, Monotonic};
 
@@ -30,14 +31,14 @@ pub(super) struct Left {
 /// Takes over what stands in the agent's directory.
 pub(super) fn take_over(
     claim: &Claim,
-    programs: &Programs,
+    voices: &Voices,
     maps: &GateMaps,
     sockets: &SocketTable,
 ) -> StdHashMap<CgroupId, Left> {
     let mut left = StdHashMap::new();
     let mut waiting = None;
     for (cgroup, directory) in by_cgroup(&claim.links()) {
-        let attached = swap(programs, directory);
+        let attached = swap(voices, cgroup, directory);
         // All of its links are dead: its cgroup has gone, or their agent was killed before it had
         // attached the first.
         if attached.links.is_empty() {
@@ -74,13 +75,13 @@ pub(super) fn take_over(
 }
 
 /// Puts this agent's programs into the links of one pod.
-fn swap(programs: &Programs, directory: PathBuf) -> Attached {
+fn swap(voices: &Voices, cgroup: CgroupId, directory: PathBuf) -> Attached {
     let mut attached = Attached::default();
     for hook in Hook::ALL {
         let Ok(link) = Link::inherit(directory.join(hook.name())) else {
             continue;
         };
-        match programs.replace(hook, &link) {
+        match voices.replace(hook, cgroup, &link) {
             Ok(()) => attached.links.push((hook, link)),
             // The cgroup has gone, and the link is one in name only (`cgroup_bpf_replace` in
             // kernel/bpf/cgroup.c).

@@ -1,28 +1,26 @@
 //! Loading the embedded object.
 
-use std::fs;
+use std::{fs, os::fd::AsFd as _};
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, MapInfo},
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapError, MapInfo},
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
 
 use super::{
-    BpfError, EventReader, Gates, KernelLog, SocketTable,
+    BpfError, EventReader, Gates, LineSink, SocketTable,
     gate::GateMaps,
     inherit,
+    kernel_log::KernelLog,
     pin::{self, Claim},
     program::Programs,
+    voice::Voices,
 };
 
 /// The eBPF object, built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/holdfast-ebpf"));
-
-/// Levels of `aya_log_common::Level`: off is below the lowest, debug is the one the gate uses.
-const KERNEL_LOG_OFF: u8 = 0;
-const KERNEL_LOG_DEBUG: u8 = 4;
 
 /// Constants of the programs: whether they may call a helper. Off, the verifier removes the call.
 const SET_RETVAL: &str = "HOLDFAST_SET_RETVAL";
@@ -48,7 +46,8 @@ const SIZED: [&str; 2] = [SocketTable::MAP, SocketTable::DATAGRAMS_MAP];
 /// What the operator may choose about the programs.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Let the programs write debug lines. Off, their code is removed by the verifier.
+    /// Let the programs write debug lines, for all pods. Off, [`Gates::set_kernel_log`] does it for
+    /// single ones.
     pub kernel_log: bool,
     /// How many held sockets can be replayed and named, over all pods of the node; and how many DNS
     /// queries.
@@ -72,8 +71,6 @@ pub struct Loaded {
     pub sockets: SocketTable,
     /// Reads the kernel's events.
     pub events: EventReader,
-    /// Reads the kernel's debug lines, if they were asked for.
-    pub kernel_log: Option<KernelLog>,
 }
 
 /// Shows that this kernel takes all programs, and lets go of them again.
@@ -82,47 +79,51 @@ pub struct Loaded {
 ///
 /// As [`load`].
 pub fn prove(options: &LoadOptions) -> Result<(), BpfError> {
-    Programs::load(object(options, None)?).map(drop)
+    let mut programs = Programs::load(object(options, None)?)?;
+    if options.kernel_log { programs.load_loud() } else { Ok(()) }
 }
 
 /// Loads all programs and maps. With a place in a BPF file system, what an earlier agent has left
-/// there goes on without a gap, with these programs; nothing else is attached yet.
+/// there goes on without a gap, with these programs; nothing else is attached yet. The programs'
+/// debug lines, if they are to write any, go to `lines`.
 ///
 /// # Errors
 ///
 /// [`BpfError`] if the kernel refuses a map or a program: too old, or a missing capability. What
 /// stands stays as it is then.
-pub fn load(options: &LoadOptions, claim: Option<Claim>) -> Result<Loaded, BpfError> {
+pub fn load(
+    options: &LoadOptions,
+    claim: Option<Claim>,
+    lines: LineSink,
+) -> Result<Loaded, BpfError> {
     if let Some(claim) = &claim {
         prepare(claim, options)?;
     }
     let mut ebpf = object(options, claim.as_ref())?;
-    let kernel_log = options.kernel_log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
-    let records = take(&mut ebpf, SocketTable::MAP)?;
-    let datagrams = take(&mut ebpf, SocketTable::DATAGRAMS_MAP)?;
-    let (table, sockets) = SocketTable::new(records, datagrams)?;
-    let events = EventReader::new(
-        convert(take(&mut ebpf, EventReader::MAP)?, EventReader::MAP)?,
-        convert(take(&mut ebpf, EventReader::LOST_MAP)?, EventReader::LOST_MAP)?,
-    )?;
+    let begun = open(&ebpf, KernelLog::MAP)?;
+    let kernel_log = KernelLog::new(&mut ebpf, begun, lines)?;
+    let records = || open(&ebpf, SocketTable::MAP);
+    let datagrams = || open(&ebpf, SocketTable::DATAGRAMS_MAP);
+    let (table, sockets) = SocketTable::new([records()?, records()?], [datagrams()?, datagrams()?]);
+    let events =
+        EventReader::new(open(&ebpf, EventReader::MAP)?, open(&ebpf, EventReader::LOST_MAP)?)?;
     let maps = GateMaps {
-        gates: hash(&mut ebpf, Gates::MAP)?,
-        counts: hash(&mut ebpf, Gates::COUNTS_MAP)?,
-        containers: hash(&mut ebpf, Gates::CONTAINERS_MAP)?,
+        gates: open(&ebpf, Gates::MAP)?,
+        counts: open(&ebpf, Gates::COUNTS_MAP)?,
+        containers: open(&ebpf, Gates::CONTAINERS_MAP)?,
         sockets,
     };
-    let programs = Programs::load(ebpf)?;
+    let voices = Voices::new(Programs::load(ebpf)?, kernel_log, options.kernel_log)?;
     let left = claim
         .as_ref()
-        .map(|claim| inherit::take_over(claim, &programs, &maps, &table))
+        .map(|claim| inherit::take_over(claim, &voices, &maps, &table))
         .unwrap_or_default();
-    let gates = Gates::new(programs, maps, options.max_sockets_per_pod, left, claim);
-    Ok(Loaded { gates, sockets: table, events, kernel_log })
+    let gates = Gates::new(voices, maps, options.max_sockets_per_pod, left, claim);
+    Ok(Loaded { gates, sockets: table, events })
 }
 
 /// The object with its maps, new or those that are pinned.
 fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError> {
-    let level = if options.kernel_log { KERNEL_LOG_DEBUG } else { KERNEL_LOG_OFF };
     // Linux 5.18.
     let set_retval =
         u8::from(has_helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval));
@@ -138,10 +139,11 @@ fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError
         BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
     ));
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global(aya_log::LEVEL, &level, true)
-        .override_global(SET_RETVAL, &set_retval, true)
-        .override_global(SOCKOPT_ANCESTORS, &sockopt_ancestors, true);
+    loader.override_global(SET_RETVAL, &set_retval, true).override_global(
+        SOCKOPT_ANCESTORS,
+        &sockopt_ancestors,
+        true,
+    );
     for name in SIZED {
         loader.map_max_entries(name, options.max_sockets);
     }
@@ -222,21 +224,20 @@ fn has_helper(program_type: ProgramType, helper: BpfHelper) -> bool {
     is_helper_supported(program_type, helper).unwrap_or(false)
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
-    ebpf.take_map(name).ok_or(BpfError::Missing { kind: "map", name })
-}
-
-fn hash<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, u64, V>, BpfError> {
-    convert(take(ebpf, name)?, name)
-}
-
-/// Takes a map for what the agent was built to find there: its type and the sizes of its keys and
-/// values are checked.
-pub(super) fn convert<T>(map: Map, name: &'static str) -> Result<T, BpfError>
+/// Opens a map for what the agent was built to find there: its type and the sizes of its keys and
+/// values are checked. A handle of its own, since the object keeps the one that it has.
+fn open<T>(ebpf: &Ebpf, name: &'static str) -> Result<T, BpfError>
 where
-    T: TryFrom<Map, Error = aya::maps::MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
-    T::try_from(map).map_err(|source| BpfError::Map {
+    let (Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) =
+        ebpf.map(name).ok_or(BpfError::Missing { kind: "map", name })?
+    else {
+        return Err(BpfError::Missing { kind: "hash, array or ring", name });
+    };
+    let opened = data.fd().as_fd().try_clone_to_owned().map_err(MapError::from);
+    let opened = opened.and_then(MapData::from_fd).and_then(Map::from_map_data);
+    opened.and_then(T::try_from).map_err(|source| BpfError::Map {
         operation: "open",
         map: name,
         source: Box::new(source),

@@ -43,6 +43,48 @@ pub fn usual_bpffs() -> Option<PathBuf> {
     require_bpffs(&path).is_ok().then_some(path)
 }
 
+/// The BPF file system that was chosen, or the usual one, if it is mounted.
+///
+/// # Errors
+///
+/// [`BpfError::Pin`] if the one that was chosen is none.
+pub fn choose_bpffs(chosen: Option<PathBuf>) -> Result<Option<PathBuf>, BpfError> {
+    match chosen {
+        Some(bpffs) => require_bpffs(&bpffs).map(|()| Some(bpffs)),
+        None => Ok(usual_bpffs()),
+    }
+}
+
+/// What agents, of all versions, have pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Pods with a gate.
+    pub pods: usize,
+    /// Programs on them.
+    pub links: usize,
+}
+
+/// What stands in a BPF file system, whoever works there.
+#[must_use]
+pub fn standing(bpffs: &Path) -> Standing {
+    standing_below(&bpffs.join(DIRECTORY))
+}
+
+fn standing_below(root: &Path) -> Standing {
+    let versions = subdirectories(root).into_iter();
+    let pods = versions.flat_map(|version| subdirectories(&version.join("links")));
+    let links = pods.map(|pod| files(&pod).len()).filter(|links| *links > 0);
+    links.fold(Standing::default(), |all, links| Standing {
+        pods: all.pods + 1,
+        links: all.links + links,
+    })
+}
+
+/// What an agent locks in a BPF file system.
+pub(super) fn locked_in(bpffs: &Path) -> PathBuf {
+    bpffs.join(DIRECTORY)
+}
+
 /// Checks that `path` is a mounted BPF file system.
 ///
 /// # Errors
@@ -168,9 +210,7 @@ impl Claim {
     /// The links that stand here, of all versions.
     #[must_use]
     pub fn standing_links(&self) -> usize {
-        let versions = subdirectories(&self.root).into_iter();
-        let pods = versions.flat_map(|version| subdirectories(&version.join("links")));
-        pods.map(|pod| files(&pod).len()).sum()
+        standing_below(&self.root).links
     }
 }
 

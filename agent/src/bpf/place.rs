@@ -1,16 +1,20 @@
 //! One agent works on a node at a time: two would each hold what the other lets go.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
+
+use nix::sys::stat::{major, minor};
+use procfs::{FromRead as _, LockType, Locks};
 
 use tokio::sync::oneshot;
 
 use super::{
     BpfError,
-    pin::{Claim, failed},
+    pin::{Claim, failed, locked_in},
 };
 
 /// The right to work on the node. It ends with the process, however that ends.
@@ -88,6 +92,30 @@ impl Place {
             Self::Bare(lock) => (None, Some(lock)),
         }
     }
+}
+
+/// The process of the agent that works on the node, found without taking its place: who only looks
+/// must not keep an agent that starts just then from it. `in_bpffs`: `place` is a BPF file system,
+/// otherwise the cgroups' root.
+///
+/// # Errors
+///
+/// If the table of file locks cannot be read.
+pub fn holder(place: &Path, in_bpffs: bool, proc_root: &Path) -> io::Result<Option<i32>> {
+    let locked = if in_bpffs { locked_in(place) } else { place.to_owned() };
+    let meta = match fs::metadata(&locked) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let device = (major(meta.dev()), minor(meta.dev()));
+    let Locks(locks) = Locks::from_file(proc_root.join("locks")).map_err(io::Error::other)?;
+    let lock = locks.into_iter().find(|lock| {
+        lock.lock_type == LockType::FLock
+            && lock.inode == meta.ino()
+            && (u64::from(lock.devmaj), u64::from(lock.devmin)) == device
+    });
+    Ok(lock.and_then(|lock| lock.pid))
 }
 
 fn open(cgroup_root: &Path) -> Result<File, BpfError> {

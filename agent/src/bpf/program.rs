@@ -30,8 +30,19 @@ pub(super) enum Hook {
     Sendmsg6,
 }
 
-/// The loaded programs. They stay in the object, which owns them.
-pub(super) struct Programs(Ebpf);
+/// Whether a program writes debug lines. Each is in the object twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Voice {
+    Silent,
+    Loud,
+}
+
+/// The programs. They stay in the object, which owns them, and with them all maps: a program that is
+/// loaded later names its maps by the numbers of the descriptors that are open now.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    has_loud: bool,
+}
 
 // === impl Hook ===
 
@@ -72,6 +83,20 @@ impl Hook {
         }
     }
 
+    /// Its program that writes debug lines, if it has anything to say.
+    const fn loud_name(self) -> Option<&'static str> {
+        match self {
+            Self::Gate => Some("loud_gate"),
+            Self::Connect4 => Some("loud_connect4"),
+            Self::Connect6 => Some("loud_connect6"),
+            Self::Retransmit => Some("loud_retransmit"),
+            Self::Release => Some("loud_release"),
+            Self::Setsockopt => None,
+            Self::Sendmsg4 => Some("loud_sendmsg4"),
+            Self::Sendmsg6 => Some("loud_sendmsg6"),
+        }
+    }
+
     const fn attach_type(self) -> bpf_attach_type {
         match self {
             Self::Gate => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
@@ -91,22 +116,42 @@ impl Hook {
 impl Programs {
     pub(super) fn load(mut ebpf: Ebpf) -> Result<Self, BpfError> {
         for hook in Hook::ALL {
-            let name = hook.name();
-            let missing = BpfError::Missing { kind: "program", name };
-            let program = ebpf.program_mut(name).ok_or(missing)?;
-            load(hook, program).map_err(|source| BpfError::Program {
-                operation: "load",
-                program: name,
-                source: Box::new(source),
-            })?;
+            load(&mut ebpf, hook, hook.name())?;
         }
-        Ok(Self(ebpf))
+        Ok(Self { ebpf, has_loud: false })
+    }
+
+    /// Loads the programs that write debug lines, beside the others. On an error none of them is
+    /// loaded.
+    pub(super) fn load_loud(&mut self) -> Result<(), BpfError> {
+        if self.has_loud {
+            return Ok(());
+        }
+        for (hook, name) in loud() {
+            if let Err(error) = load(&mut self.ebpf, hook, name) {
+                self.unload_loud();
+                return Err(error);
+            }
+        }
+        self.has_loud = true;
+        Ok(())
+    }
+
+    /// Lets go of them. Where one is still on a cgroup it stays.
+    pub(super) fn unload_loud(&mut self) {
+        self.has_loud = false;
+        for (hook, name) in loud() {
+            if let Some(program) = self.ebpf.program_mut(name) {
+                // It fails if it is not loaded.
+                let _: Result<(), ProgramError> = unload(hook, program);
+            }
+        }
     }
 
     /// Puts the program onto a cgroup.
-    pub(super) fn attach(&self, hook: Hook, cgroup: &File) -> Result<Link, BpfError> {
+    pub(super) fn attach(&self, hook: Hook, voice: Voice, cgroup: &File) -> Result<Link, BpfError> {
         let attached = self
-            .descriptor(hook)
+            .descriptor(hook, voice)
             .and_then(|program| Link::attach(program, cgroup.as_fd(), hook.attach_type()));
         attached.map_err(|source| BpfError::Link {
             operation: "attach",
@@ -115,18 +160,37 @@ impl Programs {
         })
     }
 
-    /// Puts the program into the place of the one that an agent has left on a cgroup.
-    pub(super) fn replace(&self, hook: Hook, link: &Link) -> std::io::Result<()> {
-        link.update(self.descriptor(hook)?)
+    /// Puts the program into the place of the one in a link.
+    pub(super) fn replace(&self, hook: Hook, voice: Voice, link: &Link) -> std::io::Result<()> {
+        link.update(self.descriptor(hook, voice)?)
     }
 
-    fn descriptor(&self, hook: Hook) -> std::io::Result<BorrowedFd<'_>> {
-        let program = self.0.program(hook.name()).ok_or(std::io::ErrorKind::NotFound)?;
+    fn descriptor(&self, hook: Hook, voice: Voice) -> std::io::Result<BorrowedFd<'_>> {
+        let name = match voice {
+            Voice::Silent => hook.name(),
+            Voice::Loud => hook.loud_name().unwrap_or(hook.name()),
+        };
+        let program = self.ebpf.program(name).ok_or(std::io::ErrorKind::NotFound)?;
         Ok(program.fd().map_err(std::io::Error::other)?.as_fd())
     }
 }
 
-fn load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
+fn loud() -> impl Iterator<Item = (Hook, &'static str)> {
+    Hook::ALL.into_iter().filter_map(|hook| Some((hook, hook.loud_name()?)))
+}
+
+fn load(ebpf: &mut Ebpf, hook: Hook, name: &'static str) -> Result<(), BpfError> {
+    let missing = BpfError::Missing { kind: "program", name };
+    let program = ebpf.program_mut(name).ok_or(missing)?;
+    let loaded = try_load(hook, program);
+    loaded.map_err(|source| BpfError::Program {
+        operation: "load",
+        program: name,
+        source: Box::new(source),
+    })
+}
+
+fn try_load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
     match hook {
         Hook::Gate => <&mut CgroupSkb>::try_from(program)?.load(),
         Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 => {
@@ -135,5 +199,17 @@ fn load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
         Hook::Retransmit => <&mut SockOps>::try_from(program)?.load(),
         Hook::Release => <&mut CgroupSock>::try_from(program)?.load(),
         Hook::Setsockopt => <&mut CgroupSockopt>::try_from(program)?.load(),
+    }
+}
+
+fn unload(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Gate => <&mut CgroupSkb>::try_from(program)?.unload(),
+        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 => {
+            <&mut CgroupSockAddr>::try_from(program)?.unload()
+        }
+        Hook::Retransmit => <&mut SockOps>::try_from(program)?.unload(),
+        Hook::Release => <&mut CgroupSock>::try_from(program)?.unload(),
+        Hook::Setsockopt => <&mut CgroupSockopt>::try_from(program)?.unload(),
     }
 }

@@ -1,21 +1,17 @@
 //! The agent's side of the tables of held sockets and of their queries.
 
-use std::{collections::HashMap as StdHashMap, os::fd::AsFd as _, sync::Arc};
+use std::{collections::HashMap as StdHashMap, sync::Arc};
 
 use agent_ebpf::{Datagram, QueryKey, SocketRecord, socket::MAX_QUERIES};
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{HashMap, MapData, MapError},
 };
 
-use super::{
-    BpfError,
-    event::{comm, socket_addr},
-    loader::convert,
-};
+use super::event::{comm, socket_addr};
 use crate::core::{Caller, CgroupId, Monotonic, QueryId, SocketCookie};
 
-type Table<K, V> = HashMap<MapData, K, V>;
+pub(super) type Table<K, V> = HashMap<MapData, K, V>;
 
 /// The sockets that called connect() behind a closed gate, for reading. Clones read the same table.
 #[derive(Clone)]
@@ -43,11 +39,12 @@ impl SocketTable {
     pub(super) const DATAGRAMS_MAP: &'static str = "DATAGRAMS";
 
     /// Two handles to each map: reading needs no lock that way.
-    pub(super) fn new(records: Map, datagrams: Map) -> Result<(Self, SocketRemover), BpfError> {
-        let [records, records_twin] = twins(records, Self::MAP)?;
-        let [datagrams, datagrams_twin] = twins(datagrams, Self::DATAGRAMS_MAP)?;
+    pub(super) fn new(
+        [records, records_twin]: [Table<u64, SocketRecord>; 2],
+        [datagrams, datagrams_twin]: [Table<QueryKey, Datagram>; 2],
+    ) -> (Self, SocketRemover) {
         let remover = SocketRemover { records: records_twin, datagrams: datagrams_twin };
-        Ok((Self { records: Arc::new(records), datagrams: Arc::new(datagrams) }, remover))
+        (Self { records: Arc::new(records), datagrams: Arc::new(datagrams) }, remover)
     }
 
     /// The record of one socket, if a packet of it has been dropped.
@@ -113,21 +110,6 @@ fn caller(record: &SocketRecord) -> Caller {
         connect_at: Monotonic(record.connect_ns),
         query: None,
     }
-}
-
-/// Two handles to one map.
-fn twins<K: Pod, V: Pod>(map: Map, name: &'static str) -> Result<[Table<K, V>; 2], BpfError> {
-    let failed = |source| BpfError::Map {
-        operation: "duplicate the handle of",
-        map: name,
-        source: Box::new(source),
-    };
-    let Map::HashMap(data) = &map else {
-        return Err(BpfError::Missing { kind: "hash map", name });
-    };
-    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|e| failed(MapError::from(e)))?;
-    let twin = Map::HashMap(MapData::from_fd(fd).map_err(failed)?);
-    Ok([convert(map, name)?, convert(twin, name)?])
 }
 
 // === impl SocketRemover ===

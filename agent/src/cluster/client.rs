@@ -105,6 +105,12 @@ impl Server {
         Ok(Self { client, url })
     }
 
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// To ask it.
     #[must_use]
     pub fn client(&self) -> Client {

@@ -34,26 +34,55 @@ pub enum Verdict {
     PassAndTell,
 }
 
-/// The verdict on one container.
+/// Why a closed gate does with a container's connects what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ground {
+    /// It is the pod's sandbox, which runs nothing.
+    Sandbox,
+    /// It is the proxy.
+    Proxy,
+    /// It sets the redirect up or checks it.
+    Setup,
+    /// Kubelet starts the proxy only after it: a hold would wait for a proxy that waits for its end.
+    BeforeProxy,
+    /// It is served by the proxy, or nothing else is known of it.
+    Served,
+}
+
+// === impl Ground ===
+
+impl Ground {
+    /// What follows from it.
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Sandbox | Self::Proxy | Self::Setup => Verdict::Pass,
+            Self::BeforeProxy => Verdict::PassAndTell,
+            Self::Served => Verdict::Hold,
+        }
+    }
+}
+
+/// What decides about one container.
 ///
 /// Holding is the safe answer to everything unknown: it costs a delay, and the verdict is given
 /// anew when more is known. Passed are the proxy itself, and whoever runs before a proxy can
 /// exist: a hold there would wait for a proxy that waits for its end.
 #[must_use]
-pub(super) fn verdict(
-    identity: &ContainerIdentity,
-    pod: Option<&PodView>,
-    proxy: &Proxy,
-) -> Verdict {
+pub(super) fn ground(identity: &ContainerIdentity, pod: Option<&PodView>, proxy: &Proxy) -> Ground {
     let name = identity.name.as_str();
-    if identity.kind == ContainerKind::Sandbox || name == proxy.container {
-        return Verdict::Pass;
+    if identity.kind == ContainerKind::Sandbox {
+        return Ground::Sandbox;
     }
-    let unknown = if proxy.is_setup(name) { Verdict::Pass } else { Verdict::Hold };
+    if name == proxy.container {
+        return Ground::Proxy;
+    }
+    let unknown = if proxy.is_setup(name) { Ground::Setup } else { Ground::Served };
     let Some(pod) = pod else { return unknown };
     let position = |name: &str| pod.containers.iter().position(|container| container.name == name);
     let Some(own) = position(name) else {
-        return Verdict::Hold;
+        return Ground::Served;
     };
     let ContainerView { role, spec, .. } = &pod.containers[own];
     let proxy_comes_later = || {
@@ -61,7 +90,7 @@ pub(super) fn verdict(
             .is_none_or(|proxy| own < proxy || pod.containers[proxy].role != ContainerRole::Sidecar)
     };
     if *role == ContainerRole::Init && proxy.is_setup(name) {
-        return Verdict::Pass;
+        return Ground::Setup;
     }
     let waited_for = match role {
         ContainerRole::App | ContainerRole::Ephemeral => false,
@@ -69,7 +98,7 @@ pub(super) fn verdict(
         // Kubelet goes on to the next container at once, unless it has a reason to wait.
         ContainerRole::Sidecar => spec.blocks_next,
     };
-    if waited_for && proxy_comes_later() { Verdict::PassAndTell } else { Verdict::Hold }
+    if waited_for && proxy_comes_later() { Ground::BeforeProxy } else { Ground::Served }
 }
 
 #[cfg(test)]
@@ -109,6 +138,7 @@ mod tests {
         Proxy {
             profile: "istio".to_owned(),
             container: "istio-proxy".to_owned(),
+            clues: Vec::new(),
             setup_containers: vec!["istio-init".to_owned(), "istio-validation".to_owned()],
             uid: Some(1337),
             ready: vec![ReadyCheck::Kube],
@@ -163,7 +193,7 @@ mod tests {
             (&native, "shipper", Hold),
             (&native, "app", Hold),
         ] {
-            assert_eq!(verdict(&container(name), Some(pod), &proxy()), expected, "{name}");
+            assert_eq!(ground(&container(name), Some(pod), &proxy()).verdict(), expected, "{name}");
         }
     }
 
@@ -175,9 +205,9 @@ mod tests {
             ("istio-validation", Verdict::Pass),
             ("app", Verdict::Hold),
         ] {
-            assert_eq!(verdict(&container(name), None, &proxy()), expected, "{name}");
+            assert_eq!(ground(&container(name), None, &proxy()).verdict(), expected, "{name}");
         }
         let pause = ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() };
-        assert_eq!(verdict(&pause, None, &proxy()), Verdict::Pass);
+        assert_eq!(ground(&pause, None, &proxy()).verdict(), Verdict::Pass);
     }
 }

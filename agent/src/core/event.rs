@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::{
-    CgroupId, CloseReason, ContainerId, ContainerIdentity, Monotonic, NamespaceView, PodName,
-    PodUid, PodView, QueryId, SocketCookie,
+    CgroupId, CloseReason, ContainerId, ContainerIdentity, Finding, Monotonic, NamespaceView,
+    PodName, PodUid, PodView, QueryId, SocketCookie,
 };
 
 /// A fact from one of the sources. Every source is a snapshot, then deltas; each event may come
@@ -59,6 +59,14 @@ pub enum Event {
     },
     /// Node: the pod runs in the node's own network namespace.
     HostNetworkSeen(PodUid),
+    /// Probe: its last round came to something else than the one before. It is what is told of the
+    /// probe; what is to be done follows from [`Self::ProxyReady`] and [`Self::ProxyNotReady`].
+    ProbeFound {
+        /// The pod.
+        uid: PodUid,
+        /// What it came to.
+        finding: Finding,
+    },
     /// Probe: the proxy is ready.
     ProxyReady(PodUid),
     /// Probe: the proxy is not ready (sent once, for the first such answer).
@@ -177,7 +185,12 @@ pub enum KernelEventKind {
     /// Mode refuse: its connect was or will be refused.
     Refused(Caller),
     /// Mode observe: it would have been held.
-    Observed(Caller),
+    Observed {
+        /// Whose it is.
+        caller: Caller,
+        /// Nobody listens on the port, so that it fails.
+        refused: bool,
+    },
     /// It belongs to an init container in front of the proxy, and passed.
     InitPassed(Caller),
     /// The connection is established.

@@ -115,8 +115,8 @@ impl History {
         match line {
             Line::Held(_) => totals.held += 1,
             Line::GateInherited { held, .. } => totals.held += *held as u64,
-            Line::Refused(_) => totals.refused += 1,
-            Line::Observed(_) => totals.observed += 1,
+            Line::Refused { .. } => totals.refused += 1,
+            Line::Observed { .. } => totals.observed += 1,
             Line::Released { outcome, .. } => *totals.outcomes.entry(*outcome).or_default() += 1,
             Line::GateOpened { reason: OpenReason::Deadline, .. }
             | Line::DeadlineRefuses { .. } => {
@@ -151,7 +151,7 @@ impl History {
         let epoch = self.epoch;
         let is_connect = matches!(
             line,
-            Line::Held(_) | Line::Refused(_) | Line::Observed(_) | Line::Released { .. }
+            Line::Held(_) | Line::Refused { .. } | Line::Observed { .. } | Line::Released { .. }
         );
         let late = |episode: &&mut Episode| episode.pod.uid == pod.uid && !episode.guards;
         if is_connect && !self.running.contains_key(&pod.uid) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, ContainerRole, Mode, Monotonic, Origin, PodName, PodUid, Problem, SocketCookie,
-    Workload,
+    Caller, ContainerRole, Finding, Mode, Monotonic, Origin, PodName, PodUid, Problem, RefuseErrno,
+    SocketCookie, Workload,
 };
 
 /// Whom a line or an Event is about. The API may not have told the pod's name yet.
@@ -166,9 +166,19 @@ pub enum Line {
     /// A connect began to wait.
     Held(HeldConnect),
     /// Mode refuse: a connect fails.
-    Refused(HeldConnect),
+    Refused {
+        /// The connect.
+        connect: HeldConnect,
+        /// What it fails with; `None`: the kernel answers by itself, as where nobody listens.
+        errno: Option<RefuseErrno>,
+    },
     /// Mode observe: a connect would have waited.
-    Observed(HeldConnect),
+    Observed {
+        /// The connect.
+        connect: HeldConnect,
+        /// It fails instead: nobody listens on the proxy's port.
+        refused: bool,
+    },
     /// An init container reached for the proxy, which cannot be there yet.
     InitPassed {
         /// The connect.
@@ -184,11 +194,15 @@ pub enum Line {
         reason: OpenReason,
         /// How many connects wait.
         held: usize,
+        /// What the probe has found out last.
+        finding: Option<Finding>,
     },
     /// The time is up, and connects fail from now on.
     DeadlineRefuses {
         /// How many connects waited.
         held: usize,
+        /// What the probe has found out last.
+        finding: Option<Finding>,
     },
     /// A connect waits no longer.
     Released {

@@ -127,6 +127,11 @@ impl Machine {
                     self.evaluate(&uid, now, &mut actions);
                 }
             }
+            Event::ProbeFound { uid, finding } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.finding = Some((now, finding));
+                }
+            }
             Event::ProxyReady(uid) => self.probed(&uid, true, now, &mut actions),
             Event::ProxyNotReady(uid) => self.probed(&uid, false, now, &mut actions),
             Event::Kernel(event) => self.kernel(event, now, &mut actions),
@@ -164,7 +169,7 @@ impl Machine {
     pub fn unreported_container(&self, event: &KernelEvent) -> Option<(PodUid, CgroupId)> {
         let (KernelEventKind::Held(caller)
         | KernelEventKind::Refused(caller)
-        | KernelEventKind::Observed(caller)
+        | KernelEventKind::Observed { caller, .. }
         | KernelEventKind::InitPassed(caller)) = &event.kind
         else {
             return None;

@@ -15,7 +15,7 @@ mod wish;
 
 pub use self::{
     condition::{Condition, Expected, Mark},
-    detect::Detection,
+    detect::{Clue, Detection, Unused},
     schema::{CheckKind, CheckSpec, Dns, PortSpec, Profile},
     source::{Number, Reference, Source},
     table::{Profiles, ProfilesError},

@@ -6,13 +6,18 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloseReason, ContainerRole, Exemption, HeldConnect, Mode, Order, Origin, PodRef, Proxy,
-    Settings, SocketCookie, Stamp, Verdict,
+    CloseReason, Clue, ContainerRole, Exemption, Finding, Ground, HeldConnect, Key, Mode,
+    OpenReason, Order, Origin, PREFIX, PodRef, Proxy, ReadyCheck, Settings, SocketCookie, Stamp,
+    Unused, Verdict,
 };
 
+mod explain;
 mod node;
 
-pub use self::node::{AgentState, NodeReport, Totals, WatchReport, Watched};
+pub use self::{
+    explain::{Reason, Topic},
+    node::{AgentState, NodeReport, Totals, WatchReport, Watched},
+};
 
 /// Where a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,22 +53,36 @@ pub struct PodReport {
     pub pod: PodRef,
     /// Where it stands.
     pub state: PodState,
+    /// Why, in a few words.
+    pub why: String,
     /// Since when.
     pub since: Stamp,
     /// Why its gate is, or was, closed.
     pub closed_for: Option<CloseReason>,
     /// Why it is left alone.
     pub exemption: Option<Exemption>,
+    /// The profile that it seems to have, if nothing is held for that.
+    pub unused: Option<Unused>,
+    /// Why its programs could not be worked.
+    pub error: Option<String>,
     /// When the kernel opens its gate by itself. Moves on as long as nobody waits.
     pub deadline: Option<Stamp>,
     /// Somebody has chosen to hold it.
     pub wanted: bool,
     /// Its settings; `None` as long as the API has not told of it.
     pub settings: Option<Vec<SettingReport>>,
-    /// What is wrong with what it says itself, in words.
+    /// What is wrong with its labels and annotations and its namespace's, in words.
     pub problems: Vec<String>,
     /// Its proxy, or what would be its proxy if it were to be held.
     pub proxy: Option<ProxyReport>,
+    /// What the probe of its proxy has found out last.
+    pub probe: Option<ProbeReport>,
+    /// Why its gate opened; `None`: it is closed, or never was.
+    pub opened: Option<OpenedReport>,
+    /// What a closed gate does with each of its containers.
+    pub treatments: Vec<TreatmentReport>,
+    /// Connects left it, and none of them came to the proxy's port.
+    pub not_redirected: bool,
     /// Its containers that have a cgroup.
     pub containers: Vec<ContainerReport>,
     /// How many connects and queries wait.
@@ -72,6 +91,8 @@ pub struct PodReport {
     pub waiting: Vec<ConnectReport>,
     /// What the operator has ordered.
     pub order: Option<OrderReport>,
+    /// All of this explained, in sentences for people.
+    pub reasons: Vec<Reason>,
 }
 
 /// A setting, and where it comes from.
@@ -83,6 +104,8 @@ pub struct SettingReport {
     pub value: String,
     /// Whose choice it is.
     pub origin: Origin,
+    /// What says so, in words: which label or annotation of which object, or which option.
+    pub source: String,
 }
 
 /// A proxy.
@@ -92,16 +115,69 @@ pub struct ProxyReport {
     pub profile: String,
     /// Its container.
     pub container: String,
+    /// What tells that it is the proxy.
+    pub clues: Vec<Clue>,
     /// How it is known to be ready; the first that says so counts.
-    pub ready: Vec<String>,
+    pub ready: Vec<ReadyCheck>,
     /// Kubelet's word counts as well.
     pub kube_ready: bool,
+    /// Why, or why not.
+    pub kubelet: KubeletWord,
     /// The loopback ports at which it takes the application's connections.
     pub ports: Vec<u16>,
     /// The loopback port at which it takes captured DNS queries.
     pub dns_port: Option<u16>,
     /// It is a guess: the API has not told of the pod yet.
     pub guessed: bool,
+    /// How the mesh leaves destinations out of its redirect.
+    pub exclusion_hint: Option<String>,
+}
+
+/// What kubelet's word that the proxy's container is ready is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KubeletWord {
+    /// It opens the gate.
+    Counts,
+    /// Nothing: without a probe kubelet calls ready what has started.
+    NotProbed,
+    /// Nothing: the user has named another check.
+    CheckNamed,
+    /// Nothing: with such a proxy it means something else.
+    OtherMeaning,
+    /// Not known yet.
+    Unknown,
+}
+
+/// What the probe of a proxy has found out last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// What.
+    pub finding: Finding,
+    /// Since when.
+    pub since: Stamp,
+}
+
+/// An opening of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedReport {
+    /// When.
+    pub at: Stamp,
+    /// Why.
+    pub reason: OpenReason,
+}
+
+/// What a closed gate does with a container's connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreatmentReport {
+    /// The container.
+    pub container: String,
+    /// What.
+    pub verdict: Verdict,
+    /// Why.
+    pub ground: Ground,
+    /// It was let pass, and has reached for the mesh before its proxy could exist.
+    pub reached: bool,
 }
 
 /// A container that has a cgroup.
@@ -206,16 +282,17 @@ impl PodReport {
 // === impl SettingReport ===
 
 impl SettingReport {
-    /// All settings of a pod.
+    /// All settings of a pod of this namespace; `wish`: the annotation of its mesh that decided
+    /// whether to hold it.
     #[must_use]
-    pub fn all(settings: &Settings) -> Vec<Self> {
+    pub fn all(settings: &Settings, namespace: &str, wish: Option<&str>) -> Vec<Self> {
         fn of<T>(
-            key: &str,
+            key: Key,
             chosen: &super::Chosen<T>,
             show: impl Fn(&T) -> String,
         ) -> SettingReport {
-            let (key, value) = (key.to_owned(), show(&chosen.value));
-            SettingReport { key, value, origin: chosen.origin }
+            let (value, origin) = (show(&chosen.value), chosen.origin);
+            SettingReport { key: key.short().to_owned(), value, origin, source: String::new() }
         }
         let switch = |on: &bool| if *on { "enabled" } else { "disabled" }.to_owned();
         let list =
@@ -224,35 +301,88 @@ impl SettingReport {
         let Settings { hold, mode, errno, timeout, on_timeout, guard, proxy, ready, ports } =
             settings;
         let mut all = vec![
-            of("hold", hold, switch),
-            of("mode", mode, |mode| mode.as_str().to_owned()),
-            of("timeout", timeout, duration),
-            of("on-timeout", on_timeout, |then| then.as_str().to_owned()),
-            of("guard", guard, switch),
+            of(Key::Hold, hold, switch),
+            of(Key::Mode, mode, |mode| mode.as_str().to_owned()),
+            of(Key::Timeout, timeout, duration),
+            of(Key::OnTimeout, on_timeout, |then| then.as_str().to_owned()),
+            of(Key::Guard, guard, switch),
         ];
         if mode.value == Mode::Refuse {
-            all.push(of("errno", errno, |errno| errno.as_str().to_owned()));
+            all.push(of(Key::Errno, errno, |errno| errno.as_str().to_owned()));
         }
-        all.extend(proxy.iter().map(|proxy| of("proxy", proxy, String::clone)));
-        all.extend(ready.iter().map(|ready| of("ready", ready, ToString::to_string)));
-        all.extend(ports.iter().map(|ports| of("ports", ports, list)));
+        all.extend(proxy.iter().map(|proxy| of(Key::Proxy, proxy, String::clone)));
+        all.extend(ready.iter().map(|ready| of(Key::Ready, ready, ToString::to_string)));
+        all.extend(ports.iter().map(|ports| of(Key::Ports, ports, list)));
+        for setting in &mut all {
+            setting.source = setting.told_by(namespace, wish);
+        }
         all
+    }
+
+    fn told_by(&self, namespace: &str, wish: Option<&str>) -> String {
+        let Self { key, value, origin, source: _ } = self;
+        // Only this one is a label; its value has one spelling.
+        let own = match key.as_str() {
+            "hold" => format!("label {PREFIX}{key}={value}"),
+            _ => format!("annotation {PREFIX}{key}"),
+        };
+        let wish = || match wish.map(|wish| wish.split_once('#').unwrap_or((wish, ""))) {
+            Some((annotation, "")) => format!("annotation {annotation}"),
+            Some((annotation, path)) => format!("annotation {annotation} ({path})"),
+            None => "annotation of its mesh".to_owned(),
+        };
+        match origin {
+            Origin::Pod => format!("{own} on the pod"),
+            Origin::PodMesh => format!("{} on the pod", wish()),
+            Origin::Namespace => format!("{own} on namespace {namespace}"),
+            Origin::NamespaceMesh => format!("{} on namespace {namespace}", wish()),
+            Origin::Config => match key.as_str() {
+                "hold" => {
+                    "HOLDFAST_DEFAULT_HOLD, --default-hold, or hold in the agent's config file"
+                        .to_owned()
+                }
+                "timeout" => {
+                    "HOLDFAST_TIMEOUT, --timeout, or timeout in the agent's config file".to_owned()
+                }
+                "guard" => {
+                    "HOLDFAST_GUARD, --guard, or guard in the agent's config file".to_owned()
+                }
+                key => format!("{key} in the agent's config file"),
+            },
+            Origin::Default => "holdfast's default; nobody chose".to_owned(),
+        }
     }
 }
 
 // === impl ProxyReport ===
 
-impl From<&Proxy> for ProxyReport {
-    fn from(proxy: &Proxy) -> Self {
-        let Proxy { profile, container, ready, kube_ready, ports, dns_port, guessed, .. } = proxy;
+impl ProxyReport {
+    pub(super) fn new(proxy: &Proxy, kubelet: KubeletWord) -> Self {
+        let Proxy {
+            profile,
+            container,
+            clues,
+            setup_containers: _,
+            uid: _,
+            ready,
+            kube_ready,
+            ports,
+            dns_port,
+            guessed,
+            redirects: _,
+            exclusion_hint,
+        } = proxy;
         Self {
             profile: profile.clone(),
             container: container.clone(),
-            ready: ready.iter().map(ToString::to_string).collect(),
+            clues: clues.clone(),
+            ready: ready.clone(),
             kube_ready: *kube_ready,
+            kubelet,
             ports: ports.clone(),
             dns_port: *dns_port,
             guessed: *guessed,
+            exclusion_hint: exclusion_hint.clone(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What applies to a pod: its settings and its proxy, or why it is left alone.
 
 use super::{
-    Defaults, Detection, Exemption, NamespaceView, PodUid, PodView, Problem, Profiles, Proxy,
-    Settings, resolve,
+    Defaults, Detection, Exemption, NamespaceView, Origin, PodUid, PodView, Problem, Profiles,
+    Proxy, Settings, Unused, namespace_problems, resolve,
 };
 
 /// Namespaces that are never held, whatever their labels say: a node must be able to start.
@@ -41,6 +41,12 @@ pub struct Judgement {
     pub settings: Option<Settings>,
     /// What would be its proxy, if it were to be held.
     pub would_be: Option<Proxy>,
+    /// The profile that it seems to have, if nothing is held for that.
+    pub unused: Option<Unused>,
+    /// The annotation of its mesh that decided whether to hold it, as `key` or `key#path`.
+    pub wish: Option<String>,
+    /// What is wrong with its namespace's labels and annotations.
+    pub namespace_problems: Vec<Problem>,
 }
 
 // === impl Rules ===
@@ -54,33 +60,68 @@ impl Rules {
         let exemption = self.exemption(pod);
         let Some(namespace) = namespace else {
             let plan = Err(exemption?);
-            let problems = Vec::new();
-            let (settings, would_be) = (None, None);
-            return Some(Judgement { plan, wanted: false, problems, settings, would_be });
+            return Some(Judgement {
+                plan,
+                wanted: false,
+                problems: Vec::new(),
+                settings: None,
+                would_be: None,
+                unused: None,
+                wish: None,
+                namespace_problems: Vec::new(),
+            });
         };
         let (settings, mut problems) = resolve(pod, namespace, &self.defaults, &self.profiles);
         let wanted = settings.hold.value;
-        let mut would_be = None;
+        let (mut would_be, mut unused) = (None, None);
+        let wish = self.wish(pod, namespace, settings.hold.origin);
         let all_settings = Some(settings.clone());
-        let plan = match exemption.or_else(|| (!wanted).then_some(Exemption::NotEnabled)) {
-            Some(exemption) => {
-                if let (Detection::Proxy(proxy), _) = self.profiles.detect(pod, &settings) {
-                    would_be = Some(proxy);
-                }
-                Err(exemption)
+        let exemption = exemption.or_else(|| (!wanted).then_some(Exemption::NotEnabled));
+        let (detection, more) = self.profiles.detect(pod, &settings);
+        if exemption.is_none() {
+            problems.extend(more);
+        }
+        let found = match detection {
+            Detection::Proxy(proxy) => Ok(proxy),
+            Detection::None => Err((Exemption::NoProxy, self.profiles.unmarked(pod))),
+            Detection::RedirectOff { profile, mark } => {
+                Err((Exemption::RedirectOff, Some(Unused { profile, mark })))
             }
-            None => {
-                let (detection, more) = self.profiles.detect(pod, &settings);
-                problems.extend(more);
-                match detection {
-                    Detection::Proxy(proxy) => Ok(Plan { settings, proxy }),
-                    Detection::None => Err(Exemption::NoProxy),
-                    Detection::RedirectOff { .. } => Err(Exemption::RedirectOff),
-                    Detection::NotThisKind { .. } => Err(Exemption::NoSidecar),
-                }
+            Detection::NotThisKind { profile, mark } => {
+                Err((Exemption::NoSidecar, Some(Unused { profile, mark })))
             }
         };
-        Some(Judgement { plan, wanted, problems, settings: all_settings, would_be })
+        let plan = match (found, exemption) {
+            (Ok(proxy), None) => Ok(Plan { settings, proxy }),
+            (Ok(proxy), Some(exemption)) => {
+                would_be = Some(proxy);
+                Err(exemption)
+            }
+            (Err((no_proxy, why)), exemption) => {
+                unused = why;
+                Err(exemption.unwrap_or(no_proxy))
+            }
+        };
+        Some(Judgement {
+            plan,
+            wanted,
+            problems,
+            settings: all_settings,
+            would_be,
+            unused,
+            wish,
+            namespace_problems: namespace_problems(namespace),
+        })
+    }
+
+    /// The mesh's annotation that decided, if one did.
+    fn wish(&self, pod: &PodView, namespace: &NamespaceView, decided: Origin) -> Option<String> {
+        let source = match decided {
+            Origin::PodMesh => self.profiles.wish_source(pod, &pod.annotations, false),
+            Origin::NamespaceMesh => self.profiles.wish_source(pod, &namespace.annotations, true),
+            Origin::Pod | Origin::Namespace | Origin::Config | Origin::Default => None,
+        };
+        source.map(ToString::to_string)
     }
 
     /// Why a pod like this is never held.

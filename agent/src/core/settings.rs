@@ -9,6 +9,8 @@ mod key;
 mod parse;
 mod resolve;
 
+use super::profile::Clue;
+
 pub(super) use self::parse::{name, port_list, shown};
 pub use self::{
     defaults::{Choices, Defaults},
@@ -106,8 +108,9 @@ pub struct Settings {
     pub ports: Option<Chosen<Vec<u16>>>,
 }
 
-/// One way to learn whether a proxy is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// One way to learn whether a proxy is ready. In JSON it is as users write it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum ReadyCheck {
     /// GET on the pod's loopback; 200 means ready, or any other 2xx (Dapr's is 204).
     Http {
@@ -132,6 +135,8 @@ pub struct Proxy {
     pub profile: String,
     /// The proxy's container.
     pub container: String,
+    /// What tells that it is the proxy.
+    pub clues: Vec<Clue>,
     /// Init containers that set the redirect up or check it: never held, and nothing to report.
     /// A trailing `*` stands for any ending; see [`Self::is_setup`].
     pub setup_containers: Vec<String>,
@@ -233,6 +238,20 @@ impl fmt::Display for ReadyCheck {
             Self::Tcp { port } => write!(f, "tcp://:{port}"),
             Self::Kube => f.write_str("kube"),
         }
+    }
+}
+
+impl From<ReadyCheck> for String {
+    fn from(check: ReadyCheck) -> Self {
+        check.to_string()
+    }
+}
+
+impl TryFrom<String> for ReadyCheck {
+    type Error = ValueError;
+
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
     }
 }
 

@@ -1,6 +1,10 @@
 //! Instants for people: wall-clock time, made from the kernel's monotonic clock.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -51,6 +55,22 @@ impl Stamp {
     #[must_use]
     pub const fn as_micros(self) -> u64 {
         self.0
+    }
+}
+
+impl Add<Duration> for Stamp {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(micros(duration)))
+    }
+}
+
+impl Sub<Duration> for Stamp {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(duration)))
     }
 }
 
@@ -130,6 +150,8 @@ mod tests {
         let later = epoch.stamp(Monotonic(6_500_000_000));
         assert_eq!(later.since(stamp), Duration::from_micros(1_499_999));
         assert_eq!(stamp.since(later), Duration::ZERO);
+        assert_eq!(stamp + Duration::from_micros(1_499_999), later);
+        assert_eq!(later - Duration::from_micros(1_499_999), stamp);
     }
 
     #[test]

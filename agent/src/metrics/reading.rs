@@ -1,7 +1,7 @@
 //! What is true at the moment of a scrape, read from those who know it.
 
 use super::ProcessReading;
-use crate::core::{NodeReport, PodReport};
+use crate::core::{NodeReport, PodRef};
 
 /// What is true at the moment of a scrape. What is not known is left out of the answer, or zero where
 /// it is a count of what has happened.
@@ -9,8 +9,8 @@ use crate::core::{NodeReport, PodReport};
 pub struct Reading {
     /// The agent, and its node in sum.
     pub node: NodeReport,
-    /// The pods, as long as their gates are worked.
-    pub pods: Option<Vec<PodReport>>,
+    /// The pods of which connects wait, and how many; `None` as long as the gates are not worked.
+    pub waiting: Option<Vec<(PodRef, usize)>>,
     /// Of the maps; `None` as long as the gates are not worked.
     pub maps: Option<MapReading>,
     /// The rounds of the probes, by how they ended.

@@ -108,7 +108,7 @@ impl Table {
 
     fn pods(&mut self, reading: Option<&Reading>) {
         let states = Family::<OfState, Gauge>::default();
-        let known = reading.filter(|reading| reading.pods.is_some());
+        let known = reading.filter(|reading| reading.waiting.is_some());
         if let Some(reading) = known {
             for state in PodState::ALL {
                 let count = reading.node.pods.get(&state).copied().unwrap_or_default();
@@ -349,9 +349,9 @@ impl Table {
             held.get_or_create(&pod.labels).inc_by(pod.held);
             waited.get_or_create(&pod.labels).inc_by(pod.waited.as_secs_f64());
         }
-        let reports = reading.into_iter().flat_map(|reading| &reading.pods).flatten();
-        for report in reports.filter(|report| report.held > 0).take(pods::MAX) {
-            waiting.get_or_create(&pods::labels(&report.pod)).set(report.held as i64);
+        let pods = reading.into_iter().flat_map(|reading| &reading.waiting).flatten();
+        for (pod, count) in pods.take(pods::MAX) {
+            waiting.get_or_create(&pods::labels(pod)).set(*count as i64);
         }
         self.add(
             "holdfast_pod_connects_held",

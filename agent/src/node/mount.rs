@@ -42,12 +42,22 @@ pub enum MountError {
     },
 }
 
-/// The first cgroup2 mount point of the agent's own mount namespace.
+/// The directory of cgroup2 that was chosen, or the one where it is mounted.
 ///
 /// # Errors
 ///
-/// [`MountError`] if there is none.
-pub fn find_cgroup2(proc_root: &Path) -> Result<PathBuf, MountError> {
+/// [`MountError`] if there is none, or if it is not on cgroup2.
+pub fn cgroup_root(chosen: Option<PathBuf>, proc_root: &Path) -> Result<PathBuf, MountError> {
+    let root = match chosen {
+        Some(root) => root,
+        None => find_cgroup2(proc_root)?,
+    };
+    require_cgroup2(&root)?;
+    Ok(root)
+}
+
+/// The first cgroup2 mount point of the agent's own mount namespace.
+fn find_cgroup2(proc_root: &Path) -> Result<PathBuf, MountError> {
     let path = proc_root.join("self");
     let mounts = Process::new_with_root(path.clone())
         .and_then(|process| process.mountinfo())
@@ -60,11 +70,7 @@ pub fn find_cgroup2(proc_root: &Path) -> Result<PathBuf, MountError> {
 }
 
 /// Checks that `path` lies on cgroup2.
-///
-/// # Errors
-///
-/// [`MountError`] if it does not.
-pub fn require_cgroup2(path: &Path) -> Result<(), MountError> {
+fn require_cgroup2(path: &Path) -> Result<(), MountError> {
     let stat = statfs(path)
         .map_err(|errno| MountError::Inspect { path: path.to_owned(), source: errno.into() })?;
     if stat.filesystem_type() == CGROUP2_SUPER_MAGIC {

@@ -9,12 +9,13 @@ use tokio::{
 };
 
 use super::{
+    counts::ProbeCounts,
     listener,
-    round::{Finding, Round},
+    round::{Round, Seen},
 };
 use crate::{
     clock,
-    core::{Pace, PodUid, ReadyCheck},
+    core::{Finding, Pace, PodUid, ReadyCheck},
     netns::{Entrance, Netns},
 };
 
@@ -73,6 +74,9 @@ pub enum ProbeEvent {
     /// The pod lives in the node's own network namespace; once. Nobody is asked there, but the probe
     /// goes on: the API may know better, and the pod's process may still move.
     HostNetwork(ProbeRun),
+    /// What the last round came to, if that is not what the one before did; never that the proxy is
+    /// ready.
+    Finding(ProbeRun, Finding),
     /// The proxy is not ready, and does not listen on its ports; once.
     NotReady(ProbeRun),
     /// The proxy is ready by this check; the last event of a probe.
@@ -88,6 +92,7 @@ pub struct Prober {
     /// Whether the kernel tells who listens.
     listeners: bool,
     events: mpsc::Sender<ProbeEvent>,
+    counts: ProbeCounts,
     running: HashMap<PodUid, Running>,
     /// Of the last start.
     generation: u64,
@@ -113,6 +118,7 @@ impl ProbeEvent {
         match self {
             Self::Netns(run, _)
             | Self::HostNetwork(run)
+            | Self::Finding(run, _)
             | Self::NotReady(run)
             | Self::Ready(run, _) => run,
         }
@@ -143,16 +149,23 @@ impl Prober {
             host_netns,
             listeners,
             events,
+            counts: ProbeCounts::default(),
             running: HashMap::new(),
             generation: 0,
         }
+    }
+
+    /// How the probes' rounds have ended.
+    #[must_use]
+    pub fn counts(&self) -> ProbeCounts {
+        self.counts.clone()
     }
 
     /// Starts to probe, in place of an earlier probe of the same pod.
     pub fn start(&mut self, target: ProbeTarget) {
         let ProbeTarget { uid, checks, ports, any_port, pace, find_process } = target;
         let (pace, paced) = watch::channel(pace);
-        let round = Round { checks, ports, any_port, listeners: self.listeners };
+        let round = Round { uid: uid.clone(), checks, ports, any_port, listeners: self.listeners };
         self.generation += 1;
         let generation = self.generation;
         let probe = Probe {
@@ -164,6 +177,8 @@ impl Prober {
             host_netns: self.host_netns,
             events: self.events.clone(),
             pace: paced,
+            counts: self.counts.clone(),
+            found: None,
             sandbox: None,
             on_host_since: None,
             told_host_network: false,
@@ -203,6 +218,8 @@ struct Probe {
     host_netns: u64,
     events: mpsc::Sender<ProbeEvent>,
     pace: watch::Receiver<Pace>,
+    counts: ProbeCounts,
+    found: Option<Finding>,
     sandbox: Option<(u32, Arc<Netns>)>,
     on_host_since: Option<Instant>,
     told_host_network: bool,
@@ -242,42 +259,62 @@ impl Probe {
 
     /// One round; `true` if it was the last.
     async fn once(&mut self) -> Result<bool, Ended> {
-        let Some((pid, netns)) = self.sandbox().await? else {
-            // Without a process there is no proxy, and nobody to hold either.
-            self.on_host_since = None;
-            self.not_ready().await?;
-            return Ok(false);
+        let (pid, netns) = match self.sandbox().await? {
+            Ok(sandbox) => sandbox,
+            Err(finding) => {
+                // Without a process there is no proxy, and nobody to hold either.
+                self.on_host_since = None;
+                self.found(finding).await?;
+                self.not_ready().await?;
+                return Ok(false);
+            }
         };
         if netns.inode() == self.host_netns {
             let since = *self.on_host_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= HOST_NETWORK_AFTER && !self.told_host_network {
-                self.told_host_network = true;
-                self.events.send(ProbeEvent::HostNetwork(self.run.clone())).await?;
+            if since.elapsed() >= HOST_NETWORK_AFTER {
+                self.found(Finding::HostNetwork).await?;
+                if !self.told_host_network {
+                    self.told_host_network = true;
+                    self.events.send(ProbeEvent::HostNetwork(self.run.clone())).await?;
+                }
             }
             return Ok(false);
         }
         self.on_host_since = None;
-        let finding = match self.round.run(&self.entrance, &netns).await {
-            Ok(finding) => finding,
+        let Seen { finding, listens } = match self.round.run(&self.entrance, &netns).await {
+            Ok(seen) => seen,
             Err(error) => {
                 tracing::debug!(pod_uid = %self.run.uid, pid, %error, "probe failed");
+                self.found(Finding::Unreachable { error: error.to_string() }).await?;
                 return Ok(false);
             }
         };
-        tracing::trace!(pod_uid = %self.run.uid, pid, ?finding, "probed");
-        match finding {
-            Finding::Ready(check) => {
-                let check = self.round.checks[check].clone();
-                self.events.send(ProbeEvent::Ready(self.run.clone(), check)).await?;
-                return Ok(true);
-            }
-            Finding::NobodyListens => self.not_ready().await?,
-            // A proxy that takes connections but does not say it is ready must not be cut off from
-            // a pod that works. Without ports there is nothing to cut off.
-            Finding::NotReady if self.round.ports.is_empty() => self.not_ready().await?,
-            Finding::NotReady | Finding::NothingToAsk => {}
+        tracing::trace!(pod_uid = %self.run.uid, pid, %finding, "probed");
+        if let Finding::Ready { check } = &finding {
+            self.counts.count(&finding);
+            self.events.send(ProbeEvent::Ready(self.run.clone(), check.clone())).await?;
+            return Ok(true);
+        }
+        // A proxy that takes connections but does not say it is ready must not be cut off from a pod
+        // that works. Without ports there is nothing to cut off.
+        let cuts_off = listens
+            && (!self.round.ports.is_empty() || matches!(finding, Finding::KubeletSilent { .. }));
+        self.found(finding).await?;
+        if !cuts_off {
+            self.not_ready().await?;
         }
         Ok(false)
+    }
+
+    /// Tells what a round came to, if the one before came to something else: a pod is probed 200
+    /// times a second.
+    async fn found(&mut self, finding: Finding) -> Result<(), Ended> {
+        self.counts.count(&finding);
+        if self.found.as_ref() != Some(&finding) {
+            self.found = Some(finding.clone());
+            self.events.send(ProbeEvent::Finding(self.run.clone(), finding)).await?;
+        }
+        Ok(())
     }
 
     async fn not_ready(&mut self) -> Result<(), Ended> {
@@ -289,30 +326,30 @@ impl Probe {
     }
 
     /// The pod's process and network namespace, looked up anew if the process has gone.
-    async fn sandbox(&mut self) -> Result<Option<(u32, Arc<Netns>)>, Ended> {
+    async fn sandbox(&mut self) -> Result<Result<(u32, Arc<Netns>), Finding>, Ended> {
         let path = |pid: u32| self.proc_root.join(pid.to_string()).join("ns/net");
         if let Some((pid, netns)) = &self.sandbox
             && Netns::open(&path(*pid)).is_ok_and(|now| now.inode() == netns.inode())
         {
-            return Ok(self.sandbox.clone());
+            return Ok(Ok((*pid, Arc::clone(netns))));
         }
         self.sandbox = None;
         let Some(pid) = (self.find_process)() else {
-            return Ok(None);
+            return Ok(Err(Finding::NoProcess));
         };
-        match Netns::open(&path(pid)) {
-            Ok(netns) => {
-                let netns = Arc::new(netns);
-                self.sandbox = Some((pid, Arc::clone(&netns)));
-                if netns.inode() != self.host_netns {
-                    self.events.send(ProbeEvent::Netns(self.run.clone(), netns)).await?;
-                }
+        let netns = match Netns::open(&path(pid)) {
+            Ok(netns) => Arc::new(netns),
+            // It has ended in the meantime.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Ok(Err(Finding::NoProcess));
             }
-            Err(error) => {
-                tracing::debug!(pod_uid = %self.run.uid, pid, %error, "no network namespace");
-            }
+            Err(error) => return Ok(Err(Finding::Unreachable { error: error.to_string() })),
+        };
+        self.sandbox = Some((pid, Arc::clone(&netns)));
+        if netns.inode() != self.host_netns {
+            self.events.send(ProbeEvent::Netns(self.run.clone(), Arc::clone(&netns))).await?;
         }
-        Ok(self.sandbox.clone())
+        Ok(Ok((pid, netns)))
     }
 
     fn interval(&mut self) -> Duration {

@@ -3,17 +3,19 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use super::{
-    http::{self, Question},
+    http::{self, Answer, Question, TIMEOUT},
     listener::{LOOPBACK, Listeners},
 };
 use crate::{
-    core::ReadyCheck,
+    core::{Finding, PodUid, ReadyCheck},
     netns::{Entrance, Netns},
 };
 
 /// What the rounds of one pod's probe ask.
 #[derive(Debug)]
 pub(super) struct Round {
+    /// Whose it is, for the log.
+    pub(super) uid: PodUid,
     /// The first that says ready counts.
     pub(super) checks: Vec<ReadyCheck>,
     /// The ports that must have a listener before it counts.
@@ -24,23 +26,20 @@ pub(super) struct Round {
     pub(super) listeners: bool,
 }
 
-/// What a round found out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// The check with this index says ready, and every port has a listener.
-    Ready(usize),
-    /// Not every port has a listener; nobody was asked then.
-    NobodyListens,
-    /// None of the checks says ready.
-    NotReady,
-    /// There is no check that could be asked.
-    NothingToAsk,
-}
-
 /// What the part of a round that is done inside the namespace leaves to do outside.
 enum Look {
-    Found(Finding),
-    Ask(Vec<Question>),
+    Found(Seen),
+    /// If there is no question, this is what was found.
+    Ask(Vec<Question>, Finding),
+}
+
+/// What a round has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// What it came to.
+    pub(super) finding: Finding,
+    /// Every port that must have a listener has one: whoever connects is answered, ready or not.
+    pub(super) listens: bool,
 }
 
 // === impl Round ===
@@ -60,13 +59,29 @@ impl Round {
         self: &Arc<Self>,
         entrance: &Entrance,
         netns: &Arc<Netns>,
-    ) -> io::Result<Finding> {
+    ) -> io::Result<Seen> {
         let round = Arc::clone(self);
         match entrance.run(netns, move || Ok(round.look())).await? {
-            Look::Found(finding) => Ok(finding),
-            Look::Ask(questions) => {
-                Ok(http::first_ready(questions).await.map_or(Finding::NotReady, Finding::Ready))
+            Look::Found(seen) => Ok(seen),
+            Look::Ask(questions, otherwise) => {
+                let finding = match http::first_ready(questions).await {
+                    Ok(check) => Finding::Ready { check: self.checks[check].clone() },
+                    Err(asked) => {
+                        asked.map_or(otherwise, |(check, answer)| self.not_ready(check, answer))
+                    }
+                };
+                Ok(Seen { finding, listens: true })
             }
+        }
+    }
+
+    fn not_ready(&self, check: usize, answer: Answer) -> Finding {
+        let check = self.checks[check].clone();
+        match answer {
+            Answer::Refused => Finding::Refused { check },
+            Answer::Silent => Finding::Silent { check, within_ms: TIMEOUT.as_millis() as u64 },
+            Answer::Failed(error) => Finding::Failed { check, error },
+            Answer::Status(status) => Finding::Answered { check, status },
         }
     }
 
@@ -75,15 +90,19 @@ impl Round {
     fn look(&self) -> Look {
         let listeners = self.listeners.then(Listeners::open).and_then(|opened| {
             opened
-                .inspect_err(|error| tracing::debug!(%error, "listeners cannot be looked up"))
+                .inspect_err(|error| {
+                    tracing::debug!(pod_uid = %self.uid, %error, "listeners cannot be looked up");
+                })
                 .ok()
         });
         // `None`: the kernel does not tell.
         let listens = |address: SocketAddr| {
             let has = listeners.as_ref()?.has(address);
-            has.inspect_err(
-                |error| tracing::debug!(%error, %address, "listener cannot be looked up"),
-            )
+            has.inspect_err(|error| {
+                tracing::debug!(
+                    pod_uid = %self.uid, %error, %address, "listener cannot be looked up"
+                );
+            })
             .ok()
         };
         let on_loopback = |port: u16| {
@@ -92,38 +111,50 @@ impl Round {
             if answers.contains(&Some(true)) { Some(true) } else { (!unknown).then_some(false) }
         };
         // Sockets that cannot be looked up are no reason to hold any longer ...
-        let mut taken = self.ports.iter().map(|port| on_loopback(*port).unwrap_or(true));
-        let listening = if self.any_port && !self.ports.is_empty() {
-            taken.any(|taken| taken)
-        } else {
-            taken.all(|taken| taken)
-        };
-        if !listening {
-            return Look::Found(Finding::NobodyListens);
+        let ports = self.ports.iter().copied();
+        let without: Vec<u16> = ports.filter(|port| on_loopback(*port) == Some(false)).collect();
+        let enough = if self.any_port { self.ports.len() } else { 1 };
+        if !without.is_empty() && without.len() >= enough {
+            let finding = Finding::NobodyListens { ports: without };
+            return Look::Found(Seen { finding, listens: false });
         }
+        let found = |finding| Look::Found(Seen { finding, listens: true });
         if !self.can_ask() {
-            return Look::Found(Finding::NothingToAsk);
+            return found(Finding::KubeletSilent { ports: self.ports.clone() });
         }
         // ... and no reason to let go either, where they are all there is to go by.
         let tcp = self.checks.iter().position(
             |check| matches!(check, ReadyCheck::Tcp { port } if on_loopback(*port) == Some(true)),
         );
         if let Some(check) = tcp {
-            return Look::Found(Finding::Ready(check));
+            return found(Finding::Ready { check: self.checks[check].clone() });
         }
-        let mut questions = Vec::new();
+        let (mut questions, mut asked_ports, mut failed) = (Vec::new(), Vec::new(), None);
         for (index, check) in self.checks.iter().enumerate() {
-            let ReadyCheck::Http { port, path } = check else { continue };
+            let (ReadyCheck::Http { port, .. } | ReadyCheck::Tcp { port }) = check else {
+                continue;
+            };
+            if !asked_ports.contains(port) {
+                asked_ports.push(*port);
+            }
+            let ReadyCheck::Http { path, .. } = check else { continue };
             let addresses = LOOPBACK.map(|ip| SocketAddr::new(ip, *port));
             for address in addresses.into_iter().filter(|address| listens(*address) != Some(false))
             {
-                match Question::new(index, address, path) {
+                match Question::new(&self.uid, index, address, path) {
                     Ok(question) => questions.push(question),
-                    Err(error) => tracing::debug!(%error, %address, "no socket to ask with"),
+                    Err(error) => {
+                        tracing::debug!(
+                            pod_uid = %self.uid, %error, %address, "no socket to ask with"
+                        );
+                        let (check, error) = (check.clone(), error.to_string());
+                        failed = Some(Finding::Failed { check, error });
+                    }
                 }
             }
         }
-        Look::Ask(questions)
+        let otherwise = failed.unwrap_or(Finding::NobodyListens { ports: asked_ports });
+        Look::Ask(questions, otherwise)
     }
 }
 

@@ -3,9 +3,11 @@
 //! `mono_ns` is the instant on the kernel's clock, so that lines can be related to what
 //! applications and tracing tools measure.
 
+use tracing::field::display;
+
 use crate::core::{
-    Caller, CloseReason, Episode, HeldConnect, Line, Monotonic, Noted, OpenReason, Outcome,
-    PodName, PodRef, PodUid, Problem, Saying,
+    Caller, CloseReason, Episode, Finding, HeldConnect, Line, Monotonic, Noted, OpenReason,
+    Outcome, PodName, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno, Saying,
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -73,24 +75,43 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
             let quiet = quiet && held == 0;
             of_pod!(info unless quiet, pod, reason, held, mono_ns, "{message}");
         }
-        Line::GateOpened { at, reason, held } => {
+        Line::GateOpened { at, reason, held, finding } => {
             let (mono_ns, why) = (at.0, reason.as_str());
-            match reason {
-                OpenReason::Deadline => {
-                    of_pod!(warn, pod, reason = why, held, mono_ns, "{message}");
-                }
-                _ => of_pod!(info unless quiet, pod, reason = why, held, mono_ns, "{message}"),
+            let check = match reason {
+                OpenReason::ProbeReady => finding.as_ref().and_then(Finding::ready),
+                OpenReason::KubeReady => Some(&ReadyCheck::Kube),
+                OpenReason::Deadline | OpenReason::Exempt(_) => None,
+            };
+            let check = check.map(display);
+            let last_finding = finding.as_ref().map(display);
+            if reason == OpenReason::Deadline {
+                of_pod!(warn, pod, reason = why, held, last_finding, mono_ns, "{message}");
+            } else {
+                of_pod!(info unless quiet, pod, reason = why, held, check, mono_ns, "{message}");
             }
         }
-        Line::DeadlineRefuses { held } => of_pod!(warn, pod, held, mono_ns, "{message}"),
+        Line::DeadlineRefuses { held, finding } => {
+            let last_finding = finding.as_ref().map(display);
+            of_pod!(warn, pod, held, last_finding, mono_ns, "{message}");
+        }
         Line::GateGuards => of_pod!(info, pod, mono_ns, "{message}"),
         Line::GateDetached => of_pod!(info unless quiet, pod, mono_ns, "{message}"),
         Line::GateFailed { error } => of_pod!(error, pod, error, mono_ns, "{message}"),
         Line::NotHeld { exemption, wanted } => {
             of_pod!(info unless !wanted, pod, reason = exemption.as_str(), "{message}");
         }
-        Line::Held(connect) | Line::Refused(connect) | Line::Observed(connect) => {
+        Line::Refused { connect, errno } => {
+            let errno = errno.map(RefuseErrno::as_str);
+            let level = Level::of(noted.saying);
+            of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
+        }
+        Line::Held(connect) => {
             let of = Of { message, mono_ns, level: Level::of(noted.saying), ..Of::default() };
+            of_connect(pod, connect, of);
+        }
+        Line::Observed { connect, refused } => {
+            let (level, refused) = (Level::of(noted.saying), Some(refused));
+            let of = Of { message, mono_ns, level, refused, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
@@ -109,7 +130,7 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
                 held_ms: Some(waited.as_micros() as f64 / 1000.0),
                 outcome: Some(outcome.as_str()),
                 level,
-                hint: None,
+                ..Of::default()
             };
             of_connect(pod, connect, of);
         }
@@ -164,6 +185,8 @@ struct Of {
     mono_ns: u64,
     held_ms: Option<f64>,
     outcome: Option<&'static str>,
+    errno: Option<&'static str>,
+    refused: Option<bool>,
     hint: Option<String>,
     level: Level,
 }
@@ -202,13 +225,13 @@ fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
     let HeldConnect { cookie, container, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, hint, level } = of;
+    let Of { message, mono_ns, held_ms, outcome, errno, refused, hint, level } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident, $untold:expr) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, hint, untold = $untold, mono_ns, "{message}"
+                cookie, held_ms, outcome, errno, refused, hint, untold = $untold, mono_ns, "{message}"
             )
         };
     }

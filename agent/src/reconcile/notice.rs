@@ -3,7 +3,9 @@
 
 use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
-    core::{CloseReason, Episode, Line, Noted, OpenReason, Outcome, PodRef, Problem, in_words},
+    core::{
+        CloseReason, Episode, Finding, Line, Noted, OpenReason, Outcome, PodRef, Problem, in_words,
+    },
 };
 
 /// What an Event says.
@@ -55,16 +57,21 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
                 "{proxy} has ended; connects wait until it is ready again, each for {limit} at most"
             ),
         ),
-        Line::GateOpened { reason: OpenReason::Deadline, held, .. } => warning(
+        Line::GateOpened { reason: OpenReason::Deadline, held, finding, .. } => warning(
             "HoldTimedOut",
             "Opening",
-            format!("{proxy} was not ready within {limit}; {} without it", go_on(*held)),
+            format!(
+                "{proxy} was not ready within {limit}{}; {} without it",
+                because(finding.as_ref()),
+                go_on(*held)
+            ),
         ),
-        Line::DeadlineRefuses { held } => warning(
+        Line::DeadlineRefuses { held, finding } => warning(
             "HoldTimedOut",
             "Refusing",
             format!(
-                "{proxy} was not ready within {limit}; {} and all further ones fail until it is",
+                "{proxy} was not ready within {limit}{}; {} and all further ones fail until it is",
+                because(finding.as_ref()),
                 connections(*held as u64)
             ),
         ),
@@ -100,8 +107,8 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
         | Line::GateClosed { .. }
         | Line::GateInherited { .. }
         | Line::Held(_)
-        | Line::Refused(_)
-        | Line::Observed(_)
+        | Line::Refused { .. }
+        | Line::Observed { .. }
         | Line::GateOpened { .. }
         | Line::Released { .. }
         | Line::GateGuards
@@ -124,6 +131,11 @@ fn released(episode: &Episode) -> Option<Notice> {
         note += &format!("; {failed} failed");
     }
     Some(normal("ConnectsReleased", "Releasing", note))
+}
+
+/// What the probe saw last.
+fn because(finding: Option<&Finding>) -> String {
+    finding.map(|finding| format!(" ({finding})")).unwrap_or_default()
 }
 
 fn go_on(held: usize) -> String {

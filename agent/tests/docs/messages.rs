@@ -11,7 +11,7 @@ use crate::files;
 const DOCUMENTS: [&str; 2] = ["docs/log.md", "docs/troubleshooting.md"];
 
 /// How the first cell of such a table's header begins.
-const HEADERS: [&str; 4] = ["Message", "Line", "`reason`", "`outcome`"];
+const HEADERS: [&str; 5] = ["Message", "Line", "`reason`", "`outcome`", "`last_finding`"];
 
 /// The quotations that nothing in the agent says, each with its document.
 pub(crate) fn unknown() -> Vec<String> {

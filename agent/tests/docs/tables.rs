@@ -1,4 +1,4 @@
-//! The tables of docs/configuration.md that are made from the code.
+//! The tables of the documents that are made from the code.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -13,28 +13,29 @@ use crate::files;
 /// Set, the document is written instead of compared.
 const WRITE: &str = "HOLDFAST_WRITE_DOCS";
 
-const DOCUMENT: &str = "docs/configuration.md";
-
 /// Fails if one of the tables is not what the code says.
 pub(crate) fn check() {
-    let document = Path::new(DOCUMENT);
-    let found = files::read(document);
-    let mut expected = found.clone();
-    for (name, table) in [
+    let configuration = [
         ("settings", settings()),
         ("run", options("run")),
         ("cleanup", options("cleanup")),
         ("profiles", options("profiles")),
-    ] {
-        expected = replace(&expected, name, &table);
-    }
+    ];
+    check_document("docs/configuration.md", &configuration);
+    check_document("docs/commands.md", &[("check", options("check"))]);
+}
+
+fn check_document(document: &str, tables: &[(&str, String)]) {
+    let found = files::read(Path::new(document));
+    let replaced = |text: String, (name, table): &(&str, String)| replace(&text, name, table);
+    let expected = tables.iter().fold(found.clone(), replaced);
     if std::env::var_os(WRITE).is_some() {
         fs::write(files::root().join(document), expected).unwrap();
         return;
     }
     assert!(
         found == expected,
-        "{DOCUMENT} is not what the code says; {WRITE}=1 cargo test -p holdfast --test docs writes it"
+        "{document} is not what the code says; {WRITE}=1 cargo test -p holdfast --test docs writes it"
     );
 }
 

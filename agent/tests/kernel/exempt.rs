@@ -101,8 +101,10 @@ fn what_is_only_observed_passes_and_is_reported() {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
         let listener = TcpListener::bind(address).unwrap();
         let stream = pod.connect(address).result().0.unwrap();
-        for kind in pod.events(2) {
-            let KernelEventKind::Observed(caller) = kind else { panic!("{kind:?}") };
+        // The first has found nobody.
+        for (kind, expected) in pod.events(2).into_iter().zip([true, false]) {
+            let KernelEventKind::Observed { caller, refused } = kind else { panic!("{kind:?}") };
+            assert_eq!(refused, expected, "{address}");
             assert_eq!(caller.destination, address);
             assert_eq!(caller.pid, Some(std::process::id()));
         }

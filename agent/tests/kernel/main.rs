@@ -8,9 +8,10 @@
 mod exempt;
 mod guard;
 mod hold;
-mod load;
+mod lines;
 mod pins;
 mod pod;
 mod query;
 mod refuse;
 mod sockopt;
+mod voice;

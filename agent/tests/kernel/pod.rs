@@ -22,12 +22,14 @@ use holdfast::{
         RefuseErrno, SetGate, Verdict,
     },
     netns::{Entrance, Netns},
-    node::find_cgroup2,
+    node::cgroup_root,
     reconcile::{ReplayOf, Replayer},
 };
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Runtime;
+
+use crate::lines::Lines;
 
 /// What the gate holds.
 pub(crate) const PROXY_PORT: u16 = 15001;
@@ -44,6 +46,8 @@ pub(crate) struct Pod {
     runtime: Runtime,
     replayer: Replayer,
     events: EventReader,
+    /// What the programs have said.
+    pub(crate) lines: Arc<Lines>,
     root: PathBuf,
     pod: PathBuf,
     container: PathBuf,
@@ -65,12 +69,13 @@ impl Pod {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = Runtime::new().unwrap();
+        let lines = Arc::new(Lines::default());
         let loaded = {
             let _context = runtime.enter();
-            bpf::load(options, bpffs.map(claim))
+            bpf::load(options, bpffs.map(claim), lines.clone())
                 .unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
-        let root = find_cgroup2(Path::new("/proc")).unwrap();
+        let root = cgroup_root(None, Path::new("/proc")).unwrap();
         let name = format!(
             "holdfast-kernel-{}-{}",
             std::process::id(),
@@ -93,6 +98,7 @@ impl Pod {
             ),
             sockets: loaded.sockets,
             events: loaded.events,
+            lines,
             root,
             pod,
             container,
@@ -198,7 +204,7 @@ impl Pod {
     /// Another agent comes.
     pub(crate) fn load_next(&mut self, options: &LoadOptions, bpffs: &Path) {
         let _context = self.runtime.enter();
-        let loaded = bpf::load(options, Some(claim(bpffs))).unwrap();
+        let loaded = bpf::load(options, Some(claim(bpffs)), self.lines.clone()).unwrap();
         self.replayer = Replayer::new(
             Entrance::start().unwrap(),
             loaded.sockets.clone(),

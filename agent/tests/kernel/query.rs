@@ -10,7 +10,7 @@ use std::{
 use agent_ebpf::{gate::DNS_BUDGET_NS, socket::MAX_QUERY};
 use holdfast::{
     bpf::LoadOptions,
-    core::{KernelEventKind, Mode, QueryId, SetGate, Verdict},
+    core::{Caller, KernelEventKind, Mode, QueryId, SetGate, Verdict},
 };
 use socket2::{Domain, Socket, Type};
 
@@ -314,12 +314,26 @@ fn queries_of_those_who_pass_and_of_other_modes_go_through() {
     pod.set(&SetGate { mode: Mode::Observe, ..gate.clone() });
     ask(&pod, 5);
     ask(&pod, 6);
-    let KernelEventKind::Observed(caller) = pod.events(1).remove(0) else { panic!() };
-    assert_eq!((caller.destination, caller.query), (nameserver, Some(QueryId(5))));
+    let observed = |caller: &Caller| (caller.destination, caller.query);
+    let KernelEventKind::Observed { caller, refused: false } = pod.events(1).remove(0) else {
+        panic!()
+    };
+    assert_eq!(observed(&caller), (nameserver, Some(QueryId(5))));
     assert!(pod.is_silent());
+    // Each at a port of its own: nobody takes queries there.
+    for nobody in NAMESERVERS {
+        let nobody = SocketAddr::new(nobody.ip(), 15_053);
+        pod.set(&SetGate { mode: Mode::Observe, dns_port: Some(nobody.port()), ..gate.clone() });
+        let resolver = socket(&pod, nobody);
+        pod.inside(|| resolver.send_to(&query(7), &nobody.into()).unwrap());
+        let KernelEventKind::Observed { caller, refused: true } = pod.events(1).remove(0) else {
+            panic!("{nobody}")
+        };
+        assert_eq!(observed(&caller), (nobody, Some(QueryId(7))));
+    }
     pod.set(&SetGate { dns_port: None, ..gate });
     ask(&pod, 7);
     pod.open();
     ask(&pod, 8);
-    assert_eq!((pod.counts().dropped, pod.counts().observed), (0, 1));
+    assert_eq!((pod.counts().dropped, pod.counts().observed), (0, 3));
 }

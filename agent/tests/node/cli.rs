@@ -104,7 +104,7 @@ impl Bench {
         let mut command = command("strace");
         command.args(["-f", "-qq", "-e", "trace=bpf", "-o"]).arg(&trace);
         command.args(wrapper).arg(&self.agent).args(arguments);
-        let output = run(command);
+        let output = run(&mut command);
         let Output { status, stdout, stderr } = &output;
         let text = String::from_utf8(stderr.clone()).unwrap();
         assert_eq!(status.code(), Some(code), "{arguments:?}: {text}");
@@ -129,7 +129,7 @@ impl Bench {
 }
 
 /// `program`, with an environment that says nothing to the agent.
-fn command(program: impl AsRef<Path>) -> Command {
+pub(crate) fn command(program: impl AsRef<Path>) -> Command {
     // An agent that goes on instead of failing must not hang the test.
     let mut command = Command::new("timeout");
     command.args(["--signal", "KILL", "60"]).arg(program.as_ref());
@@ -139,7 +139,7 @@ fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-fn run(mut command: Command) -> Output {
+fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
@@ -163,6 +163,8 @@ fn wrong_usage_is_told_in_one_line() {
         (&["run", "--node-nam", "a"], &["'--node-nam'", "'--node-name'"]),
         (&["run", "--node-name"], &["--node-name <NAME>", "value"]),
         (&["run", "a"], &["'a'"]),
+        (&["check", "--output", "xml"], &["'xml'", "table, json, yaml", "holdfast check --help"]),
+        (&["completions", "tcsh"], &["'tcsh'", "bash", "holdfast completions --help"]),
     ] {
         bench.fails_and_tells(USAGE, &os(arguments), told);
     }
@@ -197,7 +199,7 @@ fn a_wrong_value_in_the_environment_is_told_as_one_on_the_command_line() {
     ] {
         let mut command = command(binary());
         command.arg("run").env("NODE_NAME", "node1").env(variable, value);
-        let output = run(command);
+        let output = run(&mut command);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(USAGE), "{variable}: {text}");
         assert_eq!(text.lines().count(), 1, "{variable}: {text}");
@@ -378,6 +380,23 @@ fn each_missing_capability_is_told_by_name() {
     }
 }
 
+/// Shells that are not installed everywhere are left out: what matters is that a shell takes it.
+#[test]
+fn bash_takes_its_completions() {
+    let mut completions = command(binary());
+    let script = run(completions.args(["completions", "bash"]));
+    let mut bash = command("bash");
+    let told = bash
+        .arg("-c")
+        .arg("eval \"$1\"; COMP_WORDS=(holdfast che); COMP_CWORD=1; _holdfast holdfast che holdfast; \
+              echo \"${COMPREPLY[@]}\"")
+        .arg("bash")
+        .arg(OsString::from(String::from_utf8(script.stdout).unwrap()));
+    let Output { status, stdout, stderr } = run(told);
+    assert_eq!(String::from_utf8_lossy(&stderr), "");
+    assert_eq!((status.code(), String::from_utf8_lossy(&stdout).trim()), (Some(0), "check"));
+}
+
 #[test]
 fn help_and_version_are_no_errors() {
     for (arguments, told) in [
@@ -385,6 +404,9 @@ fn help_and_version_are_no_errors() {
         (&["--help"], &["Usage: holdfast", "run", "Exit codes: 64"]),
         (&["help"], &["Usage: holdfast"]),
         (&["run", "-h"], &["--node-name <NAME>", "60s]"]),
+        (&["check", "--help"], &["--cgroup-root <DIR>", "--kubeconfig <FILE>", "Exit codes: 0"]),
+        (&["version"], &["holdfast  ", env!("CARGO_PKG_VERSION"), "\nkernel    "]),
+        (&["version", "-o", "yaml"], &["version: ", "abi: ", "target: "]),
         (
             &["run", "--help"],
             &["--node-name <NAME>", "--cgroup-root <DIR>", "60s]", "Exit codes: 64"],
@@ -392,7 +414,7 @@ fn help_and_version_are_no_errors() {
     ] {
         let mut command = command(binary());
         command.args(arguments);
-        let Output { status, stdout, stderr } = run(command);
+        let Output { status, stdout, stderr } = run(&mut command);
         let text = String::from_utf8(stdout).unwrap();
         assert_eq!(status.code(), Some(0), "{arguments:?}");
         assert_eq!(stderr, b"", "{arguments:?}");

@@ -8,7 +8,8 @@ use testbed::{
 };
 
 use crate::common::{
-    ENABLED, SOON, binary, enabled_node, eventually, is, lines, options, start_agent, wait_for,
+    CLOSED_UNKNOWN, ENABLED, SOON, binary, enabled_node, eventually, is, lines, options,
+    start_agent, wait_for,
 };
 
 const LABEL: &str = "holdfast.dev/hold";
@@ -215,7 +216,7 @@ fn a_recorded_pod_s_gate_opens_when_the_recording_says_why() {
         // The cgroup alone: what opens the gate can only be the recording.
         let dir = CgroupDriver::default().pod_dir(Qos::Burstable, &uid);
         let cgroup = Cgroup::create(node.cgroup_root().join(dir)).unwrap();
-        message("gate closed");
+        message(CLOSED_UNKNOWN);
         for event in events {
             node.api().replay(&event).unwrap();
         }

@@ -13,6 +13,9 @@ use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps};
 /// The label that enables a namespace.
 pub(crate) const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
 
+/// What is told of a gate that closes before the API has told of its pod.
+pub(crate) const CLOSED_UNKNOWN: &str = "gate closed, pod not known yet";
+
 /// Long enough for anything that should happen soon, on any machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 

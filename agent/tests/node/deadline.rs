@@ -51,6 +51,7 @@ fn a_connect_is_held_for_75_seconds_and_is_itself_again_afterwards() {
     }
     let opened = wait_for(&agent, &pod, "gate opened");
     assert_eq!(opened["reason"], "the proxy says it is ready");
+    assert_eq!(opened["check"], "http://:15021/healthz/ready");
 }
 
 #[test]
@@ -65,6 +66,7 @@ fn at_the_deadline_the_application_sees_what_it_would_have_seen_without_a_hold()
 
     let opened = wait_for(&agent, &pod, "gate opened");
     assert_eq!(opened["reason"], "deadline passed");
+    assert_eq!(opened["last_finding"], "nobody listens on port 15001");
     assert_ends_at(deadline, mono_ns(&opened));
     assert_eq!(wait_for(&agent, &pod, "connect released")["outcome"], "refused");
     wait_for(&agent, &pod, "gate detached");

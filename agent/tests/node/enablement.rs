@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use testbed::{Agent, Node, Pod, PodSpec, Process, apps, backend_v4, clock::monotonic_ns};
 
-use crate::common::{SOON, eventually, idle, is, lines, start_agent, wait_for};
+use crate::common::{CLOSED_UNKNOWN, SOON, eventually, idle, is, lines, start_agent, wait_for};
 
 const LABEL: &str = "holdfast.dev/hold";
 
@@ -31,7 +31,7 @@ fn starting_pods(node: &Node) -> (Agent, Vec<(Pod, Process)>) {
         assert_eq!(dial(pod).wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
         // A pod that was found before the API had told of it is held until then.
         eventually("a gate that was closed in case opens", || {
-            lines(&agent, pod, "gate closed").len() == lines(&agent, pod, "gate detached").len()
+            lines(&agent, pod, CLOSED_UNKNOWN).len() == lines(&agent, pod, "gate detached").len()
         });
     }
     (agent, pods)

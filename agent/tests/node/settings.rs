@@ -36,8 +36,12 @@ fn mode_refuse_fails_at_once_with_the_error_that_was_chosen() {
         for _ in 0..2 {
             assert_eq!(dial(&pod), expected);
         }
-        let refused = wait_for(&agent, &pod, "connect refused");
-        assert_eq!(refused["destination"], backend_v4().to_string());
+        let refused = wait_for_all(&agent, &pod, "connect refused", 3);
+        for line in &refused {
+            assert_eq!(line["destination"], backend_v4().to_string());
+        }
+        let told = refused.iter().map(|line| line["errno"].as_str()).collect::<Vec<_>>();
+        assert_eq!(told, [None, Some(expected), Some(expected)]);
         let direct = dials(&pod, "direct", (backend_v4().ip(), 8081).into());
         assert!(direct.wait_attempt(SOON).unwrap().is_connected(), "not redirected, not refused");
         let proxy = pod.start_proxy().unwrap();

@@ -1,6 +1,7 @@
 //! What a client asks for, in the words of the API's authorisation, and what it may ask for.
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// One request as authorisation sees it. Paths that lead to no resource, such as `/version`, are
 /// not among these: every account may read them.
@@ -74,6 +75,29 @@ impl Rule {
     }
 }
 
+/// The group and the plural name by which a client asks what it may do itself.
+pub(super) const REVIEWS: (&str, &str) = ("authorization.k8s.io", "selfsubjectaccessreviews");
+
+/// A server's answer to a SelfSubjectAccessReview; `granted`: `None` if everything is. `None` if it
+/// asks for nothing that is a resource.
+pub(super) fn review(mut review: Value, granted: Option<&[Rule]>) -> Option<Value> {
+    let attributes = review.pointer("/spec/resourceAttributes")?;
+    let text = |key: &str| attributes[key].as_str().filter(|text| !text.is_empty());
+    let access = Access {
+        verb: text("verb")?.to_owned(),
+        group: text("group").unwrap_or_default().to_owned(),
+        resource: match (text("resource")?, text("subresource")) {
+            (resource, None) => resource.to_owned(),
+            (resource, Some(subresource)) => format!("{resource}/{subresource}"),
+        },
+        namespace: text("namespace").map(str::to_owned),
+        name: text("name").map(str::to_owned),
+    };
+    let allowed = granted.is_none_or(|rules| rules.iter().any(|rule| rule.allows(&access)));
+    review["status"] = json!({ "allowed": allowed });
+    Some(review)
+}
+
 impl Access {
     /// A real server's words for a refusal.
     pub(super) fn refusal(&self) -> String {
@@ -126,6 +150,24 @@ mod tests {
         assert!(!narrow.allows(&access("get", "daemonsets", Some("b"), Some("x"))));
         assert!(!narrow.allows(&access("get", "daemonsets", Some("a"), Some("y"))));
         assert!(!narrow.allows(&access("get", "daemonsets", None, Some("x"))));
+    }
+
+    #[test]
+    fn a_review_says_what_a_request_would_have_met() {
+        let ask = |verb: &str, name: &str| {
+            json!({"spec": {"resourceAttributes": {
+                "verb": verb, "group": "apps", "resource": "daemonsets", "namespace": "a", "name": name
+            }}})
+        };
+        let narrow = [rule(&["x"], Some("a"))];
+        for (verb, name, allowed) in [("get", "x", true), ("get", "y", false), ("list", "x", false)]
+        {
+            let answer = review(ask(verb, name), Some(&narrow)).unwrap();
+            assert_eq!(answer["status"]["allowed"], allowed, "{verb} {name}");
+            assert_eq!(answer["spec"], ask(verb, name)["spec"]);
+        }
+        assert_eq!(review(ask("list", "y"), None).unwrap()["status"]["allowed"], true);
+        assert_eq!(review(json!({"spec": {"nonResourceAttributes": {}}}), None), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Shared,
-    access::Access,
+    access::{self, Access},
     reply::{Failure, Shape, json_response},
     resource::Resource,
     select::Selector,
@@ -140,6 +140,15 @@ async fn serve(
             .ok_or_else(Failure::unknown_path);
     };
     let verb = verb(&method, &place, &parameters);
+    // Every account may ask what it may do.
+    if (place.group, place.plural, &method) == (access::REVIEWS.0, access::REVIEWS.1, &Method::POST)
+    {
+        let asked = serde_json::from_slice(&body)
+            .map_err(|error| Failure::bad_request(error.to_string()))?;
+        let answer = access::review(asked, shared.lock().granted.as_deref())
+            .ok_or_else(Failure::not_allowed)?;
+        return Ok(json_response(StatusCode::CREATED, &answer));
+    }
     // As a real server does: who may not ask does not learn whether it is there.
     shared.admit(place.access(verb)).map_err(Failure::forbidden)?;
     let target = Target::new(place).ok_or_else(Failure::unknown_path)?;

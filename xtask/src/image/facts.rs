@@ -23,7 +23,7 @@ pub(crate) struct Facts {
     license: String,
     repository: Option<String>,
     /// The commit, marked when the checkout differs from it; `None` outside of git.
-    revision: Option<String>,
+    pub(crate) revision: Option<String>,
     /// Every timestamp in the image, so that the same sources give the same bytes.
     pub(crate) created: Timestamp,
 }

@@ -12,15 +12,16 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
-use aya_log_ebpf::debug;
 
 use crate::programs::{
     gate::is_exempt,
+    listener,
     maps::{COUNTS, DATAGRAMS, NO_DATAGRAM, hold_of},
     packet::{self, Datagram},
     pod::{self, Found},
     record,
     report::{self, Sent},
+    say::say,
     sock::{self, IPPROTO_UDP, SOCK_DGRAM, TCP_ESTABLISHED},
 };
 
@@ -41,7 +42,7 @@ struct Query<'a> {
 /// Drops the packet, of which [`packet::is_loopback_udp`] is true, if it is a query that is to
 /// wait. Always without backing off: UDP tells its sender of any other drop.
 #[inline(always)]
-pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
+pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
     let found = pod::of_packet(ctx)?;
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -49,8 +50,9 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     if found.gate.dns_port == 0 || !matches!(treatment, Treatment::Hold | Treatment::Observe) {
         return None;
     }
+    let (pod, container) = (found.pod, found.container);
     let datagram = packet::datagram(ctx)?;
-    if datagram.destination_port != found.gate.dns_port {
+    if datagram.destination.port != found.gate.dns_port {
         return None;
     }
     let sk = sock::of_kind(ctx, SOCK_DGRAM, IPPROTO_UDP)?;
@@ -62,10 +64,12 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     let (cookie, record) = record::of_packet(ctx, found.pod, IPPROTO_UDP);
     let query = Query { ctx, datagram: &datagram, found: &found, sk, cookie, id, now };
     if is_exempt(ctx, &found, || query.sent()) {
+        say!(LOUD, QueryPassesExempt, pod, container, cookie, id, 0_u8);
         return None;
     }
     if treatment == Treatment::Observe {
         query.observe(record.as_deref());
+        say!(LOUD, QueryObserved, pod, container, cookie, id, 0_u8);
         return None;
     }
     let is_held = match record {
@@ -76,10 +80,11 @@ pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
         None => query.wait_unstored(None),
     };
     if !is_held {
+        say!(LOUD, QueryPassesTimeOver, pod, container, cookie, id, 0_u8);
         return None;
     }
     record::count(found.pod, |counts| &raw mut counts.dropped, 1);
-    debug!(ctx, "query dropped: pod {} cookie {} id {}", found.pod, cookie, id);
+    say!(LOUD, QueryDropped, pod, container, cookie, id, 0_u8);
     Some(Answer::Flat)
 }
 
@@ -216,7 +221,8 @@ impl Query<'_> {
         {
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
-            report::packet(EventKind::Observed, &self.sent(), record);
+            let takes = listener::takes_datagrams(self.ctx, &self.datagram.destination);
+            report::packet(EventKind::observed(takes), &self.sent(), record);
         }
     }
 }

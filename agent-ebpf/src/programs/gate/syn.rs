@@ -1,7 +1,7 @@
 //! SYNs to the proxy's ports, and to its DNS port.
 
 use agent_ebpf::{
-    EventKind, SocketRecord, Treatment,
+    EventKind, GateState, SocketRecord, Treatment,
     gate::DNS_BUDGET_NS,
     pacing::{self, Answer},
     socket::{MAX_TCP_HEADER, MIN_TCP_HEADER},
@@ -11,16 +11,16 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     programs::SkBuffContext,
 };
-use aya_log_ebpf::debug;
 
 use crate::programs::{
-    gate::is_exempt,
+    gate::{cookie_of, is_exempt},
     listener,
     maps::{GiveUp, REDIRECTED, Target, hold_of},
     packet::{self, Syn},
     pod::{self, Found, Standing},
     record,
     report::{self, Sent},
+    say::say,
     sock::{self, IPPROTO_TCP, SOCK_STREAM},
 };
 
@@ -35,51 +35,61 @@ struct Attempt<'a> {
 
 /// Drops the packet if it is a SYN that is to wait, or to fail.
 #[inline(always)]
-pub(super) fn hold(ctx: &SkBuffContext) -> Option<Answer> {
+pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
     let syn = packet::syn(ctx)?;
     let found = pod::of_packet(ctx)?;
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
     let gate = found.gate;
     let treatment = gate.treatment(now);
+    let (pod, container, port) = (found.pod, found.container, syn.destination.port);
     if treatment == Treatment::Pass {
+        let closed = gate.state == GateState::Closed as u32;
+        say!(LOUD, SynPassesOpen, pod, container, cookie_of(ctx), port, closed);
         return None;
     }
     if !syn.loopback {
         if treatment != Treatment::Guard {
             went_around(ctx, &found);
         }
+        say!(LOUD, SynPassesAround, pod, container, cookie_of(ctx), port, 0_u8);
         return None;
     }
-    let port = syn.destination.port;
     let is_named = gate.ports.contains(&port);
     let is_dns = !is_named && port == gate.dns_port;
     let concerns =
         is_named || (is_dns && matches!(treatment, Treatment::Hold | Treatment::Observe));
     if !concerns {
+        say!(LOUD, SynPassesOtherPort, pod, container, cookie_of(ctx), port, 0_u8);
         return None;
     }
     // Before all else: it is what most SYNs to a guarded gate meet.
     if treatment == Treatment::Guard && listener::listens(ctx, &syn.destination) {
+        say!(LOUD, SynPassesListens, pod, container, cookie_of(ctx), port, 0_u8);
         return None;
     }
-    let sk = sock::of_kind(ctx, SOCK_STREAM, IPPROTO_TCP)?;
+    let Some(sk) = sock::of_kind(ctx, SOCK_STREAM, IPPROTO_TCP) else {
+        say!(LOUD, SynPassesForeign, pod, container, cookie_of(ctx), port, 0_u8);
+        return None;
+    };
     let attempt = Attempt { ctx, syn: &syn, found: &found, sk, now };
-    if treatment != Treatment::Guard {
-        if is_exempt(ctx, &found, || attempt.sent(0)) {
-            return None;
-        }
-    } else if found.standing() != Standing::Held || super::is_proxy(ctx, gate) {
+    let is_exempt = if treatment == Treatment::Guard {
+        found.standing() != Standing::Held || super::is_proxy(ctx, gate)
+    } else {
+        is_exempt(ctx, &found, || attempt.sent(0))
+    };
+    if is_exempt {
+        say!(LOUD, SynPassesExempt, pod, container, cookie_of(ctx), port, gate.proxy_uid);
         return None;
     }
     match treatment {
         Treatment::Pass => None,
-        Treatment::Hold if is_dns => attempt.wait(Some(DNS_BUDGET_NS)),
-        Treatment::Hold => attempt.wait(None),
-        Treatment::Guard => attempt.wait(Some(gate.guard_ns)),
-        Treatment::Refuse => attempt.refuse(),
+        Treatment::Hold if is_dns => attempt.wait::<LOUD>(Some(DNS_BUDGET_NS)),
+        Treatment::Hold => attempt.wait::<LOUD>(None),
+        Treatment::Guard => attempt.wait::<LOUD>(Some(gate.guard_ns)),
+        Treatment::Refuse => attempt.refuse::<LOUD>(),
         Treatment::Observe => {
-            attempt.observe();
+            attempt.observe::<LOUD>();
             None
         }
     }
@@ -121,7 +131,7 @@ impl Attempt<'_> {
     /// Drops the SYN: until the gate's deadline, or for `budget` from the socket's first drop. A
     /// budget needs the socket's storage; without, the SYN passes.
     #[inline(always)]
-    fn wait(&self, budget: Option<u64>) -> Option<Answer> {
+    fn wait<const LOUD: bool>(&self, budget: Option<u64>) -> Option<Answer> {
         let Self { ctx, syn, found, sk, now } = *self;
         // SAFETY: `sk` came from `of_kind`.
         let hold = unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) };
@@ -132,6 +142,15 @@ impl Attempt<'_> {
             (Some(budget), Some(hold)) => hold.first_ns + budget,
         };
         if now >= until {
+            say!(
+                LOUD,
+                SynPassesTimeOver,
+                found.pod,
+                found.container,
+                cookie_of(ctx),
+                syn.destination.port,
+                0_u8
+            );
             return None;
         }
         let (cookie, mut record) = self.record();
@@ -159,12 +178,12 @@ impl Attempt<'_> {
         if answer == Answer::BackOff {
             hold.backoffs += 1;
         }
-        debug!(
-            ctx,
-            "SYN dropped: pod {} cookie {} port {} -> {} drop {}",
+        say!(
+            LOUD,
+            SynDropped,
             found.pod,
+            found.container,
             cookie,
-            syn.source_port,
             syn.destination.port,
             hold.drops
         );
@@ -174,7 +193,7 @@ impl Attempt<'_> {
     /// Lets connect() fail. Where nobody listens the kernel's own RST does that at once. Where
     /// somebody listens who is not ready, the SYN is dropped, and the socket's timer ends it.
     #[inline(always)]
-    fn refuse(&self) -> Option<Answer> {
+    fn refuse<const LOUD: bool>(&self) -> Option<Answer> {
         let (cookie, record) = self.record();
         // SAFETY: `sk` came from `of_kind`.
         let mut hold = unsafe { hold_of(self.sk, BPF_SK_STORAGE_GET_F_CREATE) };
@@ -194,7 +213,17 @@ impl Attempt<'_> {
                 let _ = REDIRECTED.insert(target, 1, 0);
             }
         }
-        if !listener::listens(self.ctx, &self.syn.destination) {
+        let listens = listener::listens(self.ctx, &self.syn.destination);
+        say!(
+            LOUD,
+            SynRefused,
+            self.found.pod,
+            self.found.container,
+            cookie,
+            self.syn.destination.port,
+            listens
+        );
+        if !listens {
             return None;
         }
         record::count(self.found.pod, |counts| &raw mut counts.dropped, 1);
@@ -208,7 +237,7 @@ impl Attempt<'_> {
 
     /// Reports what would have been held, once a socket.
     #[inline(always)]
-    fn observe(&self) {
+    fn observe<const LOUD: bool>(&self) {
         // SAFETY: `sk` came from `of_kind`.
         let hold = unsafe { hold_of(self.sk, BPF_SK_STORAGE_GET_F_CREATE) };
         if let Some(hold) = hold
@@ -217,7 +246,17 @@ impl Attempt<'_> {
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
             let (cookie, record) = self.record();
-            report::packet(EventKind::Observed, &self.sent(cookie), record.as_deref());
+            let listens = listener::listens(self.ctx, &self.syn.destination);
+            report::packet(EventKind::observed(listens), &self.sent(cookie), record.as_deref());
+            say!(
+                LOUD,
+                SynObserved,
+                self.found.pod,
+                self.found.container,
+                cookie,
+                self.syn.destination.port,
+                listens
+            );
         }
     }
 

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::core::{Caller, CloseReason, HeldConnect, Line, PodRef, Problem, Stamp, stamp::millis};
+use crate::core::{
+    Caller, CloseReason, HeldConnect, Line, PodRef, Problem, RefuseErrno, Stamp, stamp::millis,
+};
 
 /// One thing that happened to a pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,8 +79,8 @@ impl Line {
             Self::GateClosed { .. } => "gate-closed",
             Self::GateInherited { .. } => "gate-taken-over",
             Self::Held(_) => "held",
-            Self::Refused(_) => "refused",
-            Self::Observed(_) => "observed",
+            Self::Refused { .. } => "refused",
+            Self::Observed { .. } => "observed",
             Self::InitPassed { .. } => "init-passed",
             Self::GateOpened { .. } => "gate-opened",
             Self::DeadlineRefuses { .. } => "deadline-refuses",
@@ -98,12 +100,13 @@ impl Line {
         match self {
             Self::ContainerStarted { .. } => "container started",
             Self::ContainerEnded { .. } => "container ended",
+            Self::GateClosed { enabled_by: None, .. } => "gate closed, pod not known yet",
             Self::GateClosed { .. } => "gate closed",
             Self::GateInherited { .. } => "gate taken over",
             Self::Held(connect) if connect.caller.query.is_some() => "DNS query held",
             Self::Held(_) => "connect held",
-            Self::Refused(_) => "connect refused",
-            Self::Observed(_) => "connect would have been held",
+            Self::Refused { .. } => "connect refused",
+            Self::Observed { .. } => "connect would have been held",
             Self::InitPassed { .. } => {
                 "init container reaches for the mesh before its proxy exists"
             }
@@ -144,18 +147,25 @@ fn fields(line: &Line) -> Value {
         Line::GateInherited { reason, held } => {
             json!({ "reason": reason.map(CloseReason::as_str), "held": held })
         }
-        Line::Held(connect) | Line::Refused(connect) | Line::Observed(connect) => {
-            of_connect(connect, &Value::Null)
+        Line::Held(connect) => of_connect(connect, &Value::Null),
+        Line::Observed { connect, refused } => of_connect(connect, &json!({ "refused": refused })),
+        Line::Refused { connect, errno } => {
+            of_connect(connect, &json!({ "errno": errno.map(RefuseErrno::as_str) }))
         }
         Line::InitPassed { connect, hint } => of_connect(connect, &json!({ "hint": hint })),
         Line::Released { connect, waited, outcome } => of_connect(
             connect,
             &json!({ "held_ms": millis::of(*waited), "outcome": outcome.as_str() }),
         ),
-        Line::GateOpened { at, reason, held } => {
-            json!({ "reason": reason.as_str(), "held": held, "mono_ns": at })
+        Line::GateOpened { at, reason, held, finding } => json!({
+            "reason": reason.as_str(),
+            "held": held,
+            "last_finding": finding.as_ref().map(ToString::to_string),
+            "mono_ns": at,
+        }),
+        Line::DeadlineRefuses { held, finding } => {
+            json!({ "held": held, "last_finding": finding.as_ref().map(ToString::to_string) })
         }
-        Line::DeadlineRefuses { held } => json!({ "held": held }),
         Line::GateFailed { error } => json!({ "error": error }),
         Line::NotHeld { exemption, wanted } => {
             json!({ "reason": exemption.as_str(), "wanted": wanted })

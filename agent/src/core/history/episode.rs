@@ -9,8 +9,8 @@ use super::{
     pace::{Pace, Saying},
 };
 use crate::core::{
-    CloseReason, ContainerRole, Epoch, HeldConnect, Line, Mode, Monotonic, OpenReason, Origin,
-    Outcome, PodRef, QueryId, SocketCookie, Stamp, stamp::millis,
+    CloseReason, ContainerRole, Epoch, Finding, HeldConnect, Line, Mode, Monotonic, OpenReason,
+    Origin, Outcome, PodRef, QueryId, SocketCookie, Stamp, stamp::millis,
 };
 
 /// One closing of one pod's gate.
@@ -48,6 +48,8 @@ pub struct Episode {
     pub refused: u64,
     /// How many would have waited (mode observe).
     pub observed: u64,
+    /// How many of these failed, because nobody listened on the proxy's port.
+    pub observed_refused: u64,
     /// How those that waited ended.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// How long one waited at most.
@@ -59,6 +61,8 @@ pub struct Episode {
     pub opened_at: Option<Stamp>,
     /// Why it opened.
     pub open_reason: Option<OpenReason>,
+    /// What the probe had found last when it opened, or when connects began to fail.
+    pub finding: Option<Finding>,
     /// When it was over: its programs were off, or stayed on to guard.
     pub ended_at: Option<Stamp>,
     /// Its programs stayed on to guard.
@@ -156,11 +160,13 @@ impl Episode {
             held: 0,
             refused: 0,
             observed: 0,
+            observed_refused: 0,
             outcomes: BTreeMap::new(),
             longest: Duration::ZERO,
             refuses_at: None,
             opened_at: None,
             open_reason: None,
+            finding: None,
             ended_at: None,
             guards: false,
             error: None,
@@ -254,14 +260,19 @@ impl Episode {
                 self.connect(connect, Fate::Held, epoch);
                 self.paces.held.say(connect, None, now)
             }
-            Line::Refused(connect) => {
+            Line::Refused { connect, errno: _ } => {
                 self.refused += 1;
                 self.connect(connect, Fate::Refused, epoch);
                 self.paces.refused.say(connect, None, now)
             }
-            Line::Observed(connect) => {
+            Line::Observed { connect, refused } => {
                 self.observed += 1;
-                self.connect(connect, Fate::Observed, epoch);
+                self.observed_refused += u64::from(*refused);
+                let span = self.connect(connect, Fate::Observed, epoch);
+                if let Some(span) = span.filter(|_| *refused) {
+                    span.ended_at = Some(span.called_at);
+                    span.outcome = Some(Outcome::Refused);
+                }
                 self.paces.observed.say(connect, None, now)
             }
             Line::Released { connect, waited, outcome } => {
@@ -280,11 +291,13 @@ impl Episode {
                 }
                 self.paces.released.say(connect, Some(*outcome), now)
             }
-            Line::DeadlineRefuses { .. } => {
+            Line::DeadlineRefuses { held: _, finding } => {
+                self.finding.clone_from(finding);
                 self.refuses_at = Some(epoch.stamp(now));
                 Saying::default()
             }
-            Line::GateOpened { at, reason, .. } => {
+            Line::GateOpened { at, reason, held: _, finding } => {
+                self.finding.clone_from(finding);
                 self.opened_at = Some(epoch.stamp(*at));
                 self.open_reason = Some(*reason);
                 Saying::default()
@@ -317,25 +330,33 @@ impl Episode {
             .map(|ready| connected_at.since(ready))
     }
 
-    fn connect(&mut self, connect: &HeldConnect, fate: Fate, epoch: Epoch) {
+    /// Takes in a connect; one that is only counted has no span.
+    fn connect(
+        &mut self,
+        connect: &HeldConnect,
+        fate: Fate,
+        epoch: Epoch,
+    ) -> Option<&mut ConnectSpan> {
         let HeldConnect { cookie, container, caller } = connect;
         let called_at = epoch.stamp(caller.connect_at);
         let first = self.first_connect_at.map_or(called_at, |first| first.min(called_at));
         self.first_connect_at = Some(first);
-        if self.connects.len() < Self::MAX_CONNECTS {
-            self.connects.push(ConnectSpan {
-                cookie: *cookie,
-                query: caller.query,
-                container: container.clone(),
-                comm: caller.comm.clone(),
-                pid: caller.pid,
-                uid: caller.uid,
-                destination: caller.destination,
-                fate,
-                called_at,
-                ended_at: None,
-                outcome: None,
-            });
+        if self.connects.len() == Self::MAX_CONNECTS {
+            return None;
         }
+        self.connects.push(ConnectSpan {
+            cookie: *cookie,
+            query: caller.query,
+            container: container.clone(),
+            comm: caller.comm.clone(),
+            pid: caller.pid,
+            uid: caller.uid,
+            destination: caller.destination,
+            fate,
+            called_at,
+            ended_at: None,
+            outcome: None,
+        });
+        self.connects.last_mut()
     }
 }

@@ -44,7 +44,7 @@ fn closed(ms: u64, reason: CloseReason, known: bool) -> Line {
 }
 
 fn opened(ms: u64, reason: OpenReason) -> Line {
-    Line::GateOpened { at: at(ms), reason, held: 0 }
+    Line::GateOpened { at: at(ms), reason, held: 0, finding: None }
 }
 
 fn started(ms: u64, container: &str) -> Line {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{gate::GatePhase, pod::Pod};
 use crate::core::{
     Action, Caller, CgroupId, HeldConnect, KernelEvent, KernelEventKind, Line, Monotonic, Outcome,
-    Pace, SocketCookie,
+    Pace, RefuseErrno, SocketCookie,
 };
 
 /// How long a DNS query waits at most, see `agent_ebpf::gate::DNS_BUDGET_NS`.
@@ -19,12 +19,13 @@ impl Pod {
             KernelEventKind::Held(caller) => self.hold(cookie, caller, at, actions),
             KernelEventKind::Refused(caller) => {
                 self.note_wait(caller.connect_at);
-                let line = Line::Refused(self.connect(cookie, caller));
-                self.log(line, actions);
+                let errno = self.errno(&caller, at);
+                let connect = self.connect(cookie, caller);
+                self.log(Line::Refused { connect, errno }, actions);
             }
-            KernelEventKind::Observed(caller) => {
+            KernelEventKind::Observed { caller, refused } => {
                 self.note_wait(caller.connect_at);
-                let line = Line::Observed(self.connect(cookie, caller));
+                let line = Line::Observed { connect: self.connect(cookie, caller), refused };
                 self.log(line, actions);
             }
             KernelEventKind::InitPassed(caller) => {
@@ -73,6 +74,13 @@ impl Pod {
         if self.gate.is_closed() {
             self.first_wait = self.first_wait.or(Some(connect_at));
         }
+    }
+
+    /// What a refused connect fails with, if it is the setting's to say. The hook of connect() refuses
+    /// in the moment of the call; a SYN comes later, and is answered by the kernel itself.
+    fn errno(&self, caller: &Caller, at: Monotonic) -> Option<RefuseErrno> {
+        let in_hook = caller.pid.is_some() && caller.connect_at == at;
+        self.applied.as_ref().filter(|_| in_hook).map(|plan| plan.settings.errno.value)
     }
 
     /// It may be started again and again; its owner is told once.

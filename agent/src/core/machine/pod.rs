@@ -9,8 +9,8 @@ use std::{
 use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    InheritedGate, Judgement, Line, Monotonic, Order, Plan, PodName, PodRef, PodUid, PodView,
-    Problem, Proxy, Settings,
+    Finding, InheritedGate, Judgement, Line, Monotonic, OpenReason, Order, Plan, PodName, PodRef,
+    PodUid, PodView, Problem, Proxy, Settings, Unused,
 };
 
 /// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
@@ -34,6 +34,8 @@ pub(super) struct Pod {
     pub(super) would_be: Option<Proxy>,
     /// Somebody has chosen to hold it.
     wanted: bool,
+    /// What else its report explains.
+    pub(super) grounds: Grounds,
     /// What was wrong with its settings at the last look.
     problems: Vec<Problem>,
     /// The exemption that the log has told.
@@ -48,6 +50,8 @@ pub(super) struct Pod {
     pub(super) host_network_seen: bool,
     /// The last answer of the probe since it was started.
     pub(super) probed: Option<bool>,
+    /// What it came to last, and since when: for the log, nothing follows from it.
+    pub(super) finding: Option<(Monotonic, Finding)>,
     /// Its containers may have run without a gate, so its proxy may be ready.
     pub(super) late: bool,
     /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
@@ -78,6 +82,21 @@ pub(super) struct Pod {
     pub(super) told_init: HashSet<String>,
     /// The log has told that nothing redirects it.
     pub(super) told_not_redirected: bool,
+    /// Why its gate opened last, and when; `None`: it has not, since it was closed last.
+    pub(super) opened: Option<(Monotonic, OpenReason)>,
+    /// Why its programs could not be worked.
+    pub(super) error: Option<String>,
+}
+
+/// What its verdict rests on, for whoever asks why. Nothing follows from it.
+#[derive(Debug, Default)]
+pub(super) struct Grounds {
+    /// See [`Judgement::unused`].
+    pub(super) unused: Option<Unused>,
+    /// See [`Judgement::wish`].
+    pub(super) wish: Option<String>,
+    /// See [`Judgement::namespace_problems`].
+    pub(super) namespace_problems: Vec<Problem>,
 }
 
 /// Whether a pod is one to hold, as far as its facts tell.
@@ -102,6 +121,7 @@ impl Pod {
             settings: None,
             would_be: None,
             wanted: false,
+            grounds: Grounds::default(),
             problems: Vec::new(),
             told_exemption: None,
             order: None,
@@ -111,6 +131,7 @@ impl Pod {
             proxy_ran: false,
             host_network_seen: false,
             probed: None,
+            finding: None,
             late: false,
             former: HashSet::new(),
             gate: GatePhase::Absent,
@@ -126,6 +147,8 @@ impl Pod {
             ready_proxy: None,
             told_init: HashSet::new(),
             told_not_redirected: false,
+            opened: None,
+            error: None,
         }
     }
 
@@ -159,10 +182,21 @@ impl Pod {
 
     /// Takes in what follows from the API's objects, and tells what is wrong with them.
     pub(super) fn judge(&mut self, judgement: Option<Judgement>, actions: &mut Vec<Action>) {
-        let Some(Judgement { plan, wanted, problems, settings, would_be }) = judgement else {
+        let Some(judgement) = judgement else {
             self.judged = None;
             return;
         };
+        let Judgement {
+            plan,
+            wanted,
+            problems,
+            settings,
+            would_be,
+            unused,
+            wish,
+            namespace_problems,
+        } = judgement;
+        self.grounds = Grounds { unused, wish, namespace_problems };
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             self.log(Line::InvalidSetting(problem.clone()), actions);
         }
@@ -310,6 +344,9 @@ impl Pod {
         self.inherited = None;
         self.keeps_settings = false;
         self.probed = None;
+        self.finding = None;
+        self.opened = None;
+        self.error = None;
     }
 
     pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
@@ -333,6 +370,7 @@ impl Pod {
 
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
+        self.error = Some(error.clone());
         self.log(Line::GateFailed { error }, actions);
         self.let_go(now, actions);
         self.gate = GatePhase::Failed;
@@ -442,6 +480,11 @@ impl Pod {
         let profile = plan.proxy.profile.clone();
         self.told_not_redirected = true;
         self.log(Line::NotRedirected { around, profile }, actions);
+    }
+
+    /// What the probe has found out last.
+    pub(super) fn last_finding(&self) -> Option<Finding> {
+        self.finding.as_ref().map(|(_, finding)| finding.clone())
     }
 
     /// When [`crate::core::Event::Tick`] is due for this pod at the latest.

@@ -1,13 +1,14 @@
 //! What is known of the pods, for whoever asks.
 
 use super::{
-    Machine,
+    Container, Machine,
     gate::GatePhase,
     pod::{Pod, Standing},
 };
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
-    Exemption, Monotonic, OrderReport, PodName, PodReport, PodState, PodUid, Proxy, SettingReport,
+    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodReport, PodState,
+    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -50,25 +51,79 @@ impl Pod {
         waiting.sort_by_key(|held| (held.caller.connect_at, held.cookie));
         waiting.truncate(PodReport::MAX_WAITING);
         let waiting = waiting.into_iter().map(|held| self.named(held.clone()));
-        PodReport {
-            pod: self.reference(),
+        let reference = self.reference();
+        let namespace = reference.name.as_ref().map_or("", |name| &*name.namespace);
+        let grounds = &self.grounds;
+        let settings = self.settings.as_ref();
+        let problems = self.problems().iter().chain(&grounds.namespace_problems);
+        let mut report = PodReport {
             state: self.state(standing),
+            why: String::new(),
             since: epoch.stamp(self.since()),
             closed_for: self.closed_for(),
             exemption: match standing {
                 Standing::Exempt(exemption) => Some(exemption),
                 Standing::Hold | Standing::Unknown => None,
             },
+            unused: grounds.unused.clone(),
+            error: self.error.clone(),
             deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
             wanted: self.wanted(),
-            settings: self.settings.as_ref().map(SettingReport::all),
-            problems: self.problems().iter().map(ToString::to_string).collect(),
-            proxy: proxy.map(Into::into),
+            settings: settings
+                .map(|settings| SettingReport::all(settings, namespace, grounds.wish.as_deref())),
+            problems: problems.map(ToString::to_string).collect(),
+            proxy: proxy.map(|proxy| ProxyReport::new(proxy, self.kubelet_word(proxy))),
+            probe: self
+                .finding
+                .clone()
+                .map(|(since, finding)| ProbeReport { finding, since: epoch.stamp(since) }),
+            opened: self.opened.map(|(at, reason)| OpenedReport { at: epoch.stamp(at), reason }),
+            treatments: proxy.map_or_else(Vec::new, |proxy| self.treatments(proxy)),
+            not_redirected: self.told_not_redirected,
             containers: self.container_reports(proxy),
             held: self.held.len(),
             waiting: waiting.map(|held| ConnectReport::new(held, epoch)).collect(),
             order: self.order.map(|order| OrderReport::new(order, epoch)),
+            reasons: Vec::new(),
+            pod: reference,
+        };
+        report.explain();
+        report
+    }
+
+    /// What kubelet's word is worth for this proxy.
+    fn kubelet_word(&self, proxy: &Proxy) -> KubeletWord {
+        let spec = self.view.as_ref().and_then(|view| view.container(&proxy.container));
+        let named = self.settings.as_ref().is_some_and(|settings| settings.ready.is_some());
+        match spec {
+            _ if proxy.kube_ready => KubeletWord::Counts,
+            _ if named => KubeletWord::CheckNamed,
+            Some(container) if !container.spec.is_probed => KubeletWord::NotProbed,
+            Some(_) => KubeletWord::OtherMeaning,
+            None => KubeletWord::Unknown,
         }
+    }
+
+    /// What a closed gate does with the containers of the spec, or else with those that run.
+    fn treatments(&self, proxy: &Proxy) -> Vec<TreatmentReport> {
+        let identified = self.containers.values().filter_map(Container::name);
+        let mut names: Vec<&str> = match &self.view {
+            Some(view) => view.containers.iter().map(|container| container.name.as_str()).collect(),
+            None => identified.filter(|name| !name.is_empty()).collect(),
+        };
+        if self.view.is_none() {
+            names.sort_unstable();
+            names.dedup();
+        }
+        let treatment = |name: &str| {
+            let (kind, name) = (ContainerKind::Container, name.to_owned());
+            let identity = ContainerIdentity { kind, name };
+            let ground = classify::ground(&identity, self.view.as_ref(), proxy);
+            let reached = self.told_init.contains(&identity.name);
+            let container = identity.name;
+            TreatmentReport { container, verdict: ground.verdict(), ground, reached }
+        };
+        names.into_iter().map(treatment).collect()
     }
 
     const fn state(&self, standing: Standing) -> PodState {

@@ -41,6 +41,7 @@ impl Pod {
         let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
+        self.opened = None;
         self.closed_unknown = (context.standing != Standing::Hold).then_some(now);
         self.tell_closed(reason, now, context, actions);
         self.start_probe(context.plan, Some(reason), actions);
@@ -166,7 +167,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let held = self.held.len();
-        self.log(Line::DeadlineRefuses { held }, actions);
+        self.log(Line::DeadlineRefuses { held, finding: self.last_finding() }, actions);
         // The SYNs go out once more, to be refused.
         let (uid, cgroup) = (self.uid.clone(), context.cgroup);
         self.go_on_refusing(reason, context, actions);
@@ -203,8 +204,10 @@ impl Pod {
             replay: replays.then(|| self.held.sockets()),
         });
         self.stop_probe(actions);
+        self.opened = Some((context.now, reason));
         let held = self.held.len();
-        self.log(Line::GateOpened { at: context.now, reason, held }, actions);
+        let finding = self.last_finding();
+        self.log(Line::GateOpened { at: context.now, reason, held, finding }, actions);
         let then = match reason {
             OpenReason::ProbeReady | OpenReason::KubeReady => {
                 self.note_ready(context.plan);
@@ -243,6 +246,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) {
         self.probed = None;
+        self.finding = None;
         self.applied = Some(Arc::clone(plan));
         let pace = match self.held.first() {
             _ if matches!(self.gate, GatePhase::GivenUp { .. }) => Pace::GivenUp,
@@ -303,7 +307,7 @@ impl Pod {
             let Some(identity) = &container.identity else {
                 continue;
             };
-            let verdict = classify::verdict(identity, view, &context.plan.proxy);
+            let verdict = classify::ground(identity, view, &context.plan.proxy).verdict();
             // No entry means hold.
             let told = container.told.or((!inherits_verdicts).then_some(Verdict::Hold));
             if told == Some(verdict) {

@@ -13,6 +13,7 @@ use crate::core::{
 };
 
 mod death;
+mod finding;
 mod held;
 mod inherit;
 mod properties;

@@ -1,13 +1,14 @@
 //! Which proxy a pod has.
 
 use agent_ebpf::gate::MAX_PORTS;
+use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
         Chosen, ContainerView, Origin, PodView, Problem, Proxy, ReadyCheck, Settings,
         settings::{Key, shown},
     },
-    Profile, Profiles, matches,
+    Condition, Mark, Profile, Profiles, matches,
     source::Evidence,
     table::is_long_running,
 };
@@ -33,6 +34,27 @@ pub enum Detection {
         /// What says so.
         mark: String,
     },
+}
+
+/// What tells that a container is a pod's proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clue {
+    /// `holdfast.dev/proxy` names it, or its profile.
+    Named(Origin),
+    /// The profile knows a container by this name.
+    Container(String),
+    /// The pod carries what the profile's injector leaves.
+    Mark(Mark),
+}
+
+/// A profile that a pod seems to have, and why nothing is held for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unused {
+    /// The profile.
+    pub profile: String,
+    /// What says so.
+    pub mark: String,
 }
 
 // === impl Profiles ===
@@ -75,7 +97,8 @@ impl Profiles {
                 problem("the pod has no container of this profile");
                 return None;
             };
-            return Some(profile.apply(pod, container, settings, problems));
+            let clues = vec![Clue::Named(named.origin), Clue::of(container)];
+            return Some(profile.apply(pod, container, clues, settings, problems));
         }
         let Some(container) =
             pod.container(name).filter(|container| is_long_running(container.role))
@@ -84,7 +107,8 @@ impl Profiles {
             return None;
         };
         if let (Some(ready), Some(ports)) = (&settings.ready, &settings.ports) {
-            return Some(Detection::Proxy(own_proxy(container, &ready.value, &ports.value)));
+            let clue = Clue::Named(named.origin);
+            return Some(Detection::Proxy(own_proxy(container, clue, &ready.value, &ports.value)));
         }
         let known = self.iter().find(|profile| {
             profile.containers.iter().any(|pattern| matches(pattern, &container.name))
@@ -95,7 +119,19 @@ impl Profiles {
             );
             return None;
         };
-        Some(profile.apply(pod, container, settings, problems))
+        let clues = vec![Clue::Named(named.origin), Clue::of(container)];
+        Some(profile.apply(pod, container, clues, settings, problems))
+    }
+
+    /// The profile whose container's name a pod has without any of its marks.
+    pub(in super::super) fn unmarked(&self, pod: &PodView) -> Option<Unused> {
+        self.iter().find_map(|profile| {
+            let container = profile.container_in(pod)?;
+            let evidence = profile.evidence(pod, Some(container));
+            let unmet =
+                Condition { when: profile.marks.clone(), unless: Vec::new() }.check(evidence);
+            Some(Unused { profile: profile.name.clone(), mark: unmet.err()?.to_string() })
+        })
     }
 
     /// The proxy that the pod's containers and marks tell of.
@@ -106,7 +142,8 @@ impl Profiles {
             let container = profile.container_in(pod);
             let evidence = profile.evidence(pod, container);
             let marks = &profile.marks;
-            let is_marked = marks.is_empty() || marks.iter().any(|mark| mark.is_on(evidence));
+            let mark = marks.iter().find(|mark| mark.is_on(evidence));
+            let is_marked = marks.is_empty() || mark.is_some();
             let not_this_kind = profile.not_this_kind.iter().find(|mark| mark.is_on(evidence));
             let mut about_found = Vec::new();
             let found = match (not_this_kind, container) {
@@ -115,7 +152,9 @@ impl Profiles {
                     Detection::NotThisKind { profile: profile.name.clone(), mark: mark.to_string() }
                 }
                 (None, Some(container)) if is_marked => {
-                    profile.apply(pod, container, settings, &mut about_found)
+                    let mark = mark.cloned().map(Clue::Mark);
+                    let clues = [Clue::of(container)].into_iter().chain(mark).collect();
+                    profile.apply(pod, container, clues, settings, &mut about_found)
                 }
                 (None, _) => continue,
             };
@@ -148,10 +187,11 @@ fn tell_useless(settings: &Settings, problems: &mut Vec<Problem>) {
 }
 
 /// A proxy that the pod describes itself.
-fn own_proxy(container: &ContainerView, ready: &ReadyCheck, ports: &[u16]) -> Proxy {
+fn own_proxy(container: &ContainerView, clue: Clue, ready: &ReadyCheck, ports: &[u16]) -> Proxy {
     Proxy {
         profile: container.name.clone(),
         container: container.name.clone(),
+        clues: vec![clue],
         setup_containers: Vec::new(),
         // The application may run as the same user; the container alone tells them apart.
         uid: None,
@@ -193,6 +233,14 @@ impl Detection {
     }
 }
 
+// === impl Clue ===
+
+impl Clue {
+    fn of(container: &ContainerView) -> Self {
+        Self::Container(container.name.clone())
+    }
+}
+
 // === impl Profile ===
 
 impl Profile {
@@ -205,6 +253,7 @@ impl Profile {
         &self,
         pod: &PodView,
         container: &ContainerView,
+        clues: Vec<Clue>,
         settings: &Settings,
         problems: &mut Vec<Problem>,
     ) -> Detection {
@@ -248,6 +297,7 @@ impl Profile {
         Detection::Proxy(Proxy {
             profile: self.name.clone(),
             container: container.name.clone(),
+            clues,
             setup_containers: evidence.setup().map(|setup| setup.name.clone()).collect(),
             uid: self.uid_in(evidence),
             ready,

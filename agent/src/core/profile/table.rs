@@ -1,6 +1,6 @@
 //! The profiles of one agent: its own and those of its operator.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_ebpf::gate::MAX_PORTS;
 
@@ -9,7 +9,7 @@ use super::{
         ContainerRole, ContainerView, NamespaceView, PodView, Problem, Proxy, ReadyCheck,
         settings::name,
     },
-    CheckKind, Mark, Profile, Wish, matches,
+    CheckKind, Mark, Profile, Reference, Wish, matches,
     source::as_port,
 };
 
@@ -107,6 +107,7 @@ impl Profiles {
         let mut proxy = Proxy {
             profile: "unknown".to_owned(),
             container: String::new(),
+            clues: Vec::new(),
             setup_containers: Vec::new(),
             uid: None,
             ready: Vec::new(),
@@ -169,7 +170,21 @@ impl Profiles {
             .find_map(|wish| wish.read(&namespace.annotations).ok().flatten())
     }
 
-    fn wishes<'a>(&'a self, pod: &'a PodView) -> impl Iterator<Item = &'a Wish> {
+    /// The annotation of a mesh that says whether to hold the pod: the first among these, the pod's
+    /// or, where the mesh reads them there, its namespace's.
+    pub(in super::super) fn wish_source(
+        &self,
+        pod: &PodView,
+        annotations: &BTreeMap<String, String>,
+        on_namespace: bool,
+    ) -> Option<&Reference> {
+        self.wishes(pod)
+            .filter(|wish| wish.on_namespace || !on_namespace)
+            .find(|wish| matches!(wish.read(annotations), Ok(Some(_))))
+            .map(|wish| &wish.annotation)
+    }
+
+    fn wishes<'a>(&'a self, pod: &PodView) -> impl Iterator<Item = &'a Wish> {
         self.iter()
             .filter(|profile| profile.container_in(pod).is_some())
             .flat_map(|profile| &profile.hold_wishes)

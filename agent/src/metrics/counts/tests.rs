@@ -5,10 +5,10 @@ use std::time::Instant;
 use super::*;
 use crate::{
     core::{
-        AgentState, Caller, CloseReason, Epoch, HeldConnect, History, Mode, Monotonic, NodeReport,
-        Origin, Outcome, PodName, SocketCookie, Stamp, Totals,
+        Caller, CloseReason, Epoch, HeldConnect, History, Mode, Monotonic, Origin, Outcome,
+        PodName, SocketCookie,
     },
-    metrics::{EventReading, Format, Reading, ReplayReading, namespaces, pods, render},
+    metrics::{Format, fixtures::reading, namespaces, pods, render},
 };
 
 const MS: u64 = 1_000_000;
@@ -41,34 +41,6 @@ impl Run {
 
     fn with(&self, part: &str) -> usize {
         self.lines().iter().filter(|line| line.contains(part)).count()
-    }
-}
-
-fn reading() -> Reading {
-    Reading {
-        node: NodeReport {
-            at: Stamp::default(),
-            node: "node-1".to_owned(),
-            version: "0.1.0".to_owned(),
-            kernel: "6.1.0".to_owned(),
-            pid: 1,
-            started_at: Stamp::default(),
-            state: AgentState::Working,
-            missing: Vec::new(),
-            pods: std::collections::BTreeMap::new(),
-            held: 0,
-            totals: Totals::default(),
-            watches: Vec::new(),
-            problems: Vec::new(),
-        },
-        pods: None,
-        maps: None,
-        probes: Vec::new(),
-        replays: ReplayReading::default(),
-        events: EventReading::default(),
-        log_lines_dropped: 0,
-        stream_entries_lost: 0,
-        process: None,
     }
 }
 
@@ -106,7 +78,7 @@ fn closed(ms: u64, enabled_by: Option<Origin>) -> Line {
 }
 
 fn opened(ms: u64, reason: OpenReason) -> Line {
-    Line::GateOpened { at: Monotonic(ms * MS), reason, held: 0 }
+    Line::GateOpened { at: Monotonic(ms * MS), reason, held: 0, finding: None }
 }
 
 fn released(cookie: u64, called_ms: u64, waited_us: u64, outcome: Outcome) -> Line {

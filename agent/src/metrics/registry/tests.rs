@@ -4,39 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{
-    core::{NodeReport, PodRef, PodReport, PodUid, Stamp, Totals, WatchReport, Watched},
-    metrics::{EventReading, MapReading, PodMetrics, ProcessReading, ReplayReading},
+    core::{NodeReport, PodRef, PodUid, Stamp, Totals, WatchReport, Watched},
+    metrics::{
+        EventReading, MapReading, PodMetrics, ProcessReading, ReplayReading, fixtures::node_report,
+    },
 };
 
 fn full() -> Reading {
     let second = std::time::Duration::from_secs(1);
     let stamp = |seconds: u32| Stamp::new(seconds * second);
-    let report = PodReport {
-        pod: PodRef::new(PodUid::new("1-2"), None),
-        state: PodState::Closed,
-        since: stamp(1),
-        closed_for: None,
-        exemption: None,
-        deadline: None,
-        wanted: true,
-        settings: None,
-        problems: Vec::new(),
-        proxy: None,
-        containers: Vec::new(),
-        held: 3,
-        waiting: Vec::new(),
-        order: None,
-    };
     Reading {
         node: NodeReport {
             at: stamp(100),
-            node: "node-1".to_owned(),
-            version: "0.1.0".to_owned(),
             kernel: "6.1.0\"".to_owned(),
-            pid: 1,
-            started_at: stamp(1),
             state: AgentState::Working,
-            missing: Vec::new(),
             pods: BTreeMap::from([(PodState::Closed, 1)]),
             held: 3,
             totals: Totals { lost_reports: 4, ..Totals::default() },
@@ -49,9 +30,9 @@ fn full() -> Reading {
                 },
                 WatchReport { resource: Watched::Namespaces, heard_at: None, lists: 0, errors: 3 },
             ],
-            problems: Vec::new(),
+            ..node_report()
         },
-        pods: Some(vec![report]),
+        waiting: Some(vec![(PodRef::new(PodUid::new("1-2"), None), 3)]),
         maps: Some(MapReading {
             dropped: 17,
             sockets: Filled { used: 3, max: 65_536 },
@@ -76,13 +57,11 @@ fn full() -> Reading {
 
 /// One line of each kind that makes series.
 fn touched() -> Counts {
-    use crate::core::{Line, Monotonic, Noted, OpenReason};
+    use crate::core::{Line, Noted};
     let counts = Counts::new(PodMetrics::On);
     let name = crate::core::PodName::new("shop", "cart");
     let pod = PodRef::new(PodUid::new("1-2"), Some(name));
     let line = Line::GateInherited { reason: None, held: 1 };
-    counts.record(&pod, &line, &Noted::default());
-    let line = Line::GateOpened { at: Monotonic(0), reason: OpenReason::Deadline, held: 1 };
     counts.record(&pod, &line, &Noted::default());
     counts
 }
@@ -135,7 +114,7 @@ fn what_is_not_known_is_not_told() {
     let full = full();
     let stuck = Reading {
         node: NodeReport { state: AgentState::Stuck, ..full.node },
-        pods: None,
+        waiting: None,
         maps: None,
         ..full
     };

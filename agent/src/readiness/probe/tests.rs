@@ -6,7 +6,10 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::readiness::sandbox::{SOON, Sandbox};
+use crate::readiness::{
+    counts::ProbeResult,
+    sandbox::{SOON, Sandbox},
+};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
@@ -17,6 +20,8 @@ const QUIET: Duration = Duration::from_millis(400);
 struct Bench {
     prober: Prober,
     events: mpsc::Receiver<ProbeEvent>,
+    /// What the probes told of their rounds.
+    found: Vec<Finding>,
 }
 
 impl Bench {
@@ -24,7 +29,11 @@ impl Bench {
         let host = Netns::open("/proc/self/ns/net".as_ref()).unwrap();
         let (sender, events) = mpsc::channel(16);
         let proc_root = PathBuf::from("/proc");
-        Self { prober: Prober::new(entrance, proc_root, host.inode(), sender), events }
+        Self {
+            prober: Prober::new(entrance, proc_root, host.inode(), sender),
+            events,
+            found: Vec::new(),
+        }
     }
 
     fn start(&mut self, pid: Option<u32>, checks: &[ReadyCheck], ports: &[u16]) {
@@ -47,13 +56,24 @@ impl Bench {
         });
     }
 
+    /// The next event other than a finding.
     async fn next(&mut self) -> ProbeEvent {
-        timeout(SOON, self.events.recv()).await.expect("no event came").unwrap()
+        timeout(SOON, self.recv()).await.expect("no event came")
     }
 
+    /// No event comes, other than findings.
     async fn assert_quiet(&mut self) {
-        if let Ok(event) = timeout(QUIET, self.events.recv()).await {
+        if let Ok(event) = timeout(QUIET, self.recv()).await {
             panic!("unexpected {event:?}");
+        }
+    }
+
+    async fn recv(&mut self) -> ProbeEvent {
+        loop {
+            match self.events.recv().await.unwrap() {
+                ProbeEvent::Finding(_, finding) => self.found.push(finding),
+                event => return event,
+            }
         }
     }
 }
@@ -90,6 +110,16 @@ async fn a_proxy_that_comes_up_is_told_not_ready_then_ready_by_its_check() {
     drop(starting);
     bench.assert_quiet().await;
     assert!(bench.prober.is_current(&event));
+
+    // However many rounds found the same, it is told once; all are counted.
+    let found = &bench.found;
+    assert_eq!(found[0], Finding::NobodyListens { ports: vec![15001] });
+    assert!(found.contains(&Finding::Answered { check: checks[0].clone(), status: 503 }));
+    assert!(found.windows(2).all(|pair| pair[0] != pair[1]), "{found:?}");
+    let counts = bench.prober.counts();
+    assert_eq!(counts.get(ProbeResult::Ready), 1);
+    assert!(counts.get(ProbeResult::Refused) > 0);
+    assert!(counts.get(ProbeResult::NotReadyStatus) > 0);
 }
 
 #[tokio::test]
@@ -113,6 +143,10 @@ async fn kubelets_word_alone_ends_no_probe() {
     assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
     let _listener = sandbox.listen("127.0.0.1:3500").await;
     bench.assert_quiet().await;
+    let ports = vec![3500];
+    let expected =
+        [Finding::NobodyListens { ports: ports.clone() }, Finding::KubeletSilent { ports }];
+    assert_eq!(bench.found, expected);
 }
 
 #[tokio::test]
@@ -121,6 +155,8 @@ async fn without_a_process_nobody_is_ready() {
     bench.start(None, &[http(15021)], &[]);
     assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
     bench.assert_quiet().await;
+    assert_eq!(bench.found, [Finding::NoProcess]);
+    assert!(bench.prober.counts().get(ProbeResult::Other) > 1);
 }
 
 #[tokio::test]
@@ -131,6 +167,7 @@ async fn a_pod_of_the_hosts_network_is_told_of_and_never_asked() {
     bench.start(Some(std::process::id()), &[ReadyCheck::Tcp { port }], &[]);
     assert!(matches!(bench.next().await, ProbeEvent::HostNetwork(_)));
     bench.assert_quiet().await;
+    assert_eq!(bench.found, [Finding::HostNetwork]);
 }
 
 #[tokio::test]
@@ -166,6 +203,7 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
     let mut probe = Probe {
         run: ProbeRun { uid: uid(), generation: 1 },
         round: Arc::new(Round {
+            uid: uid(),
             checks: vec![http(15021)],
             ports: vec![15001],
             any_port: false,
@@ -177,6 +215,8 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
         host_netns: 0,
         events,
         pace,
+        counts: ProbeCounts::default(),
+        found: None,
         sandbox: None,
         on_host_since: Some(Instant::now()),
         told_host_network: false,
@@ -207,10 +247,10 @@ async fn what_a_replaced_probe_had_still_to_say_does_not_count() {
     let sandbox = Sandbox::new();
     let mut bench = Bench::new(sandbox.entrance.clone());
     bench.start(Some(sandbox.pid()), &[ReadyCheck::Kube], &[15001]);
-    // Its first event is read, the second waits in the queue.
+    // Its first event is read, the others wait in the queue.
     let first = bench.next().await;
     assert!(bench.prober.is_current(&first));
-    while bench.events.is_empty() {
+    while bench.events.len() < 2 {
         sleep(Duration::from_millis(1)).await;
     }
     bench.start(None, &[ReadyCheck::Kube], &[15001]);

@@ -298,7 +298,7 @@ fn who_only_wants_to_look_refuses_nobody() {
     run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
     run.apply(0, Event::PodsListed(vec![watched]));
     run.apply(0, found(false));
-    run.apply(5, kernel(5, 1, KernelEventKind::Observed(caller(5))));
+    run.apply(5, kernel(5, 1, KernelEventKind::Observed { caller: caller(5), refused: true }));
     let actions = run.apply(60_005, Event::Tick);
     assert_eq!(opened(&actions), Some(OpenReason::Deadline));
     let refuses = |action: &Action| match action {

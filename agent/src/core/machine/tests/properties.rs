@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::Finding;
 
 fn any_event() -> impl Strategy<Value = Event> {
     let hold = prop_oneof![Just(None), Just(Some("enabled")), Just(Some("disabled"))];
@@ -38,6 +39,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::ContainerGone { uid: uid(), id: id_of(PROXY) }),
         Just(Event::ProxyReady(uid())),
         Just(Event::ProxyNotReady(uid())),
+        Just(Event::ProbeFound { uid: uid(), finding: Finding::NoProcess }),
         Just(Event::GateFailed { uid: uid(), error: String::new() }),
         order.prop_map(|order| Event::Ordered { uid: uid(), order }),
         (1_u64..4).prop_map(|cookie| held(0, cookie)),

@@ -1,0 +1,63 @@
+//! What the node's commands print.
+//!
+//! What they print comes from pods, whose names and words are their tenants' to choose: a table makes
+//! each cell harmless for a terminal itself; JSON and YAML escape what they must.
+
+pub mod completions;
+pub mod profiles;
+pub mod table;
+pub mod terminal;
+pub mod version;
+
+use std::io::{self, ErrorKind, Write as _};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use self::terminal::Style;
+
+/// The form of what a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people: columns.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+    /// The same, to read or to write on.
+    Yaml,
+}
+
+// === impl Output ===
+
+impl Output {
+    /// The value in this form; `table` draws it for people.
+    ///
+    /// # Errors
+    ///
+    /// If a serializer refuses it.
+    pub fn render<T: Serialize>(
+        self,
+        value: &T,
+        table: impl FnOnce(Style) -> String,
+    ) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Table => table(Style::of_stdout()),
+            Self::Json => serde_json::to_string_pretty(value)? + "\n",
+            Self::Yaml => serde_saphyr::to_string(value)?,
+        })
+    }
+}
+
+/// Writes to standard output. A reader that has gone, such as `head`, has what it wanted.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}

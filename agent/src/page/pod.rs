@@ -1,0 +1,264 @@
+//! The pods, as a table and one by one.
+
+use maud::{Markup, html};
+
+use super::{Form, Tone, badge, pod_link, text};
+use crate::core::{
+    ConnectReport, ContainerReport, Exemption, OrderReport, PodReport, PodState, SettingReport,
+    Stamp, Verdict,
+};
+
+/// The pods that are held, or are to be, or may be.
+pub(super) fn table(pods: &[&PodReport], now: Stamp, form: Form) -> Markup {
+    html! {
+        table.wide {
+            thead {
+                tr {
+                    @for heading in ["Pod", "State", "Hold", "Proxy", "Waiting", "Since", "Why"] {
+                        th scope="col" { (heading) }
+                    }
+                }
+            }
+            tbody {
+                @for pod in pods {
+                    tr {
+                        th scope="row" { (pod_link(&pod.pod, form)) }
+                        td data-name="State" { (badge(pod.state.as_str(), tone(pod.state))) }
+                        td data-name="Hold" { (hold(pod)) }
+                        td data-name="Proxy" { (proxy(pod)) }
+                        td.number data-name="Waiting" { (pod.held) }
+                        td.number data-name="Since" { (text::ago(pod.since, now)) }
+                        td.why data-name="Why" { (why(pod, now)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The others, shorter.
+pub(super) fn left_alone(pods: &[&PodReport], form: Form) -> Markup {
+    html! {
+        table.short {
+            thead { tr { th scope="col" { "Pod" } th scope="col" { "Why" } } }
+            tbody {
+                @for pod in pods {
+                    tr {
+                        th scope="row" { (pod_link(&pod.pod, form)) }
+                        td.why data-name="Why" {
+                            (pod.exemption.map_or("", Exemption::as_str))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where one pod stands, and what is known of it.
+pub(super) fn state(pod: &PodReport, now: Stamp) -> Markup {
+    html! {
+        section.card aria-label="State" {
+            p.story {
+                (badge(pod.state.as_str(), tone(pod.state))) " for " (text::ago(pod.since, now)) ": "
+                (why(pod, now)) "."
+            }
+            @if !pod.problems.is_empty() {
+                ul.problems { @for problem in &pod.problems { li { (text::foreign(problem)) } } }
+            }
+            dl.facts {
+                div { dt { "Uid" } dd { (text::foreign(pod.pod.uid.as_str())) } }
+                @if let Some(workload) = &pod.pod.workload {
+                    div { dt { "Workload" } dd { (text::foreign(&workload.to_string())) } }
+                }
+                @if let Some(proxy) = &pod.proxy {
+                    div {
+                        dt { "Proxy" }
+                        dd {
+                            (text::foreign(&proxy.container))
+                            @if proxy.profile != proxy.container { " (" (text::foreign(&proxy.profile)) ")" }
+                            @if proxy.guessed { ", a guess" }
+                        }
+                    }
+                    div {
+                        dt { "Ports" }
+                        dd {
+                            (proxy.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
+                            @if let Some(port) = proxy.dns_port { ", DNS " (port) }
+                        }
+                    }
+                    div {
+                        dt { "Ready by" }
+                        dd {
+                            @for (nth, check) in proxy.ready.iter().enumerate() {
+                                @if nth > 0 { ", " }
+                                (text::foreign(&check.to_string()))
+                            }
+                            @if proxy.kube_ready { @if !proxy.ready.is_empty() { ", " } "kubelet's word" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What has been chosen for it, and what it is made of.
+pub(super) fn nature(pod: &PodReport) -> Markup {
+    html! {
+        @if let Some(settings) = &pod.settings {
+            section aria-label="Settings" {
+                h2 { "Settings" }
+                table.short {
+                    thead { tr { th scope="col" { "Setting" } th scope="col" { "Value" } th scope="col" { "Chosen by" } } }
+                    tbody {
+                        @for SettingReport { key, value, origin, source: _ } in settings {
+                            tr {
+                                th scope="row" { (text::foreign(key)) }
+                                td data-name="Value" { (text::foreign(value)) }
+                                td data-name="Chosen by" { (origin.as_str()) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if !pod.containers.is_empty() { (containers(&pod.containers)) }
+    }
+}
+
+/// The connects that wait, one by one.
+pub(super) fn waiting(pod: &PodReport, now: Stamp) -> Markup {
+    html! {
+        section aria-label="Waiting" {
+            h2 { "Waiting" }
+            table {
+                thead {
+                    tr {
+                        @for heading in ["Caller", "Destination", "Container", "Pid", "For"] { th scope="col" { (heading) } }
+                    }
+                }
+                tbody {
+                    @for ConnectReport { cookie: _, container, comm, pid, destination, query, since } in &pod.waiting {
+                        tr {
+                            th scope="row" { (text::foreign(comm)) }
+                            td data-name="Destination" { (destination) @if *query { " (DNS)" } }
+                            td data-name="Container" { (text::foreign(container.as_deref().unwrap_or("not known"))) }
+                            td.number data-name="Pid" { @if let Some(pid) = pid { (pid) } }
+                            td.number data-name="For" { (text::ago(*since, now)) }
+                        }
+                    }
+                }
+            }
+            @if pod.held > pod.waiting.len() {
+                p.more { "and " (pod.held - pod.waiting.len()) " more" }
+            }
+        }
+    }
+}
+
+fn containers(containers: &[ContainerReport]) -> Markup {
+    html! {
+           section aria-label="Containers" {
+               h2 { "Containers" }
+               table {
+                   thead {
+                       tr { @for heading in ["Container", "Runs", "Its connects", "Cgroup"] { th scope="col" { (heading) } } }
+                   }
+                   tbody {
+                       @for container in containers {
+                           tr {
+                               th scope="row" {
+                                   @match container.name.as_deref() {
+                                       Some("") => "(sandbox)",
+                                       Some(name) => (text::foreign(name)),
+                                       None => (text::foreign(&container.id)),
+                                   }
+                                   @if container.is_proxy { " " (badge("proxy", Tone::Plain)) }
+                               }
+                               td data-name="Runs" {
+                                   @match container.running { Some(true) => "yes", Some(false) => "no", None => "not known" }
+                               }
+                               td data-name="Its connects" {
+                                   @match container.verdict {
+                                       Some(Verdict::Hold) => "wait at a closed gate",
+    Some(Verdict::Pass | Verdict::PassAndTell) => "pass",
+    None => "not known yet",
+                                   }
+                               }
+                               td.number data-name="Cgroup" { (container.cgroup) }
+                           }
+                       }
+                   }
+               }
+           }
+       }
+}
+
+const fn tone(state: PodState) -> Tone {
+    match state {
+        PodState::Pending | PodState::Exempt => Tone::Plain,
+        PodState::Checking | PodState::Closed | PodState::Opening => Tone::Busy,
+        PodState::Guarded | PodState::Open => Tone::Good,
+        PodState::Refusing | PodState::GivenUp | PodState::Failed => Tone::Bad,
+    }
+}
+
+/// Whether it is to be held, and by whose choice.
+fn hold(pod: &PodReport) -> Markup {
+    html! {
+        @match pod.setting("hold") {
+            Some(SettingReport { value, origin, .. }) => {
+                (text::foreign(value)) " " span.origin { "by " (origin.as_str()) }
+            },
+            None => "not known yet",
+        }
+    }
+}
+
+fn proxy(pod: &PodReport) -> Markup {
+    html! {
+        @match &pod.proxy {
+            Some(proxy) if !proxy.guessed => {
+                (text::foreign(&proxy.profile))
+                @if proxy.profile != proxy.container { " " span.origin { (text::foreign(&proxy.container)) } }
+            },
+            _ => "–",
+        }
+    }
+}
+
+/// Why it stands where it does, in words.
+fn why(pod: &PodReport, now: Stamp) -> String {
+    let mut words = match pod.order {
+        Some(OrderReport::Open) => vec!["opened by the operator".to_owned()],
+        Some(OrderReport::Closed { until }) => {
+            vec![format!("closed by the operator for {} more", text::duration(until.since(now)))]
+        }
+        None => Vec::new(),
+    };
+    match pod.state {
+        PodState::Pending => words.push("it has no cgroup yet".to_owned()),
+        PodState::Exempt => {
+            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()))
+        }
+        PodState::Checking => {
+            words.push("it may have run before: its proxy is asked first".to_owned())
+        }
+        PodState::Closed | PodState::Refusing => {
+            words.extend(pod.closed_for.map(|reason| reason.as_str().to_owned()));
+        }
+        PodState::Opening => words.push("what waited goes on".to_owned()),
+        PodState::Guarded => {
+            words.push("connects wait should nobody listen on the proxy's port".to_owned())
+        }
+        PodState::Open => words.push("the proxy is ready".to_owned()),
+        PodState::GivenUp => words.push("the time was up before the proxy was ready".to_owned()),
+        PodState::Failed => words.push("its programs could not be worked".to_owned()),
+    }
+    if let (true, Some(deadline)) = (pod.held > 0, pod.deadline) {
+        words.push(format!("the kernel opens in {}", text::duration(deadline.since(now))));
+    }
+    words.extend(pod.problems.iter().map(|problem| text::plain(problem)));
+    words.join("; ")
+}
