@@ -22,6 +22,7 @@ mod labels;
 mod lifecycle;
 mod memory;
 mod meshes;
+mod metrics;
 mod privilege;
 mod proxy_death;
 mod rights;
