@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::{Ending, Endings};
 use crate::{
+    admin::{self, Admin},
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
     cli::RunArgs,
     clock,
@@ -25,7 +26,7 @@ use crate::{
     page,
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Asker, Input, Journal, Parts, ReplayCounts},
+    reconcile::{self, Asker, EntryStream, Input, Journal, Parts, ReplayCounts},
     signals::told_to_stop,
     status::Status,
     telemetry::{KernelLines, Levels, LinesDropped, Names},
@@ -64,11 +65,12 @@ pub async fn run(
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
-    let watches = Watches::default();
+    let (entries, watches) = (EntryStream::default(), Watches::default());
     let status = Status::new(&args.node_name, readiness.clone(), asker, watches.clone());
     let pod_metrics = if args.pod_metrics { PodMetrics::On } else { PodMetrics::Off };
     let counts = Counts::new(pod_metrics);
-    let exporter = Exporter::new(status.clone(), counts.clone(), log_lines_dropped);
+    let exporter =
+        Exporter::new(status.clone(), counts.clone(), entries.clone(), log_lines_dropped);
     if let Some(address) = args.health_address {
         let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
@@ -80,6 +82,9 @@ pub async fn run(
         tokio::spawn(server.run());
     }
     page::serve(args.page_address, status.clone())?;
+
+    let admin = Admin::new(status.clone(), entries.clone()).with(exporter.router());
+    admin::serve(args.admin_socket.as_deref(), admin)?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {
@@ -132,14 +137,13 @@ pub async fn run(
             cluster::remove_startup_taint(client, &node).await;
         });
     }
-    let journal = Journal::new(status.epoch(), events.clone(), counts);
+    let journal = Journal::new(status.epoch(), events.clone(), entries, counts);
     let replays = ReplayCounts::default();
     let proc_root = args.node.proc_root.clone();
     let prober = Prober::new(entrance.clone(), proc_root, host_netns, probe_events);
     exporter.connect(Sources {
         events,
         probes: prober.counts(),
-        entries: journal.stream(),
         replays: replays.clone(),
         max_sockets: args.max_sockets,
     });

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod node;
 mod wait;
 
@@ -9,6 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::Erro
 use testpod::TestpodArgs;
 
 pub use self::{
+    admin::{EventsArgs, ExplainArgs, GateArgs, PodsArgs, SocketArgs, StatusArgs},
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
 };
@@ -29,6 +31,13 @@ else. What becomes of the gates when the agent ends is --on-exit's; each has a d
 
 const CHECK_EXIT_CODES: &str = "\
 Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
+/// What scripts see of the commands that ask the agent.
+const ASK_EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 refused (the reason is told), 64 wrong usage, 66 no such pod on this node, 69 no
+agent answers or it does not work gates yet, 75 too many readers (events -f), 77 not root.";
+
+const STATUS_EXIT_CODES: &str = "\
+Exit codes: 0 healthy, 1 not (the reasons are told), 64 wrong usage, 69 no agent answers, 77 not root.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\
@@ -50,6 +59,26 @@ pub enum Command {
     /// Run the node's agent.
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
+    /// Tell how the agent and its node stand, on one screen.
+    #[command(after_help = STATUS_EXIT_CODES)]
+    Status(StatusArgs),
+    /// List the pods that holdfast has to do with: how their gates stand, and why.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Pods(PodsArgs),
+    /// Tell why a pod is held, or is not, and what it waits for.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Explain(ExplainArgs),
+    /// Tell what happens to the pods: what was lately and, with -f, what comes.
+    ///
+    /// An interrupt ends it with 0. A reader that is too slow loses entries, and is told how many.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Events(EventsArgs),
+    /// Open or close a pod's gate, whatever the facts say.
+    ///
+    /// The agent alone remembers the order: it ends with its time, with the pod, and when another agent
+    /// takes over. It is logged with the user who gave it.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Gate(GateArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.
@@ -224,6 +253,10 @@ pub struct RunArgs {
     /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
     #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
     pub page_address: Option<PageAddress>,
+    /// The unix socket at which the commands are answered (holdfast status and others), for root
+    /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].
+    #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
 
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
@@ -245,7 +278,7 @@ pub struct RunArgs {
           value_parser = log_filter)]
     pub log_level: String,
 
-    /// Have the eBPF programs write a debug line for each dropped SYN.
+    /// Have the eBPF programs of all pods write debug lines, which the log shows at level debug.
     #[arg(long, env = "HOLDFAST_KERNEL_LOG")]
     pub kernel_log: bool,
 }

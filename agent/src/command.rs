@@ -3,8 +3,14 @@
 //! What they print comes from pods, whose names and words are their tenants' to choose: a table makes
 //! each cell harmless for a terminal itself; JSON and YAML escape what they must.
 
+pub mod ask;
 pub mod completions;
+pub mod events;
+pub mod explain;
+pub mod gate;
+pub mod pods;
 pub mod profiles;
+pub mod status;
 pub mod table;
 pub mod terminal;
 pub mod version;

@@ -11,6 +11,7 @@ mod history;
 mod ids;
 mod line;
 mod machine;
+mod order;
 mod packet;
 mod pod;
 mod profile;
@@ -25,12 +26,13 @@ pub use self::{
     cgroup_path::{CgroupKind, kind_of},
     classify::{ContainerIdentity, ContainerKind, Ground, Verdict},
     datagram::query_packet,
-    event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind, Order},
+    event::{Caller, Event, InheritedGate, InheritedState, KernelEvent, KernelEventKind},
     finding::Finding,
     history::{ConnectSpan, ContainerSpan, Entry, Episode, Fate, History, Noted, Saying},
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
+    order::{Order, OrderRefusal, Orderer},
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{

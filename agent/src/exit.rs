@@ -2,7 +2,10 @@
 
 use std::{io::ErrorKind, process::ExitCode};
 
+use axum::http::StatusCode;
+
 use crate::{
+    admin::{ClientError, SocketError},
     bpf::BpfError,
     cleanup::AgentRuns,
     cluster::{self, ClusterError},
@@ -15,6 +18,8 @@ use crate::{
 
 /// Wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
+/// There is no such pod (`EX_NOINPUT`).
+pub const NO_INPUT: u8 = 66;
 /// Something the agent needs is not there (`EX_UNAVAILABLE`).
 pub const UNAVAILABLE: u8 = 69;
 /// Not now; later it may be possible (`EX_TEMPFAIL`).
@@ -74,6 +79,19 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<WaitError>() {
         return Some(error.exit_code());
     }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return of_client(error);
+    }
+    if let Some(error) = cause.downcast_ref::<SocketError>() {
+        return Some(match error {
+            SocketError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                NO_PERMISSION
+            }
+            SocketError::Taken { .. } | SocketError::NoSocket { .. } | SocketError::Io { .. } => {
+                UNAVAILABLE
+            }
+        });
+    }
     if let Some(ListenError { source, .. }) = cause.downcast_ref() {
         return Some(match source.kind() {
             // A port below 1024 without CAP_NET_BIND_SERVICE.
@@ -86,6 +104,22 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     let unavailable =
         cause.is::<MountError>() || cause.is::<WatchError>() || cause.is::<BpfError>();
     unavailable.then_some(UNAVAILABLE)
+}
+
+fn of_client(error: &ClientError) -> Option<u8> {
+    Some(match error {
+        ClientError::NoAgent { .. } | ClientError::Gone { .. } => UNAVAILABLE,
+        ClientError::Denied { .. } => NO_PERMISSION,
+        ClientError::Refused { status, .. } => match *status {
+            StatusCode::NOT_FOUND => NO_INPUT,
+            StatusCode::BAD_REQUEST => USAGE,
+            StatusCode::FORBIDDEN => NO_PERMISSION,
+            StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS => TRY_LATER,
+            _ => return None,
+        },
+        ClientError::Answer { .. } | ClientError::Runtime(_) => return None,
+    })
 }
 
 #[cfg(test)]

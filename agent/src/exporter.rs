@@ -31,6 +31,7 @@ const PURPOSE: Purpose = Purpose { what: "metrics", option: "--metrics-address" 
 pub struct Exporter {
     status: Status,
     counts: Counts,
+    entries: EntryStream,
     log_lines_dropped: LinesDropped,
     sources: Arc<OnceLock<Sources>>,
 }
@@ -40,8 +41,6 @@ pub struct Exporter {
 pub struct Sources {
     /// The Kubernetes Events.
     pub events: EventSink,
-    /// The stream of entries.
-    pub entries: EntryStream,
     /// The probes.
     pub probes: ProbeCounts,
     /// The replays.
@@ -55,8 +54,13 @@ pub struct Sources {
 impl Exporter {
     /// Of an agent that does not work the gates yet.
     #[must_use]
-    pub fn new(status: Status, counts: Counts, log_lines_dropped: LinesDropped) -> Self {
-        Self { status, counts, log_lines_dropped, sources: Arc::default() }
+    pub fn new(
+        status: Status,
+        counts: Counts,
+        entries: EntryStream,
+        log_lines_dropped: LinesDropped,
+    ) -> Self {
+        Self { status, counts, entries, log_lines_dropped, sources: Arc::default() }
     }
 
     /// The agent works the gates from now on. Has an effect once.
@@ -70,8 +74,13 @@ impl Exporter {
     ///
     /// If the address is somebody else's or may not be taken.
     pub fn server(&self, address: ListenAddress) -> Result<Server, ListenError> {
-        let router = Router::new().route("/metrics", get(scrape)).with_state(self.clone());
-        Server::bind(address, PURPOSE, router)
+        Server::bind(address, PURPOSE, self.router())
+    }
+
+    /// `/metrics`.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        Router::new().route("/metrics", get(scrape)).with_state(self.clone())
     }
 
     /// The answer to a scrape. It comes within 2 s also if the agent's own task is stuck; what is
@@ -110,7 +119,7 @@ impl Exporter {
                 failed: sources.events.failed(),
             }),
             log_lines_dropped: self.log_lines_dropped.get(),
-            stream_entries_lost: sources.map_or(0, |sources| sources.entries.lost()),
+            stream_entries_lost: self.entries.lost(),
             process: ProcessReading::take()
                 .inspect_err(
                     |error| tracing::debug!(%error, "the agent's own process cannot be read"),

@@ -4,6 +4,7 @@
 //! `main -> app -> reconcile -> {cluster, node, bpf, readiness, health} -> {netns, clock} -> core`:
 //! see docs/architecture.md.
 
+pub mod admin;
 pub mod app;
 pub mod bpf;
 pub mod check;

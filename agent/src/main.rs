@@ -43,6 +43,11 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         }
         Command::Wait(args) => return Ok(wait::run(&args.plan(tool)).map(ExitCode::from)?),
         Command::Testpod(args) => return Ok(testpod::run(args).map(ExitCode::from)?),
+        Command::Status(args) => return command::ask::status(&args),
+        Command::Pods(args) => return command::ask::pods(&args),
+        Command::Explain(args) => return command::ask::explain(&args),
+        Command::Events(args) => return command::events::run(&args),
+        Command::Gate(args) => return command::ask::gate(&args),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => return check(args),
         Command::Version(args) => {

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    ask::{Ask, AskError, Asker, OrderRequest, Snapshot},
+    ask::{Ask, AskError, Asker, OrderError, OrderRequest, Snapshot},
     journal::{EntryStream, Journal},
     replay::{ReplayCounts, ReplayOf, Replayer},
 };
@@ -31,8 +31,8 @@ use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
     core::{
-        Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, Order, PodName, PodUid,
-        SetGate,
+        Action, CgroupId, Event, Finding, KernelEvent, Line, Machine, Monotonic, Order, Orderer,
+        PodName, PodReport, PodUid, SetGate,
     },
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
@@ -240,30 +240,41 @@ impl Reconciler {
                 // Whoever asked may have given up.
                 let _: Result<(), _> = answer.send(snapshot);
             }
-            Ask::Order { pod, order, answer } => {
-                let uid = self.machine.find(&pod);
-                if let Some(uid) = uid.clone() {
-                    self.order(&pod, uid, order);
-                }
-                let _: Result<(), _> = answer.send(uid);
+            Ask::Pod { pod, answer } => {
+                let report = self.machine.find(&pod).and_then(|uid| self.report(&uid));
+                let _: Result<(), _> = answer.send(report);
+            }
+            Ask::Order { pod, order, by, answer } => {
+                let _: Result<(), _> = answer.send(self.order(&pod, order, by));
             }
         }
     }
 
-    fn order(&mut self, PodName { namespace, name }: &PodName, uid: PodUid, request: OrderRequest) {
+    fn report(&self, uid: &PodUid) -> Option<PodReport> {
+        self.machine.report_of(uid, self.journal.epoch())
+    }
+
+    fn order(
+        &mut self,
+        pod: &PodName,
+        request: OrderRequest,
+        by: Orderer,
+    ) -> Result<PodReport, OrderError> {
+        let uid = self.machine.find(pod).ok_or(OrderError::NoSuchPod)?;
+        let now = clock::now();
         let (order, limit) = match request {
-            OrderRequest::Open => (Some(Order::Open), None),
-            OrderRequest::Close(limit) => {
-                (Some(Order::Closed { until: clock::now() + limit }), Some(limit))
+            OrderRequest::Open(limit) => {
+                (Some(Order::Open { until: limit.map(|limit| now + limit) }), limit)
             }
+            OrderRequest::Close(limit) => (Some(Order::Closed { until: now + limit }), Some(limit)),
             OrderRequest::Auto => (None, None),
         };
-        let limit_ms = limit.map(|limit| limit.as_millis() as u64);
-        tracing::info!(
-            %namespace, pod = %name, pod_uid = %uid, gate = request.as_str(), limit_ms,
-            "the operator's order"
-        );
-        self.apply(Event::Ordered { uid, order });
+        self.machine.may_order(&uid, order)?;
+        if let Some(report) = self.report(&uid) {
+            self.journal.record(report.pod, Line::Ordered { order, limit, by });
+        }
+        self.apply(Event::Ordered { uid: uid.clone(), order });
+        self.report(&uid).ok_or(OrderError::NoSuchPod)
     }
 
     fn cgroup(&mut self, event: CgroupEvent) {

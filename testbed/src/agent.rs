@@ -1,6 +1,11 @@
 //! The agent under test, run as on a real node, with its log at hand.
 
-use std::{path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -103,10 +108,14 @@ impl AgentOptions {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
+    binary: PathBuf,
+    socket: PathBuf,
 }
 
 impl Agent {
     pub(crate) fn start(node: &Node, options: &AgentOptions) -> Result<Self> {
+        // Two agents of one node do not answer at one place.
+        let socket = node.next_socket();
         let AgentOptions { binary, args, env, log_level, wrapper, without_bpffs } = options;
         let command = match wrapper.split_first() {
             Some((program, before)) => Command::new(program).args(before).arg(binary),
@@ -119,7 +128,9 @@ impl Agent {
             .arg("--cgroup-root")
             .arg(node.cgroup_root())
             .arg("--runtime-root")
-            .arg(node.runtime_root());
+            .arg(node.runtime_root())
+            .arg("--admin-socket")
+            .arg(&socket);
         if !without_bpffs {
             command = command.arg("--bpffs").arg(node.bpffs());
         }
@@ -139,7 +150,27 @@ impl Agent {
             &Network::Inherit,
             Box::new(|_| {}),
         )?;
-        Ok(Self { process })
+        Ok(Self { process, binary: binary.clone(), socket })
+    }
+
+    /// Runs one of the commands that ask the agent, with this agent's socket, to its end.
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
+        self.asking(args).output().context("run a command that asks the agent")
+    }
+
+    /// Such a command, to be run otherwise.
+    pub fn asking<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(args).env("HOLDFAST_ADMIN_SOCKET", &self.socket);
+        command
+    }
+
+    /// Where it answers commands.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// The first log line, from the agent's start on, that `wanted` accepts; waits for it.

@@ -56,6 +56,7 @@ pub(crate) struct Inner {
     /// Held while a program is copied, so that nobody runs half of one.
     copying: Mutex<()>,
     next_pod: AtomicU16,
+    next_socket: AtomicU16,
     // Dropped last: it kills whatever the others have left running.
     claim: owner::Claim,
 }
@@ -92,6 +93,7 @@ impl Node {
             envoy: OnceLock::new(),
             copying: Mutex::default(),
             next_pod: AtomicU16::new(0),
+            next_socket: AtomicU16::new(0),
             claim,
         };
         fs::create_dir_all(inner.bundles()).context("create the runtime folder")?;
@@ -160,6 +162,12 @@ impl Node {
     /// Starts the agent on this node.
     pub fn start_agent(&self, options: &AgentOptions) -> Result<Agent> {
         Agent::start(self, options)
+    }
+
+    /// Where the next agent answers commands.
+    pub(crate) fn next_socket(&self) -> PathBuf {
+        let number = self.inner.next_socket.fetch_add(1, Ordering::Relaxed);
+        self.inner.file(&format!("admin-{number}.sock"))
     }
 
     /// The agent's own cgroup: on the node, outside kubelet's tree, and gone with the node.

@@ -63,6 +63,7 @@ fn connecting(ctx: &SockOpsContext) {
 }
 
 /// The retransmission timer fired; the SYN goes out after this callback.
+#[inline(always)]
 fn retransmitting(ctx: &SockOpsContext) {
     let Some(hold) = hold(ctx) else { return };
     if hold.give_up == GiveUp::Asked as u32 {

@@ -84,8 +84,8 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["abi"], ABI_VERSION);
         assert!(json["rustc"].as_str().is_some_and(|text| text.starts_with("1.")), "{json}");
-        let commit = version.commit.trim_end_matches("-dirty");
-        let is_hash = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        assert!(commit == "unknown" || is_hash, "{commit}");
+        // Whoever builds a package may call it anything, but nothing.
+        let commit = json["commit"].as_str().unwrap();
+        assert!(!commit.is_empty() && !commit.contains(char::is_whitespace), "{commit}");
     }
 }

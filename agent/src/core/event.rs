@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     CgroupId, CloseReason, ContainerId, ContainerIdentity, Finding, Monotonic, NamespaceView,
-    PodName, PodUid, PodView, QueryId, SocketCookie,
+    Order, PodName, PodUid, PodView, QueryId, SocketCookie,
 };
 
 /// A fact from one of the sources. Every source is a snapshot, then deltas; each event may come
@@ -108,18 +108,6 @@ pub enum Event {
     },
     /// Only time has passed.
     Tick,
-}
-
-/// What the operator wants of a pod's gate, whatever the facts say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Open.
-    Open,
-    /// Closed, at most until then.
-    Closed {
-        /// When it ends by itself.
-        until: Monotonic,
-    },
 }
 
 /// A gate as an agent before this one has left it. Its programs are on the pod's cgroup.

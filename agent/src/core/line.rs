@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, ContainerRole, Finding, Mode, Monotonic, Origin, PodName, PodUid, Problem, RefuseErrno,
-    SocketCookie, Workload,
+    Caller, ContainerRole, Finding, Mode, Monotonic, Order, Orderer, Origin, PodName, PodUid,
+    Problem, RefuseErrno, SocketCookie, Workload,
 };
 
 /// Whom a line or an Event is about. The API may not have told the pod's name yet.
@@ -235,6 +235,15 @@ pub enum Line {
         around: u64,
         /// The profile's name.
         profile: String,
+    },
+    /// The operator has given an order for the gate, or taken it back.
+    Ordered {
+        /// The order; `None`: the gate follows the facts again.
+        order: Option<Order>,
+        /// How long it stands.
+        limit: Option<Duration>,
+        /// Who has given it.
+        by: Orderer,
     },
     /// A setting has a value that means nothing.
     InvalidSetting(Problem),

@@ -15,6 +15,7 @@ mod evaluate;
 mod gate;
 mod held;
 mod inherit;
+mod order;
 mod pod;
 mod report;
 mod steps;
@@ -141,12 +142,7 @@ impl Machine {
                     self.evaluate(&uid, now, &mut actions);
                 }
             }
-            Event::Ordered { uid, order } => {
-                if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.order = order;
-                    self.evaluate(&uid, now, &mut actions);
-                }
-            }
+            Event::Ordered { uid, order } => self.ordered(&uid, order, now, &mut actions),
             Event::GateFailed { uid, error } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.failed(error, now, &mut actions);

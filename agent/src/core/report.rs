@@ -223,7 +223,11 @@ pub struct ConnectReport {
 #[serde(rename_all = "kebab-case", tag = "gate")]
 pub enum OrderReport {
     /// Open.
-    Open,
+    Open {
+        /// When it ends by itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<Stamp>,
+    },
     /// Closed until then.
     Closed {
         /// When it ends by itself.
@@ -271,6 +275,35 @@ impl PodState {
 impl PodReport {
     /// Waiting connects that are named one by one.
     pub const MAX_WAITING: usize = 32;
+
+    /// A pod of which no more is known.
+    #[must_use]
+    pub const fn new(pod: PodRef, state: PodState, since: Stamp) -> Self {
+        Self {
+            pod,
+            state,
+            why: String::new(),
+            since,
+            closed_for: None,
+            exemption: None,
+            unused: None,
+            error: None,
+            deadline: None,
+            wanted: false,
+            settings: None,
+            problems: Vec::new(),
+            proxy: None,
+            probe: None,
+            opened: None,
+            treatments: Vec::new(),
+            not_redirected: false,
+            containers: Vec::new(),
+            held: 0,
+            waiting: Vec::new(),
+            order: None,
+            reasons: Vec::new(),
+        }
+    }
 
     /// The value and the origin of a setting.
     #[must_use]
@@ -407,9 +440,9 @@ impl ConnectReport {
 // === impl OrderReport ===
 
 impl OrderReport {
-    pub(super) const fn new(order: Order, epoch: super::Epoch) -> Self {
+    pub(super) fn new(order: Order, epoch: super::Epoch) -> Self {
         match order {
-            Order::Open => Self::Open,
+            Order::Open { until } => Self::Open { until: until.map(|until| epoch.stamp(until)) },
             Order::Closed { until } => Self::Closed { until: epoch.stamp(until) },
         }
     }

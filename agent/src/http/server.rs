@@ -1,38 +1,14 @@
-//! The server behind what the agent answers over TCP. Anybody in the cluster may reach the port, so
-//! whoever is slow, greedy or wrong costs the agent nothing and keeps nobody else from an answer.
+//! The server behind what the agent answers over TCP. Anybody in the cluster may reach the port.
 
-use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    ListenAddress,
+    connections::{self, Listener},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
-};
-
-use super::ListenAddress;
-
-/// Open connections. Who asks regularly (kubelet, Prometheus) has one, for milliseconds. With one more
-/// the oldest is cut, so that no number of idle clients keeps others out.
-pub(crate) const MAX_CONNECTIONS: usize = 32;
-
-/// From connect to the end of the request's headers.
-pub(crate) const HEADERS_WITHIN: Duration = Duration::from_secs(5);
-
-/// From connect to the end of the answer: the headers' time, the 2 s that the agent's own task may
-/// take to answer, and some to read.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
-
-/// Bytes of a request's headers; the least that hyper can be told. Probes send some hundred.
-const MAX_HEADER_BYTES: usize = 8 * 1024;
-
-/// After an error that concerns no single connection, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is served, in words, and the option that says where.
 #[derive(Clone, Copy, Debug)]
@@ -95,52 +71,17 @@ impl Server {
     /// Answers, for ever.
     pub async fn run(self) {
         let Self { listener, address: _, purpose, router } = self;
-        // Dropped with this future, it cuts all connections.
-        let mut tasks = JoinSet::new();
-        let mut open = VecDeque::<AbortHandle>::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_) = tasks.join_next() => continue,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    open.retain(|connection| !connection.is_finished());
-                    if open.len() >= MAX_CONNECTIONS
-                        && let Some(oldest) = open.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    open.push_back(tasks.spawn(serve(stream, router.clone())));
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(of = purpose.what, %error, "requests cannot be taken; trying again");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        connections::answer(&listener, purpose.what, &router).await;
     }
 }
 
-async fn serve(stream: TcpStream, router: Router) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .max_buf_size(MAX_HEADER_BYTES)
-        // kubelet opens a connection for each probe.
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // Whatever a client does wrong is its own affair.
-    let _: Result<Result<(), hyper::Error>, _> = timeout(CONNECTION_WITHIN, connection).await;
-}
+// === impl Listener ===
 
-/// accept(2): the connection that failed is gone, the next may be fine.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
 }

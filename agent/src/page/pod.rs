@@ -112,11 +112,11 @@ pub(super) fn nature(pod: &PodReport) -> Markup {
                 table.short {
                     thead { tr { th scope="col" { "Setting" } th scope="col" { "Value" } th scope="col" { "Chosen by" } } }
                     tbody {
-                        @for SettingReport { key, value, origin, source: _ } in settings {
+                        @for SettingReport { key, value, origin: _, source } in settings {
                             tr {
                                 th scope="row" { (text::foreign(key)) }
                                 td data-name="Value" { (text::foreign(value)) }
-                                td data-name="Chosen by" { (origin.as_str()) }
+                                td data-name="Chosen by" { (text::foreign(source)) }
                             }
                         }
                     }
@@ -231,7 +231,7 @@ fn proxy(pod: &PodReport) -> Markup {
 /// Why it stands where it does, in words.
 fn why(pod: &PodReport, now: Stamp) -> String {
     let mut words = match pod.order {
-        Some(OrderReport::Open) => vec!["opened by the operator".to_owned()],
+        Some(OrderReport::Open { until: _ }) => vec!["opened by the operator".to_owned()],
         Some(OrderReport::Closed { until }) => {
             vec![format!("closed by the operator for {} more", text::duration(until.since(now)))]
         }
@@ -240,17 +240,17 @@ fn why(pod: &PodReport, now: Stamp) -> String {
     match pod.state {
         PodState::Pending => words.push("it has no cgroup yet".to_owned()),
         PodState::Exempt => {
-            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()))
+            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()));
         }
         PodState::Checking => {
-            words.push("it may have run before: its proxy is asked first".to_owned())
+            words.push("it may have run before: its proxy is asked first".to_owned());
         }
         PodState::Closed | PodState::Refusing => {
             words.extend(pod.closed_for.map(|reason| reason.as_str().to_owned()));
         }
         PodState::Opening => words.push("what waited goes on".to_owned()),
         PodState::Guarded => {
-            words.push("connects wait should nobody listen on the proxy's port".to_owned())
+            words.push("connects wait should nobody listen on the proxy's port".to_owned());
         }
         PodState::Open => words.push("the proxy is ready".to_owned()),
         PodState::GivenUp => words.push("the time was up before the proxy was ready".to_owned()),

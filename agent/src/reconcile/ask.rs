@@ -1,6 +1,6 @@
 //! Questions to the task that owns all state, and orders.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     bpf::GateTotals,
-    core::{Entry, Episode, PodName, PodReport, PodUid, Stamp, Totals},
+    core::{Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals},
 };
 
 /// Questions that may wait: one of each reader that there can be at a time.
@@ -23,40 +23,55 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub enum Ask {
     /// How things stand.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// How one pod stands.
+    Pod {
+        /// Which.
+        pod: PodName,
+        /// The answer; `None`: there is no such pod.
+        answer: oneshot::Sender<Option<PodReport>>,
+    },
     /// What the operator wants of a pod's gate.
     Order {
         /// Which pod.
         pod: PodName,
         /// What.
         order: OrderRequest,
-        /// The pod that it is for; `None`: there is no such pod.
-        answer: oneshot::Sender<Option<PodUid>>,
+        /// Who has asked for it.
+        by: Orderer,
+        /// What has come of it.
+        answer: oneshot::Sender<Result<PodReport, OrderError>>,
     },
 }
 
 /// What the operator wants of a pod's gate, whatever the facts say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderRequest {
-    /// Open.
-    Open,
+    /// Open; for so long, or for good.
+    Open(Option<Duration>),
     /// Closed, for so long at most.
     Close(Duration),
     /// As the facts say.
     Auto,
 }
 
+/// Why an order is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// There is no such pod.
+    #[error("there is no such pod on this node")]
+    NoSuchPod,
+    /// It cannot be.
+    #[error(transparent)]
+    Refused(#[from] OrderRefusal),
+}
+
 // === impl OrderRequest ===
 
 impl OrderRequest {
-    /// As it is written.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Close(_) => "close",
-            Self::Auto => "auto",
-        }
-    }
+    /// How long an order may stand. Nobody waits for longer than a hold may take; and a gate that
+    /// somebody has forgotten must not stay closed.
+    pub const LIMITS: RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 }
 
 /// How things stand.
@@ -110,7 +125,16 @@ impl Asker {
         self.ask(Ask::Snapshot).await
     }
 
-    /// Gives an order; answers with the pod that it is for, if there is one.
+    /// How one pod stands, if there is one of this name.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn pod(&self, pod: PodName) -> Result<Option<PodReport>, AskError> {
+        self.ask(|answer| Ask::Pod { pod, answer }).await
+    }
+
+    /// Gives an order; answers with how the pod stands then.
     ///
     /// # Errors
     ///
@@ -119,8 +143,9 @@ impl Asker {
         &self,
         pod: PodName,
         order: OrderRequest,
-    ) -> Result<Option<PodUid>, AskError> {
-        self.ask(|answer| Ask::Order { pod, order, answer }).await
+        by: Orderer,
+    ) -> Result<Result<PodReport, OrderError>, AskError> {
+        self.ask(|answer| Ask::Order { pod, order, by, answer }).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {

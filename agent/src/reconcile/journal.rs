@@ -36,11 +36,18 @@ pub struct Journal {
     next_seq: u64,
 }
 
-/// The entries as they come. Clones are of the same journal.
+/// The entries as they come; there before the journal is, for who waits for the first. Clones are of
+/// the same journal.
 #[derive(Clone, Debug)]
 pub struct EntryStream {
     entries: broadcast::Sender<Arc<Entry>>,
     lost: Arc<AtomicU64>,
+}
+
+impl Default for EntryStream {
+    fn default() -> Self {
+        Self { entries: broadcast::Sender::new(BEHIND), lost: Arc::default() }
+    }
 }
 
 // === impl EntryStream ===
@@ -67,11 +74,9 @@ impl EntryStream {
 // === impl Journal ===
 
 impl Journal {
-    /// Nothing has happened yet.
+    /// Nothing has happened yet. What happens is told to `events`, and comes by `stream`.
     #[must_use]
-    pub fn new(epoch: Epoch, events: EventSink, counts: Counts) -> Self {
-        let (entries, _) = broadcast::channel(BEHIND);
-        let stream = EntryStream { entries, lost: Arc::default() };
+    pub fn new(epoch: Epoch, events: EventSink, stream: EntryStream, counts: Counts) -> Self {
         let (history, recent) = (History::new(epoch), VecDeque::new());
         Self { history, counts, events, recent, stream, next_seq: 1 }
     }

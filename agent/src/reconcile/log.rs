@@ -6,8 +6,8 @@
 use tracing::field::display;
 
 use crate::core::{
-    Caller, CloseReason, Episode, Finding, HeldConnect, Line, Monotonic, Noted, OpenReason,
-    Outcome, PodName, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno, Saying,
+    Caller, CloseReason, Episode, Finding, HeldConnect, Line, Monotonic, Noted, OpenReason, Order,
+    Orderer, Outcome, PodName, PodRef, PodUid, Problem, ReadyCheck, RefuseErrno, Saying,
 };
 
 /// A pod as the log names it. The API may not have told its name yet.
@@ -136,6 +136,11 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
         }
         Line::NotRedirected { around, profile } => {
             of_pod!(warn, pod, profile, around, mono_ns, "{message}");
+        }
+        Line::Ordered { order, limit, by: Orderer { uid: by_uid, pid: by_pid } } => {
+            let limit_ms = limit.map(|limit| limit.as_millis() as u64);
+            let order = Order::as_str(order);
+            of_pod!(info, pod, order, limit_ms, by_uid, by_pid, mono_ns, "{message}");
         }
         Line::InvalidSetting(Problem { key, value, reason }) => {
             of_pod!(warn, pod, key, value, reason, "{message}");

@@ -4,7 +4,8 @@
 use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
     core::{
-        CloseReason, Episode, Finding, Line, Noted, OpenReason, Outcome, PodRef, Problem, in_words,
+        CloseReason, Episode, Finding, Line, Noted, OpenReason, Order, Orderer, Outcome, PodRef,
+        Problem, in_words,
     },
 };
 
@@ -93,6 +94,16 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
                     connect.caller.destination
                 ),
             )
+        }
+        Line::Ordered { order, limit, by: Orderer { uid, .. } } => {
+            let what = match order {
+                Some(Order::Open { .. }) => "is opened by the operator",
+                Some(Order::Closed { .. }) => "is closed by the operator",
+                None => "follows the facts again: the operator has taken the order back",
+            };
+            let limit = limit.map(|limit| format!(", for {} at most", in_words(limit)));
+            let note = format!("the gate {what}{} (user {uid})", limit.unwrap_or_default());
+            normal("GateOrdered", "Ordering", note)
         }
         Line::NotRedirected { around, profile } => warning(
             "NotRedirected",

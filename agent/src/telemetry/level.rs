@@ -41,7 +41,8 @@ struct Texts {
 pub enum LevelError {
     /// The filter means nothing.
     #[error(
-        "bad log filter \"{filter}\": {source}; it is a level, such as \"debug\", or a filter, such as \"info,holdfast::reconcile=debug\""
+        "bad log filter {filter:?}: {source}; it is a level, such as \"debug\", or a filter, such as \
+         \"info,holdfast::reconcile=debug\""
     )]
     Filter {
         /// As it was given.

@@ -15,7 +15,10 @@ const HEADERS: [&str; 5] = ["Message", "Line", "`reason`", "`outcome`", "`last_f
 
 /// The quotations that nothing in the agent says, each with its document.
 pub(crate) fn unknown() -> Vec<String> {
-    let said = said(&files::root().join("agent/src"));
+    // The programs' lines get their words from the library that both sides share.
+    let [agent, shared] =
+        ["agent/src", "agent-ebpf/src"].map(|path| said(&files::root().join(path)));
+    let said = agent + &shared;
     let mut unknown = Vec::new();
     for document in DOCUMENTS {
         let quoted = quoted(&files::read(Path::new(document)));

@@ -128,8 +128,7 @@ fn alerts_are_rules_and_fire_when_they_should() {
 #[test]
 fn every_alert_says_what_it_means_and_what_to_do() {
     let runbook = files::read(Path::new(RUNBOOK));
-    let sections: Vec<&str> =
-        runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let alerts = alerts();
     let names: Vec<&str> = alerts.iter().map(|one| one.alert.as_str()).collect();
     assert_eq!(names, sections, "one section for each, in the same order");
@@ -199,8 +198,7 @@ fn the_dashboard_can_be_imported_anywhere() {
     assert_eq!(ids.len(), panels.len());
     let mut cells = BTreeSet::new();
     for panel in panels {
-        let [x, y, w, h] =
-            ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
         assert!(x + w <= 24, "{panel}");
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
             assert!(cells.insert(cell), "panels overlap: {panel}");

@@ -9,6 +9,7 @@ use crate::{
     cli::command,
     common::{binary, enabled_node, idle, start_agent},
     privilege::CAPABILITIES,
+    rights::all_rules,
 };
 
 /// A node with a pod in which a container runs.
@@ -267,6 +268,30 @@ fn a_right_that_is_not_granted_is_told_by_its_verbs() {
     found.assert_tells("right to nodes", "warning", "denied: get, patch", "startupTaint.enabled");
     let found = bench.check(&[], &["--node-name", "node2"]);
     found.assert_tells("node name", "warning", "node2, on which", "kubectl get nodes");
+}
+
+#[test]
+fn the_rights_that_are_checked_are_those_that_the_roles_grant() {
+    let bench = Bench::new();
+    let options = ["--daemonset", "holdfast/holdfast", "--remove-startup-taint"];
+    let pieces: Vec<Rule> = all_rules().iter().flat_map(Rule::pieces).collect();
+    bench.node.api().grant(pieces.clone());
+    let found = bench.check(&[], &options);
+    let rights = |found: &Found| -> Vec<Value> {
+        let is_right = |check: &&Value| check["check"].as_str().unwrap().starts_with("right to ");
+        found.checks().iter().filter(is_right).cloned().collect()
+    };
+    assert!(rights(&found).iter().all(|right| right["status"] == "ok"), "{:#}", found.report);
+    for (index, piece) in pieces.iter().enumerate() {
+        let others = pieces.iter().enumerate().filter(|(other, _)| *other != index);
+        bench.node.api().grant(others.map(|(_, rule)| rule.clone()).collect());
+        let found = bench.check(&[], &options);
+        let denied: Vec<_> =
+            rights(&found).into_iter().filter(|right| right["status"] != "ok").collect();
+        let [right] = &denied[..] else { panic!("{piece:?}: {denied:#?}") };
+        assert_eq!(right["check"], format!("right to {}", piece.resources[0]), "{piece:?}");
+        assert_eq!(right["found"], format!("denied: {}", piece.verbs[0]), "{piece:?}");
+    }
 }
 
 #[test]

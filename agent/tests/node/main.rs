@@ -18,6 +18,7 @@ mod exempt;
 mod explicit;
 mod health;
 mod hold;
+mod kernel_log;
 mod labels;
 mod lifecycle;
 mod memory;

@@ -14,7 +14,8 @@ use crate::common::{
     LATE, SOON, enabled_node, eventually, options, start_agent_with, wait_for, wait_for_all,
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+const OPEN_METRICS: &str =
+    "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
 /// One answer.
 struct Scrape {

@@ -26,6 +26,11 @@ const NAMESPACE: &str = "holdfast";
 
 const TAINT: &str = "holdfast.dev/agent-not-ready";
 
+/// All that an agent with the extras may do.
+pub(crate) fn all_rules() -> Vec<Rule> {
+    [rules(ROLE), rules(DAEMONSET_ROLE), vec![taint_rule()]].concat()
+}
+
 /// The rules of the role with this name.
 fn rules(name: &str) -> Vec<Rule> {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", MANIFEST].iter().collect();

@@ -63,6 +63,7 @@ fn mode_observe_only_tells_what_it_would_have_held() {
     assert_eq!(app.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
     let line = wait_for(&agent, &pod, "connect would have been held");
     assert_eq!(line["destination"], backend_v4().to_string());
+    assert_eq!(line["refused"], true);
     assert!(lines(&agent, &pod, "connect held").is_empty());
 }
 

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use holdfast::{
     core::{
-        AgentState, CloseReason, ConnectReport, ContainerReport, Episode, Exemption, NodeReport,
-        OrderReport, Origin, Outcome, PodName, PodRef, PodReport, PodState, PodUid, ProxyReport,
-        SettingReport, SocketCookie, Stamp, Totals, Verdict, Workload,
+        AgentState, CloseReason, ConnectReport, ContainerReport, Episode, Exemption, KubeletWord,
+        NodeReport, OrderReport, Origin, Outcome, PodName, PodRef, PodReport, PodState, PodUid,
+        ProxyReport, ReadyCheck, SettingReport, SocketCookie, Stamp, Totals, Verdict, Workload,
     },
     page::Facts,
 };
@@ -48,6 +48,7 @@ impl Scene {
                 ..Totals::default()
             },
             problems: Vec::new(),
+            watches: Vec::new(),
         };
         Self { node, pods, episodes }
     }
@@ -77,6 +78,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         key: key.to_owned(),
         value: value.to_owned(),
         origin,
+        source: origin.as_str().to_owned(),
     };
     let container = |name: &str, is_proxy, verdict| ContainerReport {
         id: "5f1c9a".repeat(10),
@@ -88,12 +90,6 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         cgroup: 41_213,
     };
     PodReport {
-        pod: reference(namespace, name),
-        state,
-        since: before(184_000),
-        closed_for: None,
-        exemption: None,
-        deadline: None,
         wanted: true,
         settings: Some(vec![
             setting("hold", "enabled", Origin::Namespace),
@@ -102,23 +98,23 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
             setting("on-timeout", "open", Origin::Default),
             setting("guard", "disabled", Origin::Default),
         ]),
-        problems: Vec::new(),
         proxy: Some(ProxyReport {
             profile: "istio".to_owned(),
             container: "istio-proxy".to_owned(),
-            ready: vec!["http://:15021/healthz/ready".to_owned()],
+            clues: Vec::new(),
+            ready: vec![ReadyCheck::Http { port: 15021, path: "/healthz/ready".to_owned() }],
             kube_ready: true,
+            kubelet: KubeletWord::Counts,
             ports: vec![15001],
             dns_port: Some(15053),
             guessed: false,
+            exclusion_hint: None,
         }),
         containers: vec![
             container("app", false, Verdict::Hold),
             container("istio-proxy", true, Verdict::Pass),
         ],
-        held: 0,
-        waiting: Vec::new(),
-        order: None,
+        ..PodReport::new(reference(namespace, name), state, before(184_000))
     }
 }
 
@@ -385,7 +381,7 @@ pub(crate) fn hostile() -> Scene {
         }
         if let Some(proxy) = &mut report.proxy {
             (proxy.profile, proxy.container) = (text.to_owned(), long.clone());
-            proxy.ready = vec![text.to_owned()];
+            proxy.ready = vec![ReadyCheck::Http { port: 15021, path: text.to_owned() }];
         }
         for container in &mut report.containers {
             container.name = Some(text.to_owned());

@@ -16,9 +16,7 @@ const MAX_BYTES: usize = 2_000_000;
 fn a_crowded_node_fits_a_page() {
     let scene = scene::crowded(500, 128);
     for form in [SERVED, Form::File] {
-        let start = std::time::Instant::now();
         let page = page::node(&scene.facts(), form);
-        println!("{} bytes in {:?}", page.len(), start.elapsed());
         assert!(page.len() < MAX_BYTES, "{} bytes", page.len());
     }
     let name = scene.episodes[0].pod.name.as_ref().unwrap();

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::core::{
-    Caller, CloseReason, HeldConnect, Line, PodRef, Problem, RefuseErrno, Stamp, stamp::millis,
+    Caller, CloseReason, HeldConnect, Line, Order, Orderer, PodRef, Problem, RefuseErrno, Stamp,
+    stamp::millis,
 };
 
 /// One thing that happened to a pod.
@@ -50,7 +51,7 @@ impl Entry {
 
 impl Line {
     /// All kinds, see [`Self::kind`].
-    pub const KINDS: [&str; 17] = [
+    pub const KINDS: [&str; 18] = [
         "container-started",
         "container-ended",
         "gate-closed",
@@ -67,6 +68,7 @@ impl Line {
         "gate-failed",
         "not-held",
         "not-redirected",
+        "ordered",
         "invalid-setting",
     ];
 
@@ -90,6 +92,7 @@ impl Line {
             Self::GateFailed { .. } => "gate-failed",
             Self::NotHeld { .. } => "not-held",
             Self::NotRedirected { .. } => "not-redirected",
+            Self::Ordered { .. } => "ordered",
             Self::InvalidSetting(_) => "invalid-setting",
         }
     }
@@ -125,6 +128,7 @@ impl Line {
             Self::NotRedirected { .. } => {
                 "pod is meshed but not redirected: connects left it, and none came to the proxy's port"
             }
+            Self::Ordered { .. } => "gate ordered",
             Self::InvalidSetting(_) => "invalid setting",
         }
     }
@@ -171,6 +175,12 @@ fn fields(line: &Line) -> Value {
             json!({ "reason": exemption.as_str(), "wanted": wanted })
         }
         Line::NotRedirected { around, profile } => json!({ "around": around, "profile": profile }),
+        Line::Ordered { order, limit, by: Orderer { uid, pid } } => json!({
+            "order": Order::as_str(*order),
+            "limit_ms": limit.map(millis::of),
+            "by_uid": uid,
+            "by_pid": pid,
+        }),
         Line::InvalidSetting(Problem { key, value, reason }) => {
             json!({ "key": key, "value": value, "reason": reason })
         }

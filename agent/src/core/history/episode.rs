@@ -311,6 +311,7 @@ impl Episode {
             | Line::GateDetached
             | Line::NotHeld { .. }
             | Line::NotRedirected { .. }
+            | Line::Ordered { .. }
             | Line::InvalidSetting(_) => Saying::default(),
         };
         let first = touched == 0 && self.touched() > 0;

@@ -20,11 +20,7 @@ impl Pod {
         now: Monotonic,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(Order::Closed { until }) = self.order
-            && now >= until
-        {
-            self.order = None;
-        }
+        self.expire_order(now);
         let standing = self.standing();
         self.tell_exemption(standing, actions);
         let Some(cgroup) = self.cgroup else { return };

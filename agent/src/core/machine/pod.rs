@@ -164,19 +164,28 @@ impl Pod {
     }
 
     pub(super) fn standing(&self) -> Standing {
+        match (self.standing_by_facts(), self.order) {
+            (Standing::Hold | Standing::Unknown, Some(Order::Open { .. })) => {
+                Standing::Exempt(Exemption::Operator)
+            }
+            (standing, _) => standing,
+        }
+    }
+
+    /// Whatever the operator has ordered.
+    pub(super) fn standing_by_facts(&self) -> Standing {
         if self.deleted {
             return Standing::Exempt(Exemption::Deleted);
         }
-        match (&self.judged, self.order) {
-            (Some(Err(exemption)), _) => Standing::Exempt(*exemption),
-            (_, Some(Order::Open)) => Standing::Exempt(Exemption::Operator),
-            (Some(Ok(_)), _) => Standing::Hold,
+        match &self.judged {
+            Some(Err(exemption)) => Standing::Exempt(*exemption),
+            Some(Ok(_)) => Standing::Hold,
             // What was seen counts only until the API tells: a runtime that is slow to start a
             // sandbox looks the same.
-            (None, _) if self.view.is_none() && self.host_network_seen => {
+            None if self.view.is_none() && self.host_network_seen => {
                 Standing::Exempt(Exemption::HostNetwork)
             }
-            (None, _) => Standing::Unknown,
+            None => Standing::Unknown,
         }
     }
 
@@ -489,10 +498,7 @@ impl Pod {
 
     /// When [`crate::core::Event::Tick`] is due for this pod at the latest.
     pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
-        let order = match self.order {
-            Some(Order::Closed { until }) => Some(until),
-            Some(Order::Open) | None => None,
-        };
+        let order = self.order.and_then(Order::until);
         let gate = self.gate.ends(!self.held.is_empty());
         [gate, self.queries_expire(), order].into_iter().flatten().min()
     }

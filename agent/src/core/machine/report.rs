@@ -24,6 +24,12 @@ impl Machine {
         pods
     }
 
+    /// One pod.
+    #[must_use]
+    pub fn report_of(&self, uid: &PodUid, epoch: Epoch) -> Option<PodReport> {
+        self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
+    }
+
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
     /// not being deleted.
     #[must_use]

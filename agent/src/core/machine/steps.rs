@@ -74,7 +74,7 @@ impl Pod {
     pub(super) fn timeout(&self, context: &Context<'_>) -> Duration {
         match self.order {
             Some(Order::Closed { until }) => until.since(context.now),
-            Some(Order::Open) | None => context.plan.settings.timeout.value,
+            Some(Order::Open { .. }) | None => context.plan.settings.timeout.value,
         }
     }
 

@@ -416,7 +416,12 @@ impl SettingReport {
 impl OrderReport {
     fn in_words(self) -> String {
         match self {
-            Self::Open => "The operator has ordered its gate open, until taken back.".to_owned(),
+            Self::Open { until: None } => {
+                "The operator has ordered its gate open, until taken back.".to_owned()
+            }
+            Self::Open { until: Some(until) } => {
+                format!("The operator has ordered its gate open, until {until}.")
+            }
             Self::Closed { until } => {
                 format!("The operator has ordered its gate closed, until {until} at most.")
             }

@@ -80,30 +80,9 @@ impl Played {
 
 fn snapshot() -> Snapshot {
     let now = clock::epoch().stamp(clock::now());
-    let pod = PodReport {
-        pod: PodRef::new(PodUid::new("uid"), Some(PodName::new("shop", "cart"))),
-        state: PodState::Open,
-        since: now,
-        closed_for: None,
-        exemption: None,
-        deadline: None,
-        wanted: true,
-        settings: None,
-        problems: Vec::new(),
-        proxy: None,
-        containers: Vec::new(),
-        held: 0,
-        waiting: Vec::new(),
-        order: None,
-        why: String::new(),
-        unused: None,
-        error: None,
-        probe: None,
-        opened: None,
-        treatments: Vec::new(),
-        not_redirected: false,
-        reasons: Vec::new(),
-    };
+    let name = PodName::new("shop", "cart");
+    let pod = PodRef::new(PodUid::new("uid"), Some(name));
+    let pod = PodReport { wanted: true, ..PodReport::new(pod, PodState::Open, now) };
     Snapshot {
         at: now,
         pods: vec![pod],

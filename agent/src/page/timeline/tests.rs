@@ -13,7 +13,7 @@ fn at(millis: i64) -> Stamp {
 }
 
 /// A gate that closed at 0, opened at 1000 and was off at 1020, with one connect from 100.
-fn episode(changes: serde_json::Value) -> Episode {
+fn episode(changes: &serde_json::Value) -> Episode {
     let mut episode = json!({
         "id": 1, "pod_uid": "u", "namespace": "shop", "pod": "cart", "workload": null,
         "reason": "start", "profile": "istio", "proxy": "istio-proxy", "mode": "hold",
@@ -24,7 +24,7 @@ fn episode(changes: serde_json::Value) -> Episode {
         }],
         "connects": [connect(100, Some(1_002), "held", Some("connected"))],
         "first_connect_at": at(100), "held": 1, "refused": 0, "observed": 0,
-        "outcomes": { "connected": 1 }, "longest_ms": 902, "refuses_at": null,
+        "observed_refused": 0, "outcomes": { "connected": 1 }, "longest_ms": 902, "refuses_at": null,
         "opened_at": at(1_000), "open_reason": "probe-ready", "ended_at": at(1_020),
         "guards": false, "error": null,
     });
@@ -42,7 +42,7 @@ fn connect(from: i64, until: Option<i64>, fate: &str, outcome: Option<&str>) -> 
     })
 }
 
-fn of(changes: serde_json::Value) -> Timeline {
+fn of(changes: &serde_json::Value) -> Timeline {
     Timeline::new(&episode(changes), at(1_500), ALL)
 }
 
@@ -53,7 +53,7 @@ fn close_to(share: f64, expected: f64) -> bool {
 
 #[test]
 fn bars_and_flags_stand_where_their_instants_are() {
-    let Timeline { rows, flags, ticks, .. } = of(json!({}));
+    let Timeline { rows, flags, ticks, .. } = of(&json!({}));
     // 1020 ms and a twelfth of room.
     let share = |millis: f64| millis / 1_105.0 * 100.0;
     let [proxy, connect] = rows.as_slice() else { panic!("{rows:?}") };
@@ -71,7 +71,7 @@ fn bars_and_flags_stand_where_their_instants_are() {
 
 #[test]
 fn what_goes_on_ends_now() {
-    let timeline = of(json!({
+    let timeline = of(&json!({
         "opened_at": null, "open_reason": null, "ended_at": null,
         "connects": [connect(100, None, "held", None)],
     }));
@@ -85,7 +85,7 @@ fn what_goes_on_ends_now() {
 
 #[test]
 fn what_began_long_before_is_cut() {
-    let timeline = of(json!({ "containers": [{
+    let timeline = of(&json!({ "containers": [{
         "name": "app", "role": "app", "is_proxy": false,
         "started_at": at(-86_400_000), "ended_at": null,
     }]}));
@@ -112,7 +112,7 @@ fn each_end_has_its_kind() {
         ("refused", None, Kind::Refused),
         ("observed", None, Kind::Observed),
     ] {
-        let timeline = of(json!({ "connects": [connect(10, Some(20), fate, outcome)] }));
+        let timeline = of(&json!({ "connects": [connect(10, Some(20), fate, outcome)] }));
         assert_eq!(timeline.rows[1].kind, kind, "{fate} {outcome:?}");
     }
 }
@@ -120,7 +120,7 @@ fn each_end_has_its_kind() {
 #[test]
 fn flags_that_would_meet_have_lines_of_their_own() {
     let lanes = |opened: i64, ended: i64| -> Vec<usize> {
-        let timeline = of(json!({
+        let timeline = of(&json!({
             "refuses_at": at(900), "opened_at": at(opened), "ended_at": at(ended),
         }));
         timeline.flags.iter().map(|flag| flag.lane).collect()
@@ -137,7 +137,7 @@ fn the_proxy_is_drawn_even_where_there_is_no_room_for_all() {
             "started_at": at(started), "ended_at": null,
         })
     };
-    let episode = episode(json!({
+    let episode = episode(&json!({
         "containers": [container("a", false, 1), container("b", false, 2), container("p", true, 3)],
         "connects": [
             connect(30, None, "held", None), connect(10, None, "held", None),
@@ -177,7 +177,7 @@ fn axes_of_any_length_have_a_few_round_labels() {
 #[test]
 fn an_episode_of_no_length_is_drawn() {
     let timeline = Timeline::new(
-        &episode(json!({
+        &episode(&json!({
             "containers": [], "connects": [], "opened_at": at(0), "ended_at": at(0),
             "first_connect_at": null,
         })),

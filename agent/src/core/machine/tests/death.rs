@@ -190,7 +190,7 @@ fn the_operator_outweighs_the_facts_until_his_order_ends() {
 
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
-    let actions = run.apply(10, order(Some(Order::Open)));
+    let actions = run.apply(10, order(Some(Order::Open { until: None })));
     assert_eq!(opened(&actions), Some(OpenReason::Exempt(Exemption::Operator)));
     run.apply(100, Event::Tick);
     run.apply(200, order(None));

@@ -22,7 +22,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         .prop_map(|(cgroup, populated)| self::populated(cgroup, populated));
     let order = prop_oneof![
         Just(None),
-        Just(Some(Order::Open)),
+        Just(Some(Order::Open { until: None })),
         Just(Some(Order::Closed { until: at(30_000) })),
     ];
     prop_oneof![

@@ -1,0 +1,20 @@
+//! What the commands on the node ask the agent, and what an operator has it do: HTTP and JSON over
+//! a unix socket that is root's alone.
+
+mod client;
+mod entries;
+mod protocol;
+mod routes;
+mod server;
+mod socket;
+
+pub use self::{
+    client::{Client, ClientError, End},
+    protocol::{Follow, Line, OrderBody, OrderWish, PodDetail},
+    routes::Admin,
+    server::serve,
+    socket::{Socket, SocketError},
+};
+
+/// Where the agent answers, and the commands ask, unless they are told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/holdfast/admin.sock";

@@ -1,0 +1,180 @@
+//! Options of the commands that ask the agent.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+
+use crate::{
+    admin::{DEFAULT_SOCKET, OrderWish},
+    command::Output,
+    core::{Line, PodName},
+    reconcile::OrderRequest,
+};
+
+/// How long a gate stays closed unless the operator says otherwise: the default of a hold.
+const CLOSED_FOR: Duration = Duration::from_secs(60);
+
+/// Where the agent answers.
+#[derive(Args, Clone, Debug)]
+pub struct SocketArgs {
+    /// The socket at which the agent answers.
+    #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Options of `holdfast status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast pods`.
+#[derive(Args, Debug)]
+pub struct PodsArgs {
+    /// Only the pods of this namespace.
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Those, too, that are not to be held.
+    #[arg(long)]
+    pub all: bool,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the list.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The pod.
+    #[arg(value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: PodName,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast events`.
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Go on with those that come, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+
+    /// Only those of this pod.
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: Option<PodName>,
+
+    /// Only those of the pods of this namespace.
+    #[arg(long, short, value_name = "NAMESPACE", value_parser = part_of_name)]
+    pub namespace: Option<String>,
+
+    /// Only those of this kind; several with commas, or by repeating the option.
+    #[arg(long, value_name = "KIND", value_delimiter = ',',
+          value_parser = PossibleValuesParser::new(Line::KINDS))]
+    pub kind: Vec<String>,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of each: a line, a line of JSON, or a document.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast gate`.
+#[derive(Args, Debug)]
+pub struct GateArgs {
+    /// What the gate is to be.
+    #[arg(value_enum, value_name = "ORDER")]
+    pub order: OrderWish,
+
+    /// The pod.
+    #[arg(value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: PodName,
+
+    /// For how long, from "1s" to "1h"; then the facts decide again [default: close: 60s; open: as
+    /// long as the pod and this agent live].
+    #[arg(long = "for", value_name = "DURATION", value_parser = limit)]
+    pub limit: Option<Duration>,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer: what comes of it, or how the pod stands then.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+impl GateArgs {
+    /// For how long it is asked for.
+    #[must_use]
+    pub fn limit(&self) -> Option<Duration> {
+        self.limit.or((self.order == OrderWish::Close).then_some(CLOSED_FOR))
+    }
+}
+
+impl ValueEnum for OrderWish {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Open, Self::Close, Self::Auto]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        use clap::builder::PossibleValue;
+        Some(match self {
+            Self::Open => {
+                PossibleValue::new("open").help("What waits goes on, and nothing is held")
+            }
+            Self::Close => {
+                PossibleValue::new("close").help("Connects are held, for a limited time")
+            }
+            Self::Auto => PossibleValue::new("auto").help(
+                "The facts decide again; a gate whose programs could not be worked is tried again",
+            ),
+        })
+    }
+}
+
+/// What the API lets a pod or a namespace be called; anything else would be part of the request.
+pub(super) fn part_of_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if text.is_empty() || !text.bytes().all(allowed) {
+        return Err("no namespace or pod is called so".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
+    let parts = text.split_once('/').map(|(namespace, name)| {
+        part_of_name(namespace).and_then(|namespace| Ok((namespace, part_of_name(name)?)))
+    });
+    match parts {
+        Some(Ok((namespace, name))) => Ok(PodName::new(&namespace, &name)),
+        _ => Err("it must be NAMESPACE/POD, such as shop/cart-7d9f".to_owned()),
+    }
+}
+
+fn limit(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|limit| OrderRequest::LIMITS.contains(limit))
+        .ok_or_else(|| "it must be a duration from 1s to 1h, such as 90s or 2m".to_owned())
+}
