@@ -10,7 +10,7 @@ mod socket;
 
 pub use self::{
     client::{Client, ClientError, End},
-    protocol::{Follow, Line, OrderBody, OrderWish, PodDetail},
+    protocol::{Follow, Line, OrderBody, OrderWish, PodDetail, WatchBody},
     routes::Admin,
     server::serve,
     socket::{Socket, SocketError},

@@ -121,6 +121,11 @@ pub struct SettingsArgs {
     #[arg(long, env = "HOLDFAST_MESH_WISHES", value_name = "SWITCH", value_parser = switch)]
     pub mesh_wishes: Option<bool>,
 
+    /// Whether pods with a proxy that nobody has enabled are observed: nothing of them is held, and
+    /// "holdfast report" tells what would have been: enabled or disabled [default: disabled].
+    #[arg(long, env = "HOLDFAST_OBSERVE", value_name = "SWITCH", value_parser = switch)]
+    pub observe: Option<bool>,
+
     /// How long a connect is held at most; from "1s" to "1h" [default: 60s].
     #[arg(long, env = "HOLDFAST_TIMEOUT", value_name = "DURATION", value_parser = hold_timeout)]
     pub timeout: Option<Duration>,
@@ -138,6 +143,7 @@ impl SettingsArgs {
         Choices {
             hold: self.default_hold,
             mesh_wishes: self.mesh_wishes,
+            observe: self.observe,
             timeout: self.timeout,
             guard: self.guard,
             ..Choices::default()
@@ -364,11 +370,21 @@ mod tests {
         // Whatever is not named is left to the config file.
         assert_eq!(choices(&[]), Choices::default());
         assert_eq!(
-            choices(&["--default-hold", "enabled", "--timeout", "2m", "--mesh-wishes", "disabled"]),
+            choices(&[
+                "--default-hold",
+                "enabled",
+                "--timeout",
+                "2m",
+                "--mesh-wishes",
+                "disabled",
+                "--observe",
+                "enabled",
+            ]),
             Choices {
                 hold: Some(true),
                 timeout: Some(Duration::from_secs(120)),
                 mesh_wishes: Some(false),
+                observe: Some(true),
                 ..Choices::default()
             }
         );

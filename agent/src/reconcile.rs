@@ -2,6 +2,7 @@
 //! the edges do it.
 
 mod ask;
+mod diagnose;
 mod journal;
 mod log;
 mod notice;
@@ -23,7 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    ask::{Ask, AskError, Asker, OrderError, OrderRequest, Snapshot},
+    ask::{
+        Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
+        Workloads,
+    },
     journal::{EntryStream, Journal},
     replay::{ReplayCounts, ReplayOf, Replayer},
 };
@@ -246,6 +250,13 @@ impl Reconciler {
             }
             Ask::Order { pod, order, by, answer } => {
                 let _: Result<(), _> = answer.send(self.order(&pod, order, by));
+            }
+            Ask::Workloads(answer) => {
+                let _: Result<(), _> = answer.send(self.workloads());
+            }
+            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
+            Ask::Watch { pod, time, by, answer } => {
+                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
             }
         }
     }

@@ -12,10 +12,10 @@ use std::{
 use crate::{
     clock,
     cluster::Watches,
-    core::{AgentState, Epoch, NodeReport, PodReport, PodState, Stamp, Totals},
+    core::{AgentState, Epoch, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals},
     health::Readiness,
     preflight::Kernel,
-    reconcile::{AskError, Asker, Snapshot},
+    reconcile::{AskError, Asker, Snapshot, Workloads},
 };
 
 /// Knows whom to ask. Clones know the same.
@@ -57,6 +57,17 @@ impl Status {
     #[must_use]
     pub const fn asker(&self) -> &Asker {
         &self.asker
+    }
+
+    /// What was found out about the workloads of this node's pods.
+    ///
+    /// # Errors
+    ///
+    /// If the agent does not work their gates.
+    pub async fn observed(&self) -> Result<ObservedReport, AskError> {
+        let Workloads { at, observe, workloads } = self.asker.workloads().await?;
+        let (since, node) = (self.started_at, self.node.to_string());
+        Ok(ObservedReport { at, since, node, observe, workloads })
     }
 
     /// How things stand. Nothing of the pods as long as the agent does not work their gates.
@@ -120,14 +131,30 @@ fn problems(
     }
     let (failed, given_up) = (count(PodState::Failed), count(PodState::GivenUp));
     if failed > 0 {
-        problems.push(format!("{failed} pods are not held: their programs could not be worked"));
+        problems.push(format!(
+            "{} not held: the programs could not be worked; holdfast pods lists them, holdfast \
+             explain tells why",
+            are(failed)
+        ));
     }
     if given_up > 0 {
-        problems.push(format!("{given_up} pods go on without a ready proxy: their time was up"));
+        problems.push(format!(
+            "{} without a ready proxy, and the time to wait for it is up; holdfast pods lists them, \
+             holdfast explain tells why",
+            are(given_up)
+        ));
     }
     if totals.lost_reports > 0 {
         let lost = totals.lost_reports;
-        problems.push(format!("{lost} reports of the kernel were lost: some holds are not named"));
+        problems.push(format!(
+            "{lost} reports of the kernel were lost: some holds are not named; nobody waits longer for \
+             that"
+        ));
     }
     problems
+}
+
+/// `1 pod is`, `3 pods are`.
+fn are(pods: usize) -> String {
+    format!("{pods} {}", if pods == 1 { "pod is" } else { "pods are" })
 }

@@ -1,11 +1,12 @@
 //! The demonstration: the same application twice, without and with the agent, while its proxy
 //! takes its time.
 
+mod page;
 mod report;
 mod timeline;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -109,7 +110,7 @@ impl HeldNode {
     pub fn start(options: &Options) -> Result<Self> {
         let node = Node::new()?;
         node.api().put_namespace(NAMESPACE, &[LABEL]);
-        let agent = node.start_agent(&AgentOptions::new(&options.agent))?;
+        let agent = node.start_agent(&AgentOptions::new(&options.agent).arg(page::OPTION))?;
         agent.wait_message(SOON, "agent armed")?;
         Ok(Self { agent, node, trials: 0 })
     }
@@ -164,6 +165,11 @@ impl HeldNode {
             opened_ns: moment("gate opened"),
             detached_ns: moment("gate detached"),
         }
+    }
+
+    /// Keeps the agent's node page, which draws what has happened, as a file.
+    pub fn save_page(&self, file: &Path) -> Result<()> {
+        page::save(&self.agent, file)
     }
 
     /// Ends the agent as a node's shutdown does.

@@ -1,7 +1,12 @@
 //! `cargo xtask demo` and `cargo xtask guard-cost`: build the agent and the testbed as users run
 //! them, and have a program of the testbed show what they do.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -11,10 +16,13 @@ use crate::{
     workspace::{self, Workspace},
 };
 
+/// The demo's option that names where the node page is kept.
+const PAGE: &str = "--page";
+
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Options of the demo itself: --json, --trials N, --proxy-delay SECONDS.
+    /// Options of the demo itself: --json, --trials N, --proxy-delay SECONDS, --page FILE.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "DEMO OPTIONS")]
     options: Vec<OsString>,
 }
@@ -28,11 +36,21 @@ pub(crate) struct GuardCostArgs {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
-    show(workspace, "demo", "holdfast-demo", args.options)
+    let mut options = args.options;
+    if !options.iter().any(|option| option.as_encoded_bytes().starts_with(PAGE.as_bytes())) {
+        options.push(PAGE.into());
+        options.push(shown(workspace, &workspace.target.join("demo/node.html")).into());
+    }
+    show(workspace, "demo", "holdfast-demo", options)
 }
 
 pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<()> {
     show(workspace, "guard-cost", "holdfast-guard-cost", args.options)
+}
+
+/// A path as a person in the checkout, where the program runs, types it.
+fn shown(workspace: &Workspace, path: &Path) -> PathBuf {
+    path.strip_prefix(&workspace.root).unwrap_or(path).to_owned()
 }
 
 fn show(

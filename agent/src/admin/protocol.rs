@@ -72,6 +72,18 @@ pub struct OrderBody {
     pub limit_ms: Option<u64>,
 }
 
+/// The body of `POST /v1/watch`; the answer is the pod's report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchBody {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// For how long its starts, and its workload's, are observed; 0: no more.
+    pub for_ms: u64,
+}
+
 /// What a gate is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

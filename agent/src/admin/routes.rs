@@ -14,13 +14,17 @@ use tokio::sync::Semaphore;
 
 use super::{
     entries::{self, MAX_FOLLOWERS, Wanted},
-    protocol::{Follow, OrderBody, OrderWish, PodDetail, Problem},
+    protocol::{Follow, OrderBody, OrderWish, PodDetail, Problem, WatchBody},
     socket::Peer,
 };
 use crate::{
-    core::{AgentState, Episode, NodeReport, Orderer, PodName, PodReport},
+    core::{
+        AgentState, Diagnosis, Episode, NodeReport, ObservedReport, Orderer, PodName, PodReport,
+    },
     http::Lasting,
-    reconcile::{AskError, EntryStream, OrderError, OrderRequest, Snapshot},
+    reconcile::{
+        AskError, EntryStream, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
+    },
     status::Status,
 };
 
@@ -64,6 +68,9 @@ impl Admin {
             .route("/v1/episodes", get(episodes))
             .route("/v1/entries", get(tell_entries))
             .route("/v1/gate", post(gate))
+            .route("/v1/observed", get(observed))
+            .route("/v1/diagnose/{namespace}/{name}", get(diagnose))
+            .route("/v1/watch", post(watch))
             .fallback(|| async {
                 Failure::new(
                     StatusCode::NOT_IMPLEMENTED,
@@ -220,6 +227,42 @@ async fn gate(
         Ok(report) => Ok(Json(report)),
         Err(OrderError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
         Err(OrderError::Refused(refusal)) => {
+            Err(Failure::new(StatusCode::CONFLICT, refusal.to_string()))
+        }
+    }
+}
+
+async fn observed(State(admin): State<Admin>) -> Answer<ObservedReport> {
+    admin.snapshot().await?;
+    Ok(Json(admin.status.observed().await?))
+}
+
+async fn diagnose(
+    State(admin): State<Admin>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Answer<Diagnosis> {
+    admin.snapshot().await?;
+    let diagnosis = admin.status.asker().diagnose(PodName::new(&namespace, &name)).await?;
+    diagnosis.map(Json).ok_or_else(|| Failure::no_such_pod(&namespace, &name))
+}
+
+async fn watch(
+    State(admin): State<Admin>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Json<WatchBody>, JsonRejection>,
+) -> Answer<PodReport> {
+    let Json(WatchBody { namespace, name, for_ms }) = body?;
+    let time = Duration::from_millis(for_ms);
+    if time > WATCH_AT_MOST {
+        return Err(Failure::wrong("a pod is observed for 24 h at most"));
+    }
+    let by = Orderer { uid: peer.uid.unwrap_or_default(), pid: peer.pid };
+    let pod = PodName::new(&namespace, &name);
+    admin.snapshot().await?;
+    match admin.status.asker().watch(pod, time, by).await? {
+        Ok(report) => Ok(Json(report)),
+        Err(WatchError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
+        Err(WatchError::Refused(refusal)) => {
             Err(Failure::new(StatusCode::CONFLICT, refusal.to_string()))
         }
     }

@@ -1,6 +1,6 @@
 //! The commands that ask the agent: what each asks, and how it ends.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use hyper::Method;
 
@@ -9,7 +9,7 @@ use crate::{
     admin::{Client, OrderBody, PodDetail},
     cli::{ExplainArgs, GateArgs, PodsArgs, StatusArgs},
     clock,
-    core::{AgentState, NodeReport, PodName, PodReport, Stamp},
+    core::{NodeReport, PodName, PodReport, Stamp},
 };
 
 /// `holdfast status`: 1 if the node is not healthy.
@@ -20,11 +20,7 @@ use crate::{
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket.socket)?;
     let node: NodeReport = client.get("/v1/status")?;
-    let pods: Vec<PodReport> = match node.state {
-        AgentState::Working => client.get("/v1/pods")?,
-        AgentState::Starting | AgentState::StandingBy | AgentState::Stuck => Vec::new(),
-    };
-    print(&args.output.render(&node, |style| status::table(&node, &pods, style))?)?;
+    print(&args.output.render(&node, |style| status::text(&node, style))?)?;
     Ok(if node.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -36,13 +32,14 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 pub fn pods(args: &PodsArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket.socket)?;
     let mut pods: Vec<PodReport> = client.get("/v1/pods")?;
-    pods.retain(|report| {
-        let is_named = |namespace: &String| {
-            report.pod.name.as_ref().is_some_and(|name| *name.namespace == **namespace)
-        };
-        (args.all || report.is_concerned()) && args.namespace.as_ref().is_none_or(is_named)
-    });
-    print(&args.output.render(&pods, |style| pods::table(&pods, now(), style))?)?;
+    if let Some(namespace) = &args.namespace {
+        let named = |pod: &PodReport| pod.pod.name.as_ref().map(|name| Arc::clone(&name.namespace));
+        pods.retain(|pod| named(pod).is_some_and(|named| *named == **namespace));
+    }
+    let all = pods.len();
+    pods.retain(|pod| args.all || pod.is_concerned());
+    let left_out = all - pods.len();
+    print(&args.output.render(&pods, |style| pods::table(&pods, left_out, now(), style))?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,7 +52,8 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let PodName { namespace, name } = &args.pod;
     let client = Client::new(&args.socket.socket)?;
     let detail: PodDetail = client.get(&format!("/v1/pods/{namespace}/{name}"))?;
-    print(&args.output.render(&detail, |style| explain::text(&detail, now(), style))?)?;
+    let PodDetail { pod, episodes } = &detail;
+    print(&args.output.render(&detail, |style| explain::text(pod, episodes, now(), style))?)?;
     Ok(ExitCode::SUCCESS)
 }
 

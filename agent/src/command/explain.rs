@@ -1,10 +1,160 @@
-//! What `holdfast explain` prints.
+//! What `holdfast explain` prints. The sentences are made in `core/report/explain.rs`.
 
-use super::{pods, terminal::Style};
-use crate::{admin::PodDetail, core::Stamp};
+use super::{
+    pods::{name, paint},
+    table::{WIDTH, wrap},
+    terminal::{Paint, Style, safe},
+};
+use crate::core::{ConnectReport, Episode, Mode, PodReport, PodState, Stamp, Topic, age, in_words};
 
-/// How a pod stands, and why.
+/// The column of headings, with the gap behind it.
+const HEADINGS: usize = 13;
+
+/// How far the lines of a paragraph stand in that follow its first.
+const HANGING: usize = 2;
+
+/// What tells a shell that a command goes on in the next line.
+const CONTINUES: &str = " \\";
+
+/// Starts that are told: enough to tell a rule from an exception.
+const EPISODES: usize = 5;
+
+/// How a pod stands, why, and what to do; `episodes`: what has happened to it lately, the latest
+/// first.
 #[must_use]
-pub fn text(detail: &PodDetail, now: Stamp, style: Style) -> String {
-    pods::table(std::slice::from_ref(&detail.pod), now, style)
+pub fn text(pod: &PodReport, episodes: &[Episode], now: Stamp, style: Style) -> String {
+    use Topic::{Container, Hold, Next, Order, Problem, Proxy, Ready, Seen, Setting, State};
+    let mut page = Page { text: String::new(), style };
+    page.title(pod, now);
+    page.sentences(pod, State);
+    page.section("waiting", &waiting(pod, now), Some(Paint::Warning));
+    for topic in [Seen, Hold, Order, Proxy, Ready, Container, Setting] {
+        page.sentences(pod, topic);
+    }
+    page.section("lately", &lately(episodes, now), None);
+    for topic in [Problem, Next] {
+        page.sentences(pod, topic);
+    }
+    page.text
 }
+
+/// What is put together.
+struct Page {
+    text: String,
+    style: Style,
+}
+
+// === impl Page ===
+
+impl Page {
+    fn title(&mut self, pod: &PodReport, now: Stamp) {
+        let state = pod.state.as_str();
+        let since = format!("for {}", age(now.since(pod.since)));
+        let held = match pod.held {
+            0 => String::new(),
+            held => format!(", {held} waiting now"),
+        };
+        let state = paint(pod.state)
+            .map_or_else(|| state.to_owned(), |paint| self.style.paint(paint, state));
+        for line in wrap(&safe(&name(pod)), WIDTH) {
+            self.text += &self.style.paint(Paint::Heading, &line);
+            self.text.push('\n');
+        }
+        if let Some(workload) = &pod.pod.workload {
+            for line in wrap(&format!("of {}", safe(&workload.to_string())), WIDTH) {
+                self.text += &self.style.paint(Paint::Faint, &line);
+                self.text.push('\n');
+            }
+        }
+        self.text += &format!("{state} {since}{held}\n\n");
+    }
+
+    fn sentences(&mut self, pod: &PodReport, topic: Topic) {
+        let paint = match topic {
+            Topic::Problem => Some(Paint::Bad),
+            _ => None,
+        };
+        let mut heading = topic.as_str();
+        for reason in pod.reasons.iter().filter(|reason| reason.topic == topic) {
+            match &reason.command {
+                Some(command) => {
+                    self.section(heading, &[format!("{}:", reason.text)], paint);
+                    self.command(command);
+                }
+                None => self.section(heading, &[&reason.text], paint),
+            }
+            heading = "";
+        }
+    }
+
+    /// A command to be copied: where it is broken a shell takes the lines for one.
+    fn command(&mut self, command: &str) {
+        let blanks = " ".repeat(HEADINGS + HANGING);
+        let lines = wrap(&safe(command), WIDTH - HEADINGS - 2 * HANGING - CONTINUES.len());
+        let lines = lines.join(&format!("{CONTINUES}\n{blanks}{}", " ".repeat(HANGING)));
+        self.text += &format!("{blanks}{lines}\n");
+    }
+
+    /// Paragraphs beside their heading; nothing if there are none.
+    fn section<T: AsRef<str>>(&mut self, heading: &str, paragraphs: &[T], paint: Option<Paint>) {
+        let mut heading = Some(heading);
+        for paragraph in paragraphs {
+            let lines = wrap(&safe(paragraph.as_ref()), WIDTH - HEADINGS - HANGING);
+            for (index, line) in lines.iter().enumerate() {
+                let heading = heading.take().unwrap_or_default();
+                let blanks = HEADINGS - heading.len() + if index == 0 { 0 } else { HANGING };
+                self.text += &self.style.paint(Paint::Heading, heading);
+                self.text += &" ".repeat(blanks);
+                let line = line.trim_end();
+                let line = paint.map_or_else(|| line.to_owned(), |p| self.style.paint(p, line));
+                self.text += &line;
+                self.text.push('\n');
+            }
+        }
+    }
+}
+
+/// Who waits, since when, and how long at most.
+fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
+    let mut lines: Vec<String> = pod.waiting.iter().map(|connect| waits(connect, now)).collect();
+    let unnamed = pod.held.saturating_sub(lines.len());
+    if unnamed > 0 {
+        lines.push(format!("and {unnamed} more"));
+    }
+    let holds = matches!(pod.mode(), Mode::Hold | Mode::Retry);
+    if pod.state == PodState::Closed && holds {
+        lines.push(match pod.deadline {
+            Some(deadline) if pod.held > 0 => {
+                format!("They go on in {} at the latest.", in_words(deadline.since(now)))
+            }
+            _ if pod.settings.is_none() => {
+                "Nobody waits yet. Who comes waits until more is known of this pod.".to_owned()
+            }
+            _ => format!("Nobody waits yet. Who comes waits for {} at most.", pod.timeout()),
+        });
+    }
+    lines
+}
+
+fn waits(connect: &ConnectReport, now: Stamp) -> String {
+    let ConnectReport { cookie: _, container, comm, pid, destination, query, since } = connect;
+    let container = container.as_deref().unwrap_or("a container that is not known yet");
+    let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let what = if *query { "asks" } else { "connects to" };
+    let since = in_words(now.since(*since));
+    format!("{container} ({comm}{pid}) {what} {destination}, for {since} so far")
+}
+
+/// What happened at the last starts.
+fn lately(episodes: &[Episode], now: Stamp) -> Vec<String> {
+    // What goes on is told above.
+    let told = episodes.iter().filter(|episode| episode.ended_at.is_some()).take(EPISODES);
+    told.map(|episode| {
+        let age = age(now.since(episode.closed_at));
+        format!("{age} ago: {}.", episode.in_words())
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

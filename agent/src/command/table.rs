@@ -167,7 +167,7 @@ fn write_row<const N: usize>(
 }
 
 /// Breaks a line between words, and a word that is longer than a line where it must be.
-fn wrap(line: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(line: &str, width: usize) -> Vec<String> {
     if line.width() <= width {
         return vec![line.to_owned()];
     }

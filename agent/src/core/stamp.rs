@@ -109,6 +109,20 @@ pub fn in_words(duration: Duration) -> String {
     }
 }
 
+/// How long ago, in one number as `kubectl get` has it: `42s`, `3m`, `5h`, `12d`.
+#[must_use]
+pub fn age(duration: Duration) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match duration.as_secs() {
+        seconds @ 0..MINUTE => format!("{seconds}s"),
+        seconds @ MINUTE..HOUR => format!("{}m", seconds / MINUTE),
+        seconds @ HOUR..DAY => format!("{}h", seconds / HOUR),
+        seconds => format!("{}d", seconds / DAY),
+    }
+}
+
 /// Durations as milliseconds with a microsecond's precision, for `#[serde(with)]`.
 pub(super) mod millis {
     use std::time::Duration;
@@ -131,6 +145,28 @@ pub(super) mod millis {
     ) -> Result<Duration, D::Error> {
         let ms = f64::deserialize(deserializer)?;
         Duration::try_from_secs_f64(ms / 1000.0).map_err(D::Error::custom)
+    }
+
+    /// The same of those that may be missing.
+    pub(in crate::core) mod option {
+        use std::time::Duration;
+
+        use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+        pub(in crate::core) fn serialize<S: Serializer>(
+            duration: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            duration.map(super::of).serialize(serializer)
+        }
+
+        pub(in crate::core) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            let ms = Option::<f64>::deserialize(deserializer)?;
+            let duration = |ms: f64| Duration::try_from_secs_f64(ms / 1000.0);
+            ms.map(duration).transpose().map_err(D::Error::custom)
+        }
     }
 }
 
@@ -165,6 +201,15 @@ mod tests {
             (3_600_000, "1h"),
         ] {
             assert_eq!(in_words(Duration::from_millis(ms)), expected);
+        }
+    }
+
+    #[test]
+    fn ages_are_one_number() {
+        for (seconds, expected) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3_599, "59m"), (3_600, "1h"), (86_400, "1d")]
+        {
+            assert_eq!(age(Duration::from_secs(seconds)), expected);
         }
     }
 

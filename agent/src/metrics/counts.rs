@@ -123,7 +123,8 @@ impl Counts {
             }
             Line::GateOpened { reason, .. } => {
                 opened.get_or_create(&OfReason { reason: labels::opened(*reason) }).inc();
-                if *reason == OpenReason::Deadline {
+                // What only observes keeps nobody waiting until its time is up.
+                if *reason == OpenReason::Deadline && !noted.observes {
                     self.timed_out(pod);
                 }
             }

@@ -108,6 +108,9 @@ fn story(episode: &Episode, now: Stamp) -> String {
     if episode.observed > 0 {
         parts.push(format!("{} would have waited", text::count(episode.observed, "connect")));
     }
+    if episode.observed_refused > 0 {
+        parts.push(format!("{} of these failed", episode.observed_refused));
+    }
     if parts.is_empty() {
         parts.push(if is_over { "nothing waited" } else { "nothing waits yet" }.to_owned());
     }
@@ -118,16 +121,12 @@ fn story(episode: &Episode, now: Stamp) -> String {
     }
     let end = match (episode.open_reason, episode.ready_after()) {
         (Some(_), Some(after)) => ready(episode, after),
-        (Some(OpenReason::Deadline), None) => {
-            format!("the proxy was not ready within {}", text::duration(episode.timeout))
-        }
+        (Some(OpenReason::Deadline), None) => not_ready(episode),
         (Some(reason), None) => reason.as_str().to_owned(),
         (None, _) if episode.ended_at.is_some() => {
             "the pod went before its proxy was ready".to_owned()
         }
-        (None, _) if episode.refuses_at.is_some() => {
-            format!("the time of {} is up", text::duration(episode.timeout))
-        }
+        (None, _) if episode.refuses_at.is_some() => not_ready(episode),
         (None, _) => "the proxy is not ready yet".to_owned(),
     };
     let mut story = format!("{}; {end}.", parts.join(", "));
@@ -138,6 +137,18 @@ fn story(episode: &Episode, now: Stamp) -> String {
         story += &format!(" {}", text::plain(error));
     }
     story
+}
+
+/// That the time was up, and what was seen of the proxy last.
+fn not_ready(episode: &Episode) -> String {
+    let within = text::duration(episode.timeout);
+    match &episode.finding {
+        Some(finding) => {
+            let seen = text::plain(&finding.to_string());
+            format!("the proxy was not ready within {within} (seen last: {seen})")
+        }
+        None => format!("the proxy was not ready within {within}"),
+    }
 }
 
 /// When the proxy was ready, and how much of that was its own start.

@@ -4,8 +4,7 @@ use maud::{Markup, html};
 
 use super::{Form, Tone, badge, pod_link, text};
 use crate::core::{
-    ConnectReport, ContainerReport, Exemption, OrderReport, PodReport, PodState, SettingReport,
-    Stamp, Verdict,
+    ConnectReport, ContainerReport, PodReport, PodState, SettingReport, Stamp, Topic, Verdict,
 };
 
 /// The pods that are held, or are to be, or may be.
@@ -28,7 +27,7 @@ pub(super) fn table(pods: &[&PodReport], now: Stamp, form: Form) -> Markup {
                         td data-name="Proxy" { (proxy(pod)) }
                         td.number data-name="Waiting" { (pod.held) }
                         td.number data-name="Since" { (text::ago(pod.since, now)) }
-                        td.why data-name="Why" { (why(pod, now)) }
+                        td.why data-name="Why" { (text::foreign(&pod.why)) }
                     }
                 }
             }
@@ -46,7 +45,7 @@ pub(super) fn left_alone(pods: &[&PodReport], form: Form) -> Markup {
                     tr {
                         th scope="row" { (pod_link(&pod.pod, form)) }
                         td.why data-name="Why" {
-                            (pod.exemption.map_or("", Exemption::as_str))
+                            (text::foreign(&pod.why))
                         }
                     }
                 }
@@ -61,42 +60,24 @@ pub(super) fn state(pod: &PodReport, now: Stamp) -> Markup {
         section.card aria-label="State" {
             p.story {
                 (badge(pod.state.as_str(), tone(pod.state))) " for " (text::ago(pod.since, now)) ": "
-                (why(pod, now)) "."
+                (text::foreign(&pod.why)) "."
             }
-            @if !pod.problems.is_empty() {
-                ul.problems { @for problem in &pod.problems { li { (text::foreign(problem)) } } }
+            dl.reasons {
+                // Told in the order of their topics.
+                @for reasons in pod.reasons.chunk_by(|one, next| one.topic == next.topic) {
+                    div class=(if reasons[0].topic == Topic::Problem { "bad" } else { "plain" }) {
+                        dt { (reasons[0].topic.as_str()) }
+                        dd { @for reason in reasons { p { (text::foreign(&reason.text)) } } }
+                    }
+                }
             }
             dl.facts {
                 div { dt { "Uid" } dd { (text::foreign(pod.pod.uid.as_str())) } }
                 @if let Some(workload) = &pod.pod.workload {
                     div { dt { "Workload" } dd { (text::foreign(&workload.to_string())) } }
                 }
-                @if let Some(proxy) = &pod.proxy {
-                    div {
-                        dt { "Proxy" }
-                        dd {
-                            (text::foreign(&proxy.container))
-                            @if proxy.profile != proxy.container { " (" (text::foreign(&proxy.profile)) ")" }
-                            @if proxy.guessed { ", a guess" }
-                        }
-                    }
-                    div {
-                        dt { "Ports" }
-                        dd {
-                            (proxy.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
-                            @if let Some(port) = proxy.dns_port { ", DNS " (port) }
-                        }
-                    }
-                    div {
-                        dt { "Ready by" }
-                        dd {
-                            @for (nth, check) in proxy.ready.iter().enumerate() {
-                                @if nth > 0 { ", " }
-                                (text::foreign(&check.to_string()))
-                            }
-                            @if proxy.kube_ready { @if !proxy.ready.is_empty() { ", " } "kubelet's word" }
-                        }
-                    }
+                @if let Some(deadline) = pod.deadline {
+                    div { dt { "Deadline" } dd { time datetime=(deadline) { (deadline) } } }
                 }
             }
         }
@@ -198,7 +179,9 @@ fn containers(containers: &[ContainerReport]) -> Markup {
 const fn tone(state: PodState) -> Tone {
     match state {
         PodState::Pending | PodState::Exempt => Tone::Plain,
-        PodState::Checking | PodState::Closed | PodState::Opening => Tone::Busy,
+        PodState::Checking | PodState::Closed | PodState::Observed | PodState::Opening => {
+            Tone::Busy
+        }
         PodState::Guarded | PodState::Open => Tone::Good,
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Tone::Bad,
     }
@@ -226,39 +209,4 @@ fn proxy(pod: &PodReport) -> Markup {
             _ => "–",
         }
     }
-}
-
-/// Why it stands where it does, in words.
-fn why(pod: &PodReport, now: Stamp) -> String {
-    let mut words = match pod.order {
-        Some(OrderReport::Open { until: _ }) => vec!["opened by the operator".to_owned()],
-        Some(OrderReport::Closed { until }) => {
-            vec![format!("closed by the operator for {} more", text::duration(until.since(now)))]
-        }
-        None => Vec::new(),
-    };
-    match pod.state {
-        PodState::Pending => words.push("it has no cgroup yet".to_owned()),
-        PodState::Exempt => {
-            words.extend(pod.exemption.map(|exemption| exemption.as_str().to_owned()));
-        }
-        PodState::Checking => {
-            words.push("it may have run before: its proxy is asked first".to_owned());
-        }
-        PodState::Closed | PodState::Refusing => {
-            words.extend(pod.closed_for.map(|reason| reason.as_str().to_owned()));
-        }
-        PodState::Opening => words.push("what waited goes on".to_owned()),
-        PodState::Guarded => {
-            words.push("connects wait should nobody listen on the proxy's port".to_owned());
-        }
-        PodState::Open => words.push("the proxy is ready".to_owned()),
-        PodState::GivenUp => words.push("the time was up before the proxy was ready".to_owned()),
-        PodState::Failed => words.push("its programs could not be worked".to_owned()),
-    }
-    if let (true, Some(deadline)) = (pod.held > 0, pod.deadline) {
-        words.push(format!("the kernel opens in {}", text::duration(deadline.since(now))));
-    }
-    words.extend(pod.problems.iter().map(|problem| text::plain(problem)));
-    words.join("; ")
 }

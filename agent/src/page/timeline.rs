@@ -197,6 +197,7 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
     };
     let label = match fate {
         Fate::Refused => "refused".to_owned(),
+        Fate::Observed if *outcome == Some(Outcome::Refused) => "failed".to_owned(),
         Fate::Observed => "passed".to_owned(),
         Fate::Held => text::duration(until.since(*called_at)),
     };

@@ -9,7 +9,10 @@ use tokio::{
 
 use crate::{
     bpf::GateTotals,
-    core::{Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals},
+    core::{
+        Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
+        WatchRefusal, WorkloadFacts,
+    },
 };
 
 /// Questions that may wait: one of each reader that there can be at a time.
@@ -17,6 +20,10 @@ const QUESTIONS: usize = 16;
 
 /// How long an answer may take, as for [`crate::health::Liveness`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a pod's starts may be observed on request: somebody who wants more than a day of it
+/// switches it on for all.
+pub const WATCH_AT_MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A question.
 #[derive(Debug)]
@@ -41,6 +48,48 @@ pub enum Ask {
         /// What has come of it.
         answer: oneshot::Sender<Result<PodReport, OrderError>>,
     },
+    /// What was found out about the workloads.
+    Workloads(oneshot::Sender<Workloads>),
+    /// What would become of a pod if it were enabled.
+    Diagnose {
+        /// Which.
+        pod: PodName,
+        /// The answer; `None`: there is no such pod.
+        answer: oneshot::Sender<Option<Diagnosis>>,
+    },
+    /// That a pod's starts be observed, and those of its workload.
+    Watch {
+        /// Which pod.
+        pod: PodName,
+        /// For how long; nothing: no more.
+        time: Duration,
+        /// Who has asked for it.
+        by: Orderer,
+        /// What has come of it.
+        answer: oneshot::Sender<Result<PodReport, WatchError>>,
+    },
+}
+
+/// What was found out about the workloads.
+#[derive(Clone, Debug)]
+pub struct Workloads {
+    /// When this was so.
+    pub at: Stamp,
+    /// Whether pods that nobody enabled are observed.
+    pub observe: bool,
+    /// The workloads, by name.
+    pub workloads: Vec<WorkloadFacts>,
+}
+
+/// Why a pod's starts are not observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// There is no such pod.
+    #[error("there is no such pod on this node")]
+    NoSuchPod,
+    /// It is not one to observe.
+    #[error(transparent)]
+    Refused(#[from] WatchRefusal),
 }
 
 /// What the operator wants of a pod's gate, whatever the facts say.
@@ -146,6 +195,38 @@ impl Asker {
         by: Orderer,
     ) -> Result<Result<PodReport, OrderError>, AskError> {
         self.ask(|answer| Ask::Order { pod, order, by, answer }).await
+    }
+
+    /// What was found out about the workloads.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn workloads(&self) -> Result<Workloads, AskError> {
+        self.ask(Ask::Workloads).await
+    }
+
+    /// What would become of a pod if it were enabled, if there is one of this name.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn diagnose(&self, pod: PodName) -> Result<Option<Diagnosis>, AskError> {
+        self.ask(|answer| Ask::Diagnose { pod, answer }).await
+    }
+
+    /// Has a pod's starts observed; answers with how it stands then.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn watch(
+        &self,
+        pod: PodName,
+        time: Duration,
+        by: Orderer,
+    ) -> Result<Result<PodReport, WatchError>, AskError> {
+        self.ask(|answer| Ask::Watch { pod, time, by, answer }).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {

@@ -80,7 +80,7 @@ impl Case {
 }
 
 /// A pod of the fixtures in an enabled namespace.
-fn pod(pod: &'static str) -> Given {
+pub(crate) fn pod(pod: &'static str) -> Given {
     Given {
         pod,
         change: json!({}),
@@ -127,7 +127,7 @@ impl Given {
 }
 
 /// The pod is known before kubelet starts it; then its containers start in this order.
-fn starts(containers: &[&'static str]) -> Vec<Step> {
+pub(crate) fn starts(containers: &[&'static str]) -> Vec<Step> {
     let containers = containers.iter().map(|name| Step::Starts(name));
     [Step::Told, Step::Cgroup].into_iter().chain(containers).collect()
 }
@@ -139,7 +139,7 @@ fn ready(containers: &[&'static str]) -> Vec<Step> {
     steps
 }
 
-fn then(mut steps: Vec<Step>, more: impl IntoIterator<Item = Step>) -> Vec<Step> {
+pub(crate) fn then(mut steps: Vec<Step>, more: impl IntoIterator<Item = Step>) -> Vec<Step> {
     steps.extend(more);
     steps
 }

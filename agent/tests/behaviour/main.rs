@@ -5,6 +5,7 @@
 
 mod cases;
 mod document;
+mod explain;
 mod kernel;
 mod scene;
 

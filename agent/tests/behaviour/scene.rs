@@ -6,9 +6,9 @@ use holdfast::{
     cluster::pod_view,
     config::{self, Config},
     core::{
-        Action, Caller, CgroupId, ContainerId, ContainerIdentity, ContainerKind, Defaults, Event,
-        KernelEvent, KernelEventKind, Machine, Monotonic, NamespaceView, PodUid, PodView, Rules,
-        SocketCookie,
+        Action, Caller, CgroupId, ContainerId, ContainerIdentity, ContainerKind, Defaults, Episode,
+        Epoch, Event, Finding, History, KernelEvent, KernelEventKind, Machine, Monotonic,
+        NamespaceView, Order, PodReport, PodUid, PodView, Rules, SocketCookie, Stamp,
     },
 };
 use serde_json::{Value, json};
@@ -55,6 +55,18 @@ pub(crate) enum Step {
     Held(&'static str),
     /// The probe's answer.
     Probe(bool),
+    /// What the probe's last round came to.
+    Found(Finding),
+    /// The kernel could not work the gate.
+    Fails(&'static str),
+    /// The operator's order.
+    Ordered(Order),
+    /// What the kernel has counted: connects that came to the gate, and others.
+    Counted(u64, u64),
+    /// The last of its connects that was held is reported as connected.
+    Connected,
+    /// One of its connects passes, and is reported for that.
+    InitPasses(&'static str),
     /// The pod's process is in the node's network namespace.
     OnHostNetwork,
     /// Kubelet tells the container's id, and whether it is ready.
@@ -71,6 +83,7 @@ pub(crate) enum Step {
 
 struct Scene {
     machine: Machine,
+    history: History,
     kernel: Kernel,
     now: Monotonic,
     uid: PodUid,
@@ -98,6 +111,26 @@ pub(crate) fn play(given: &Given, steps: &[Step], whose: Whose) -> Answer {
     scene.kernel.answer(cgroup, query, scene.now)
 }
 
+/// What is known at the end of a case.
+pub(crate) struct Known {
+    pub(crate) pod: PodReport,
+    /// What has happened to it, the latest first.
+    pub(crate) episodes: Vec<Episode>,
+    pub(crate) now: Stamp,
+}
+
+/// Plays a case to its end and asks what is known of its pod then; `None`: the pod is gone.
+pub(crate) fn known(given: &Given, steps: &[Step]) -> Option<Known> {
+    let mut scene = Scene::new(given);
+    for step in steps {
+        scene.step(step);
+    }
+    let epoch = scene.history.epoch();
+    let pod = scene.machine.report(epoch).pop()?;
+    let episodes = scene.history.episodes().cloned().collect();
+    Some(Known { pod, episodes, now: epoch.stamp(scene.now) })
+}
+
 impl Scene {
     fn new(given: &Given) -> Self {
         let Given { pod, change, labels, annotations, config, own } = given;
@@ -119,6 +152,7 @@ impl Scene {
         };
         Self {
             machine: Machine::new(Rules { profiles, defaults, own_pod }),
+            history: History::new(Epoch::new(Monotonic(0), Duration::from_secs(1_700_000_000))),
             kernel: Kernel::default(),
             now: Monotonic(1_000_000_000),
             uid: view.uid,
@@ -155,21 +189,23 @@ impl Scene {
             }
             Step::Held(name) => {
                 self.held += 1;
-                let caller = Caller {
-                    container: Some(self.containers[name].0),
-                    pid: Some(4711),
-                    uid: 1000,
-                    comm: "app".to_owned(),
-                    destination: ([203, 0, 113, 9], 443).into(),
-                    connect_at: self.now,
-                    query: None,
-                };
-                self.apply(Event::Kernel(KernelEvent {
-                    at: self.now,
-                    cookie: SocketCookie(1),
-                    pod: POD_CGROUP,
-                    kind: KernelEventKind::Held(caller),
-                }));
+                let caller = self.caller(name);
+                self.kernel(KernelEventKind::Held(caller));
+            }
+            Step::Found(finding) => {
+                self.apply(Event::ProbeFound { uid, finding: finding.clone() });
+            }
+            Step::Fails(error) => {
+                self.apply(Event::GateFailed { uid, error: (*error).to_owned() });
+            }
+            Step::Ordered(order) => self.apply(Event::Ordered { uid, order: Some(*order) }),
+            Step::Counted(reached, around) => {
+                self.apply(Event::Counted { uid, reached: *reached, around: *around });
+            }
+            Step::Connected => self.kernel(KernelEventKind::Connected),
+            Step::InitPasses(name) => {
+                let caller = self.caller(name);
+                self.kernel(KernelEventKind::InitPassed(caller));
             }
             Step::Probe(true) => self.apply(Event::ProxyReady(uid)),
             Step::Probe(false) => self.apply(Event::ProxyNotReady(uid)),
@@ -190,6 +226,23 @@ impl Scene {
             Step::Deleted => self.apply(Event::PodDeleted(uid)),
             Step::Wait(time) => self.wait(*time),
         }
+    }
+
+    fn caller(&self, container: &str) -> Caller {
+        Caller {
+            container: Some(self.containers[container].0),
+            pid: Some(4711),
+            uid: 1000,
+            comm: "app".to_owned(),
+            destination: ([203, 0, 113, 9], 443).into(),
+            connect_at: self.now,
+            query: None,
+        }
+    }
+
+    fn kernel(&mut self, kind: KernelEventKind) {
+        let (at, cookie, pod) = (self.now, SocketCookie(1), POD_CGROUP);
+        self.apply(Event::Kernel(KernelEvent { at, cookie, pod, kind }));
     }
 
     fn tell(&mut self) {
@@ -240,6 +293,9 @@ impl Scene {
         let mut counts = false;
         for action in self.machine.apply(event, self.now) {
             self.kernel.take(&action);
+            if let Action::Log(pod, line) = &action {
+                self.history.record(pod, line, self.now);
+            }
             counts |= matches!(action, Action::CountGate { .. });
         }
         if counts {

@@ -1,7 +1,8 @@
 //! What the tests on a whole node share.
 
 use std::{
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -46,6 +47,23 @@ pub(crate) fn enabled_node() -> Node {
     let node = Node::new().unwrap();
     node.api().put_namespace("shop", &ENABLED);
     node
+}
+
+/// Where an agent serves what this message of its log is about.
+pub(crate) fn served_at(agent: &Agent, message: &str) -> SocketAddr {
+    let line = agent.wait_message(SOON, message).unwrap();
+    line["address"].as_str().unwrap().parse().unwrap()
+}
+
+/// Status and body of a GET.
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Whether a log line is of this pod and has this message.

@@ -1,30 +1,8 @@
 //! What kubelet sees of the agent from outside.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-};
+use std::net::TcpStream;
 
-use testbed::Agent;
-
-use crate::common::{SOON, enabled_node, options};
-
-/// Where this agent serves.
-fn address(agent: &Agent) -> SocketAddr {
-    let line = agent.wait_message(SOON, "health is served").unwrap();
-    line["address"].as_str().unwrap().parse().unwrap()
-}
-
-/// Status and body of a GET.
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
+use crate::common::{SOON, enabled_node, get, options, served_at};
 
 fn ok() -> (u16, String) {
     (200, "ok".to_owned())
@@ -36,7 +14,7 @@ fn an_agent_is_ready_when_it_is_armed_and_whatever_the_api_does_afterwards() {
     node.api().stop();
     let options = options().arg("--health-address=127.0.0.1:0").arg("--api-wait=60s");
     let agent = node.start_agent(&options).unwrap();
-    let address = address(&agent);
+    let address = served_at(&agent, "health is served");
     // It starts, which takes as long as the API server takes; it is not to be killed for that.
     assert_eq!(get(address, "/livez"), ok());
     let (status, missing) = get(address, "/readyz");

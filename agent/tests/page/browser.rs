@@ -49,6 +49,13 @@ fn look(browser: &Browser, name: &str, page: &str) {
         let odd = "[...document.querySelectorAll('script, img, iframe, object, embed, form, b, [onerror]')]
             .map(element => element.outerHTML).join('\\n')";
         assert_eq!(visit.evaluate(odd).unwrap(), "", "{what}");
+        let squeezed = "[...document.querySelectorAll('td, th, dd, p, li, h1, h3')].filter(element => {
+            const style = getComputedStyle(element);
+            const room = element.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+            return element.checkVisibility() && element.textContent.length > 12 && room < 50
+                && element.closest('thead, .legend') === null;
+        }).map(element => element.outerHTML).join('\\n')";
+        assert_eq!(visit.evaluate(squeezed).unwrap(), "", "{what}");
         visit.screenshot(&directory().join(format!("{name}-{view_name}.png"))).unwrap();
     }
 }

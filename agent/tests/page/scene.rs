@@ -6,7 +6,8 @@ use holdfast::{
     core::{
         AgentState, CloseReason, ConnectReport, ContainerReport, Episode, Exemption, KubeletWord,
         NodeReport, OrderReport, Origin, Outcome, PodName, PodRef, PodReport, PodState, PodUid,
-        ProxyReport, ReadyCheck, SettingReport, SocketCookie, Stamp, Totals, Verdict, Workload,
+        ProxyReport, ReadyCheck, Reason, SettingReport, SocketCookie, Stamp, Topic, Totals,
+        Verdict, Workload,
     },
     page::Facts,
 };
@@ -78,7 +79,10 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         key: key.to_owned(),
         value: value.to_owned(),
         origin,
-        source: origin.as_str().to_owned(),
+        source: match origin {
+            Origin::Namespace => format!("label holdfast.dev/{key} of namespace {namespace}"),
+            _ => origin.as_str().to_owned(),
+        },
     };
     let container = |name: &str, is_proxy, verdict| ContainerReport {
         id: "5f1c9a".repeat(10),
@@ -90,6 +94,7 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
         cgroup: 41_213,
     };
     PodReport {
+        why: why(state).to_owned(),
         wanted: true,
         settings: Some(vec![
             setting("hold", "enabled", Origin::Namespace),
@@ -114,13 +119,41 @@ pub(crate) fn pod(namespace: &str, name: &str, state: PodState) -> PodReport {
             container("app", false, Verdict::Hold),
             container("istio-proxy", true, Verdict::Pass),
         ],
+        reasons: vec![
+            reason(
+                Topic::State,
+                "Connections through istio-proxy wait until it is ready: the pod starts.",
+            ),
+            reason(Topic::Hold, "Holding is enabled by label holdfast.dev/hold of namespace shop."),
+            reason(
+                Topic::Ready,
+                "istio-proxy is ready when somebody listens on port 15001 and \
+                 http://:15021/healthz/ready answers 200.",
+            ),
+            reason(Topic::Seen, "Nobody listens on port 15001."),
+            reason(Topic::Container, "app waits."),
+            reason(Topic::Container, "istio-proxy passes: it is the proxy."),
+        ],
         ..PodReport::new(reference(namespace, name), state, before(184_000))
+    }
+}
+
+fn reason(topic: Topic, text: &str) -> Reason {
+    Reason { topic, text: text.to_owned(), source: None, command: None }
+}
+
+fn why(state: PodState) -> &'static str {
+    match state {
+        PodState::Open | PodState::Guarded => "the proxy is ready",
+        PodState::GivenUp => "the time was up; nobody listens on port 15001",
+        _ => "nobody listens on port 15001",
     }
 }
 
 fn exempt(namespace: &str, name: &str, exemption: Exemption) -> PodReport {
     let pod = pod(namespace, name, PodState::Exempt);
-    PodReport { exemption: Some(exemption), wanted: false, ..pod }
+    let why = exemption.as_str().to_owned();
+    PodReport { exemption: Some(exemption), wanted: false, why, ..pod }
 }
 
 /// A connect of a start, in milliseconds since its gate closed.
@@ -191,7 +224,7 @@ impl Start<'_> {
             "enabled_by": "namespace", "timeout_ms": 60_000,
             "closed_at": closed, "containers": containers,
             "first_connect_at": connects.iter().map(|connect| connect.from).min().map(at),
-            "held": fates("held"), "refused": fates("refused"), "observed": fates("observed"),
+            "held": fates("held"), "refused": fates("refused"), "observed": fates("observed"), "observed_refused": 0,
             "outcomes": outcomes, "longest_ms": longest, "refuses_at": null,
             "opened_at": opened_at.map(at), "open_reason": open_reason,
             "ended_at": opened_at.map(|opened| at(opened + 40)), "guards": false, "error": null,
@@ -214,6 +247,15 @@ impl Start<'_> {
 }
 
 const BACKEND: &str = "10.96.0.10:8080";
+
+/// A pod whose annotation nobody understands.
+fn inventory() -> PodReport {
+    let problem = "holdfast.dev/timeout: \"soon\": it must be a duration from 1s to 1h";
+    let mut pod = pod("shop", "inventory-0", PodState::GivenUp);
+    pod.reasons.push(reason(Topic::Problem, &format!("{problem}.")));
+    pod.problems = vec![problem.to_owned()];
+    pod
+}
 
 /// A node on an ordinary day: a bit of everything.
 pub(crate) fn ordinary() -> Scene {
@@ -241,12 +283,7 @@ pub(crate) fn ordinary() -> Scene {
         },
         pod("shop", "cart-6d5f7b9c8-2mzvq", PodState::Open),
         pod("shop", "payments-5b8c6d7f9-hq4rt", PodState::Guarded),
-        PodReport {
-            problems: vec![
-                "holdfast.dev/timeout: \"soon\": it must be a duration from 1s to 1h".into(),
-            ],
-            ..pod("shop", "inventory-0", PodState::GivenUp)
-        },
+        inventory(),
         PodReport {
             order: Some(OrderReport::Closed { until: now() + Duration::from_secs(240) }),
             closed_for: Some(CloseReason::Operator),
@@ -302,7 +339,7 @@ pub(crate) fn ordinary() -> Scene {
                 ..Connect::held("inventoryd", BACKEND, 1_300, 61_310)
             }],
             opened: Some((61_300, json!("deadline"))),
-            changes: json!({}),
+            changes: json!({ "finding": { "kind": "nobody-listens", "ports": [15001] } }),
         }
         .episode(),
         Start {
@@ -375,9 +412,11 @@ pub(crate) fn hostile() -> Scene {
         let long = format!("{text}{}", "x".repeat(200));
         let mut report = pod(text, &long, PodState::Closed);
         report.problems = vec![text.to_owned()];
+        report.why = text.to_owned();
+        report.reasons = vec![reason(Topic::Problem, text)];
         report.held = 1;
         for setting in report.settings.iter_mut().flatten() {
-            setting.value = text.to_owned();
+            (setting.value, setting.source) = (text.to_owned(), long.clone());
         }
         if let Some(proxy) = &mut report.proxy {
             (proxy.profile, proxy.container) = (text.to_owned(), long.clone());

@@ -33,6 +33,9 @@ struct Args {
     /// How long after the application the proxy starts.
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
     proxy_delay: Duration,
+    /// Where to keep the agent's node page, which draws the starts that it has seen.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
     /// The holdfast binary [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -92,12 +95,21 @@ fn run(args: &Args) -> Result<bool> {
         }
         trials.push(trial);
     }
+    if let Some(file) = &args.page {
+        node.save_page(file)?;
+    }
     node.stop()?;
 
     let report = Report::new(&without, &trials);
     match &mut story {
-        Some(story) if args.trials > 1 => story.summary(&report)?,
-        Some(_) => {}
+        Some(story) => {
+            if args.trials > 1 {
+                story.summary(&report)?;
+            }
+            if let Some(file) = &args.page {
+                story.page(file)?;
+            }
+        }
         None => {
             let line = serde_json::to_string(&report).context("write the report")?;
             writeln!(stdout.lock(), "{line}")?;

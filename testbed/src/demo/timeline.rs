@@ -1,6 +1,9 @@
 //! The figures as a story: who did what, when, for somebody who has never heard of the problem.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use super::{HeldRun, Report, Run};
 use crate::{backend_v4, clock::ms_between};
@@ -173,6 +176,12 @@ impl<W: Write> Timeline<W> {
         )
     }
 
+    /// Where the same is to be seen as a picture.
+    pub fn page(&mut self, file: &Path) -> io::Result<()> {
+        self.heading("The node page of this run, for a browser")?;
+        writeln!(self.out, "  {}", file.display())
+    }
+
     fn heading(&mut self, text: &str) -> io::Result<()> {
         let text = self.painted(text, Tone::Heading);
         writeln!(self.out, "\n{text}")
@@ -245,6 +254,7 @@ mod tests {
         timeline.with(&held()).unwrap();
         timeline.trial(1, 30, &held()).unwrap();
         timeline.summary(&Report::new(&held().run, &[held()])).unwrap();
+        timeline.page(Path::new("target/demo/node.html")).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -255,6 +265,7 @@ mod tests {
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle}\n{text}"));
         assert!(at("  -0.100 s  holdfast     sees the new pod") < at("holds the connection"));
         assert!(at("opens the gate") < at("connected, 3.0 ms after"));
+        assert!(text.ends_with("\n  target/demo/node.html\n"), "{text}");
         assert!(at("intact") > at("connected, 3.0 ms after"));
     }
 

@@ -30,6 +30,19 @@ impl Machine {
         self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
     }
 
+    /// Whether pods that nobody enabled are observed.
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.rules.defaults.observe.value
+    }
+
+    /// Whether kubelet calls the container of a pod's proxy ready.
+    #[must_use]
+    pub fn kubelet_says_ready(&self, uid: &PodUid, proxy: &str) -> bool {
+        let view = self.pods.get(uid).and_then(|pod| pod.view.as_ref());
+        view.and_then(|view| view.container(proxy)).is_some_and(|container| container.ready)
+    }
+
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
     /// not being deleted.
     #[must_use]
@@ -62,18 +75,22 @@ impl Pod {
         let grounds = &self.grounds;
         let settings = self.settings.as_ref();
         let problems = self.problems().iter().chain(&grounds.namespace_problems);
-        let mut report = PodReport {
+        let report = PodReport {
             state: self.state(standing),
             why: String::new(),
             since: epoch.stamp(self.since()),
             closed_for: self.closed_for(),
             exemption: match standing {
                 Standing::Exempt(exemption) => Some(exemption),
+                // Observed or not, it is not held.
+                Standing::Observe => Some(Exemption::NotEnabled),
                 Standing::Hold | Standing::Unknown => None,
             },
             unused: grounds.unused.clone(),
             error: self.error.clone(),
             deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
+            observed: standing == Standing::Observe,
+            watched_until: self.watched_until.map(|until| epoch.stamp(until)),
             wanted: self.wanted(),
             settings: settings
                 .map(|settings| SettingReport::all(settings, namespace, grounds.wish.as_deref())),
@@ -93,8 +110,7 @@ impl Pod {
             reasons: Vec::new(),
             pod: reference,
         };
-        report.explain();
-        report
+        report.explained()
     }
 
     /// What kubelet's word is worth for this proxy.
@@ -134,7 +150,22 @@ impl Pod {
 
     const fn state(&self, standing: Standing) -> PodState {
         match (self.gate, standing) {
-            (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            // It has been observed, or cannot be yet.
+            (
+                GatePhase::Absent
+                | GatePhase::Guarded { .. }
+                | GatePhase::Open
+                | GatePhase::GivenUp { .. },
+                Standing::Observe,
+            )
+            | (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            (
+                GatePhase::Checking
+                | GatePhase::Closed { .. }
+                | GatePhase::Refusing { .. }
+                | GatePhase::Opening { .. },
+                Standing::Observe,
+            ) => PodState::Observed,
             (GatePhase::Absent, Standing::Hold | Standing::Unknown) => PodState::Pending,
             (GatePhase::Checking, _) => PodState::Checking,
             (GatePhase::Closed { .. }, _) => PodState::Closed,

@@ -42,7 +42,8 @@ impl Pod {
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
         self.opened = None;
-        self.closed_unknown = (context.standing != Standing::Hold).then_some(now);
+        self.closed_unknown = (!context.is_known()).then_some(now);
+        self.observes = context.standing == Standing::Observe;
         self.tell_closed(reason, now, context, actions);
         self.start_probe(context.plan, Some(reason), actions);
         self.tell_verdicts(context, actions);
@@ -65,6 +66,7 @@ impl Pod {
             proxy: proxy.container.clone(),
             mode: settings.mode.value,
             enabled_by: (context.standing == Standing::Hold).then_some(settings.hold.origin),
+            observes: self.observes,
             timeout: self.timeout(context),
         };
         self.log(line, actions);
@@ -73,8 +75,10 @@ impl Pod {
     /// How long this closing holds a connect at most.
     pub(super) fn timeout(&self, context: &Context<'_>) -> Duration {
         match self.order {
-            Some(Order::Closed { until }) => until.since(context.now),
-            Some(Order::Open { .. }) | None => context.plan.settings.timeout.value,
+            Some(Order::Closed { until }) if context.standing != Standing::Observe => {
+                until.since(context.now)
+            }
+            _ => context.plan.settings.timeout.value,
         }
     }
 
@@ -174,6 +178,14 @@ impl Pod {
         let held = self.held.sockets();
         actions.push(Action::Replay { uid, cgroup, container: None, held });
         true
+    }
+
+    /// Sends on what has waited behind a gate that from now on only observes, known to wait or not.
+    pub(super) fn send_on(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+        let held = self.held.sockets();
+        actions.push(Action::Replay { uid, cgroup, container: None, held });
+        self.send_queries(context.now, actions);
     }
 
     pub(super) fn go_on_refusing(

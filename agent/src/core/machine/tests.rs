@@ -16,6 +16,7 @@ mod death;
 mod finding;
 mod held;
 mod inherit;
+mod observe;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
@@ -122,11 +123,13 @@ fn held(ms: u64, cookie: u64) -> Event {
 struct TestRules {
     guard: bool,
     refuse: bool,
+    observe: bool,
 }
 
-fn rules(TestRules { guard, refuse }: TestRules) -> Rules {
+fn rules(TestRules { guard, refuse, observe }: TestRules) -> Rules {
     let choices = Choices {
         guard: Some(guard),
+        observe: Some(observe),
         on_timeout: Some(if refuse { OnTimeout::Refuse } else { OnTimeout::Open }),
         ..Choices::default()
     };

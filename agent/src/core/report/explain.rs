@@ -48,6 +48,18 @@ pub struct Reason {
     /// The object and its label or annotation, the option, or the container that it rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The command that does it; the text leads up to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// A sentence that rests on what stands beside it.
+    pub(super) fn new(topic: Topic, text: String) -> Self {
+        Self { topic, text, source: None, command: None }
+    }
 }
 
 // === impl Topic ===
@@ -74,16 +86,22 @@ impl Topic {
 // === impl PodReport ===
 
 impl PodReport {
-    /// Makes the sentences from the facts.
-    pub(in crate::core) fn explain(&mut self) {
+    /// The same, with the sentences that its facts come to.
+    #[must_use]
+    pub fn explained(mut self) -> Self {
         let mut reasons = Vec::new();
-        let mut tell = |topic, text, source| reasons.push(Reason { topic, text, source });
+        let mut tell = |topic, text, source| {
+            reasons.push(Reason { topic, text, source, command: None });
+        };
         tell(Topic::State, self.now_in_words(), None);
         if let Some((text, source)) = self.choice() {
             tell(Topic::Hold, text, source);
         }
         if let Some((text, source)) = self.exemption_in_words() {
             tell(Topic::Hold, text, source);
+        }
+        if let Some(text) = self.observed_in_words() {
+            tell(Topic::Hold, text, None);
         }
         self.tell_proxy(&mut tell);
         for setting in self.settings.iter().flatten().filter(|setting| setting.is_chosen()) {
@@ -99,11 +117,12 @@ impl PodReport {
         for text in self.further_problems() {
             tell(Topic::Problem, text, None);
         }
-        for text in self.hints() {
-            tell(Topic::Next, text, None);
+        for (text, command) in self.hints() {
+            reasons.push(Reason { topic: Topic::Next, text, source: None, command });
         }
         self.why = self.in_few_words();
         self.reasons = reasons;
+        self
     }
 
     /// Who decided whether to hold it.
@@ -118,18 +137,22 @@ impl PodReport {
         };
         let SettingReport { origin, source, .. } = hold;
         let namespace = self.namespace();
+        let but = match self.exemption {
+            Some(_) => "; but this pod is left alone all the same",
+            None => "",
+        };
         let text = match (self.wanted, origin) {
             (true, Origin::Config) => {
-                format!("The agent holds all pods unless they say no: {source}.")
+                format!("The agent holds all pods unless they say no: {source}{but}.")
             }
-            (true, _) => format!("Holding is enabled by {source}."),
+            (true, _) => format!("Holding is enabled by {source}{but}."),
             (false, Origin::Default) => format!(
                 "Nobody chose: neither this pod nor namespace {namespace} has the label \
-                 holdfast.dev/hold, and the default is disabled."
+                 holdfast.dev/hold=enabled, and the default is disabled."
             ),
             (false, Origin::Config) => format!(
-                "Neither this pod nor namespace {namespace} has the label holdfast.dev/hold, and the \
-                 agent's default is disabled: {source}."
+                "Neither this pod nor namespace {namespace} has the label holdfast.dev/hold=enabled, \
+                 and the agent's default is disabled: {source}."
             ),
             (false, Origin::Pod) => {
                 format!("Holding is disabled by {source}, which wins over its namespace.")
@@ -206,6 +229,20 @@ impl PodReport {
         })
     }
 
+    /// That it is observed, and by whose wish.
+    fn observed_in_words(&self) -> Option<String> {
+        self.observed.then(|| match self.watched_until {
+            Some(until) => {
+                format!(
+                    "Its starts are observed until {until}, because holdfast diagnose was asked to."
+                )
+            }
+            None => "Its starts are observed: on this node that is done with all pods of a known \
+                     proxy that nobody enabled (observe is enabled)."
+                .to_owned(),
+        })
+    }
+
     /// What becomes of its connects now.
     fn now_in_words(&self) -> String {
         let (proxy, mode) = (self.proxy_name(), self.mode());
@@ -230,17 +267,21 @@ impl PodReport {
                         "Connections to the ports of all known proxies wait until more is known"
                             .to_owned()
                     }
-                    Mode::Hold | Mode::Retry => {
-                        format!("{through} wait until it is ready")
+                    Mode::Hold | Mode::Retry if self.is_ordered_closed() => {
+                        format!("{through} wait until the operator's order ends")
                     }
+                    Mode::Hold | Mode::Retry => format!("{through} wait until it is ready"),
                     Mode::Refuse => format!("{through} fail until it is ready (mode refuse)"),
                     Mode::Observe => format!(
-                        "Nothing waits: those that would have, until {proxy} is ready, are only noted \
-                         (mode observe)"
+                        "Nothing waits (mode observe): what would, until {proxy} is ready, is noted"
                     ),
                 };
-                format!("{what}: {}.", self.closed_for_in_words())
+                format!("{what}. {}.", self.closed_for_in_words())
             }
+            PodState::Observed => format!(
+                "Observed, not held: nothing waits, and what would have, until {proxy} is ready, is \
+                 counted."
+            ),
             PodState::Refusing => format!(
                 "{through} fail: {proxy} was not ready within {}, and on-timeout is refuse. They go \
                  on failing until it is ready.",
@@ -270,18 +311,24 @@ impl PodReport {
         }
     }
 
+    /// Whether nothing but time and the operator opens its gate.
+    pub(super) const fn is_ordered_closed(&self) -> bool {
+        matches!(self.order, Some(OrderReport::Closed { .. }))
+    }
+
     fn closed_for_in_words(&self) -> String {
         let proxy = self.proxy_name();
         match self.closed_for {
-            Some(CloseReason::Start) | None => "the pod is starting".to_owned(),
+            _ if self.is_ordered_closed() => "The operator has closed its gate".to_owned(),
+            Some(CloseReason::Start) | None => "The pod is starting".to_owned(),
             Some(CloseReason::NotReady) => {
-                format!("it may have run before it was to be held, and {proxy} was not ready")
+                format!("It may have run before it was to be held, and {proxy} was not ready")
             }
-            Some(CloseReason::ProxyDied) => format!("the container of {proxy} has ended"),
+            Some(CloseReason::ProxyDied) => format!("Container {proxy} has ended"),
             Some(CloseReason::NobodyListens) => {
-                format!("a connection found nobody listening on {}", self.ports_in_words())
+                format!("A connection found nobody listening on {}", self.ports_in_words())
             }
-            Some(CloseReason::Operator) => "the operator has closed its gate".to_owned(),
+            Some(CloseReason::Operator) => "The operator has closed its gate".to_owned(),
         }
     }
 
@@ -329,6 +376,7 @@ impl PodReport {
                 _ if self.proxy.as_ref().is_some_and(|proxy| proxy.guessed) => {
                     "the API has not told of it yet; held in case".to_owned()
                 }
+                _ if self.is_ordered_closed() => CloseReason::Operator.as_str().to_owned(),
                 Some(CloseReason::Operator) => CloseReason::Operator.as_str().to_owned(),
                 Some(CloseReason::ProxyDied) => format!("{proxy} has ended{}", seen()),
                 Some(CloseReason::NobodyListens) => {
@@ -339,6 +387,7 @@ impl PodReport {
                     None => format!("{proxy} is not ready yet"),
                 },
             },
+            PodState::Observed => format!("observed, not held: {proxy} is not ready{}", seen()),
             PodState::Refusing => format!("{proxy} not ready within {}{}", self.timeout(), seen()),
             PodState::Opening => match self.opened {
                 Some(opened) => opened.reason.as_str().to_owned(),
@@ -383,12 +432,19 @@ impl PodReport {
         self.pod.name.as_ref().map_or("", |name| &*name.namespace)
     }
 
-    fn mode(&self) -> Mode {
+    /// What its closed gate does.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        if self.observed {
+            return Mode::Observe;
+        }
         let mode = self.setting("mode").and_then(|setting| setting.value.parse().ok());
         mode.unwrap_or_default()
     }
 
-    pub(super) fn timeout(&self) -> String {
+    /// How long its connects wait at most, in words.
+    #[must_use]
+    pub fn timeout(&self) -> String {
         let timeout = self.setting("timeout");
         timeout.map_or_else(|| "its time".to_owned(), |setting| setting.value.clone())
     }

@@ -73,6 +73,7 @@ fn closed(ms: u64, enabled_by: Option<Origin>) -> Line {
         proxy: "istio-proxy".to_owned(),
         mode: Mode::Hold,
         enabled_by,
+        observes: false,
         timeout: Duration::from_secs(60),
     }
 }

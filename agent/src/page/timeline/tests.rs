@@ -26,7 +26,7 @@ fn episode(changes: &serde_json::Value) -> Episode {
         "first_connect_at": at(100), "held": 1, "refused": 0, "observed": 0,
         "observed_refused": 0, "outcomes": { "connected": 1 }, "longest_ms": 902, "refuses_at": null,
         "opened_at": at(1_000), "open_reason": "probe-ready", "ended_at": at(1_020),
-        "guards": false, "error": null,
+        "finding": null, "guards": false, "error": null,
     });
     for (key, value) in changes.as_object().unwrap() {
         episode[key] = value.clone();

@@ -2,6 +2,15 @@
 
 use crate::core::{CloseReason, Exemption, Finding, Origin, PodReport, PodState, Verdict};
 
+/// What a name in a command has at most: a label's length, which generated names keep.
+const NAME_LENGTH: usize = 63;
+
+/// What leads up to the command that does so.
+const TAKE_BACK: &str = "To take the operator's order back";
+
+/// What to do, and the command that does it.
+pub(super) type Hint = (String, Option<String>);
+
 impl PodReport {
     /// What is wrong besides its settings.
     pub(super) fn further_problems(&self) -> Vec<String> {
@@ -25,54 +34,66 @@ impl PodReport {
     }
 
     /// What to do.
-    pub(super) fn hints(&self) -> Vec<String> {
-        let mut hints = Vec::new();
-        match self.state {
-            PodState::Exempt => hints.extend(self.exempt_hint()),
-            PodState::Closed if self.closed_for == Some(CloseReason::Operator) => {
-                hints.push(format!("To take the order back: holdfast gate auto {}.", self.pod_path()));
+    pub(super) fn hints(&self) -> Vec<Hint> {
+        let mut hints = match self.state {
+            PodState::Observed => {
+                let report = Some("holdfast report".to_owned());
+                let mut hints = vec![("What was observed so far".to_owned(), report)];
+                hints.extend(self.exempt_hints());
+                hints
             }
-            PodState::Closed | PodState::Checking if self.is_stuck() => hints.push(self.proxy_hint()),
+            _ if self.exemption.is_some() => self.exempt_hints(),
+            PodState::Closed if self.is_ordered_closed() => {
+                vec![self.auto_hint(TAKE_BACK)]
+            }
+            PodState::Closed | PodState::Checking if self.is_stuck() => {
+                let open = format!("holdfast gate open {}", self.pod_path());
+                vec![
+                    self.proxy_hint("If that takes too long, this may tell why"),
+                    ("To let what waits go on without the proxy".to_owned(), Some(open)),
+                ]
+            }
             PodState::Refusing | PodState::GivenUp => {
-                hints.push(self.proxy_hint());
-                hints.push(format!(
+                let more = format!(
                     "To wait longer than {}: annotation holdfast.dev/timeout, such as 5m.",
                     self.timeout()
-                ));
+                );
+                vec![self.proxy_hint("This may tell why it is not ready"), (more, None)]
             }
-            PodState::Failed => hints.push(
-                "holdfast check on this node tells what it lacks. The pod is held again from its next \
-                 start on."
-                    .to_owned(),
-            ),
-            PodState::Pending
+            PodState::Failed => vec![
+                (
+                    "What this node lacks, if it does, tells".to_owned(),
+                    Some("holdfast check".to_owned()),
+                ),
+                self.auto_hint("To try again"),
+            ],
+            PodState::Exempt
+            | PodState::Pending
             | PodState::Closed
             | PodState::Checking
             | PodState::Opening
             | PodState::Guarded
-            | PodState::Open => {}
-        }
+            | PodState::Open => Vec::new(),
+        };
         let reached = self.treatments.iter().any(|treatment| treatment.reached);
         if let Some(hint) = self.proxy.as_ref().and_then(|proxy| proxy.exclusion_hint.as_ref())
             && reached
         {
-            hints.push(format!("For the init container: {hint}."));
+            hints.push((format!("If the init container needs its destination: {hint}."), None));
         }
         if self.not_redirected {
-            hints.push(
-                "Look at the log of the mesh's init container, or of its CNI plugin on this node."
-                    .to_owned(),
-            );
+            let text =
+                "Look at the log of the mesh's init container, or of its CNI plugin on this node.";
+            hints.push((text.to_owned(), None));
         }
         if !self.problems.is_empty() {
-            hints.push(
-                "Correct the labels and annotations above; they take effect at once.".to_owned(),
-            );
+            let text = "Correct the labels and annotations above; they take effect at once.";
+            hints.push((text.to_owned(), None));
         }
         hints
     }
 
-    /// Whether it waits for something that is likely not to come by itself.
+    /// Whether it waits for something that may not come by itself.
     fn is_stuck(&self) -> bool {
         self.held > 0
             || self.closed_for == Some(CloseReason::ProxyDied)
@@ -81,8 +102,13 @@ impl PodReport {
             })
     }
 
+    fn auto_hint(&self, text: &str) -> Hint {
+        let command = format!("holdfast gate auto {}", self.pod_path());
+        (text.to_owned(), Some(command))
+    }
+
     /// Where to look for why the proxy is not ready.
-    fn proxy_hint(&self) -> String {
+    fn proxy_hint(&self, text: &str) -> Hint {
         let (namespace, pod) = self.names();
         let container = match self.proxy_name() {
             name if is_plain(name) => format!(" -c {name}"),
@@ -92,75 +118,81 @@ impl PodReport {
             Some(CloseReason::ProxyDied) => " --previous",
             _ => "",
         };
-        let look = format!("kubectl -n {namespace} logs {pod}{container}{before}");
-        let what = match self.probe.as_ref().map(|probe| &probe.finding) {
+        let command = match self.probe.as_ref().map(|probe| &probe.finding) {
             Some(Finding::KubeletSilent { .. }) => {
-                return format!(
-                    "Why kubelet does not call it ready: kubectl -n {namespace} describe pod {pod}."
-                );
+                format!("kubectl -n {namespace} describe pod {pod}")
             }
-            Some(Finding::NobodyListens { .. } | Finding::NoProcess) => "Why it does not listen",
-            _ => "Why it is not ready",
+            _ => format!("kubectl -n {namespace} logs {pod}{container}{before}"),
         };
-        let now = match self.state {
-            PodState::Closed => {
-                format!(" Not to wait for it any longer: holdfast gate open {}.", self.pod_path())
-            }
-            _ => String::new(),
-        };
-        format!("{what}: {look}.{now}")
+        (text.to_owned(), Some(command))
     }
 
     /// How to have it held, or why there is nothing to do.
-    fn exempt_hint(&self) -> Option<String> {
+    fn exempt_hints(&self) -> Vec<Hint> {
+        let (namespace, pod) = self.names();
+        let nothing = |text: &str| vec![(text.to_owned(), None)];
+        match self.exemption {
+            Some(Exemption::NotEnabled) => self.enabling_hints(),
+            Some(Exemption::NoProxy) => vec![
+                (
+                    "Is it to be in a mesh? Then its injector has left it out; what it has shows"
+                        .to_owned(),
+                    Some(format!("kubectl -n {namespace} get pod {pod} -o yaml")),
+                ),
+                (
+                    "A proxy that holdfast does not know can be named: annotations \
+                     holdfast.dev/proxy, ready and ports. Those that it knows lists"
+                        .to_owned(),
+                    Some("holdfast profiles".to_owned()),
+                ),
+            ],
+            Some(Exemption::RedirectOff) => nothing(
+                "What is refused is refused by its destination, not by the proxy. If the pod dials \
+                 the proxy itself, annotation holdfast.dev/ports names the ports.",
+            ),
+            Some(Exemption::NoSidecar) => {
+                nothing("Nothing: no proxy of this pod's is to be waited for.")
+            }
+            Some(Exemption::HostNetwork) => {
+                nothing("Nothing, unless it can do without hostNetwork in its spec.")
+            }
+            Some(Exemption::Terminating | Exemption::Finished | Exemption::Deleted) => {
+                nothing("Nothing: its successor is judged anew.")
+            }
+            Some(Exemption::ControlPlane) => {
+                nothing("Nothing. An application belongs into another namespace.")
+            }
+            Some(Exemption::Agent) => nothing("Nothing."),
+            Some(Exemption::Operator) => vec![self.auto_hint(TAKE_BACK)],
+            None => Vec::new(),
+        }
+    }
+
+    fn enabling_hints(&self) -> Vec<Hint> {
         let (namespace, pod) = self.names();
         let label_pod = format!("kubectl -n {namespace} label pod {pod} holdfast.dev/hold=enabled");
-        Some(match self.exemption? {
-            Exemption::NotEnabled => match self.setting("hold").map(|hold| hold.origin) {
-                Some(Origin::Pod) => format!(
-                    "To hold it: kubectl -n {namespace} label pod {pod} holdfast.dev/hold- (and in \
-                     the template that it was made from)."
-                ),
-                Some(Origin::PodMesh) => format!(
-                    "To hold it, a label of its own wins over the mesh's annotation: {label_pod} (and \
-                     in the template that it was made from)."
-                ),
-                Some(Origin::Namespace) => format!(
-                    "To hold its pods: kubectl label namespace {namespace} holdfast.dev/hold=enabled \
-                     --overwrite."
-                ),
-                _ => format!(
-                    "To hold the namespace's pods: kubectl label namespace {namespace} \
-                     holdfast.dev/hold=enabled. For this pod alone: {label_pod}."
-                ),
-            },
-            Exemption::NoProxy => format!(
-                "Is it to be in a mesh? Then its injector has left it out: kubectl -n {namespace} get \
-                 pod {pod} -o yaml. holdfast profiles lists the proxies that are known; another one can \
-                 be named with the annotations holdfast.dev/proxy, ready and ports."
-            ),
-            Exemption::RedirectOff => {
-                "Connections of this pod that are refused are refused by their destination. If it \
-                 dials the proxy itself, annotation holdfast.dev/ports names the ports."
-                    .to_owned()
+        let label_namespace =
+            format!("kubectl label namespace {namespace} holdfast.dev/hold=enabled --overwrite");
+        match self.setting("hold").map(|hold| hold.origin) {
+            Some(Origin::Pod) => vec![(
+                "To hold it, take its label away, and from the template that it is made from"
+                    .to_owned(),
+                Some(format!("kubectl -n {namespace} label pod {pod} holdfast.dev/hold-")),
+            )],
+            Some(Origin::PodMesh) => vec![(
+                "To hold it, label it, and in the template that it is made from: that wins over the \
+                 mesh's annotation"
+                    .to_owned(),
+                Some(label_pod),
+            )],
+            Some(Origin::Namespace | Origin::NamespaceMesh) => {
+                vec![("To hold the namespace's pods".to_owned(), Some(label_namespace))]
             }
-            Exemption::NoSidecar => {
-                "Nothing: there is no proxy in this pod to wait for.".to_owned()
-            }
-            Exemption::HostNetwork => {
-                "Nothing, unless it can do without hostNetwork in its spec.".to_owned()
-            }
-            Exemption::Terminating | Exemption::Finished | Exemption::Deleted => {
-                "Nothing: its successor is judged anew.".to_owned()
-            }
-            Exemption::ControlPlane => {
-                "Nothing; an application belongs into a namespace of its own.".to_owned()
-            }
-            Exemption::Agent => "Nothing.".to_owned(),
-            Exemption::Operator => {
-                format!("To take the order back: holdfast gate auto {}.", self.pod_path())
-            }
-        })
+            Some(Origin::Config | Origin::Default) | None => vec![
+                ("To hold the namespace's pods".to_owned(), Some(label_namespace)),
+                ("To hold this pod alone".to_owned(), Some(label_pod)),
+            ],
+        }
     }
 
     /// Its namespace and its name for a command line. A command is there to be copied: a name that
@@ -180,8 +212,8 @@ impl PodReport {
     }
 }
 
-/// Whether a shell takes the name as it is.
+/// Whether a shell takes the name as it is, and a line has room for it.
 fn is_plain(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain)
+    (1..=NAME_LENGTH).contains(&name.len()) && !name.starts_with('-') && name.chars().all(is_plain)
 }

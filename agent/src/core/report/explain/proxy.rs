@@ -15,7 +15,7 @@ impl PodReport {
             let (text, source) = self.proxy_in_words(proxy);
             tell(Topic::Proxy, text, source);
         }
-        if matches!(self.state, PodState::Exempt) {
+        if self.exemption.is_some() {
             return;
         }
         tell(Topic::Proxy, what_waits(proxy), None);
@@ -24,6 +24,7 @@ impl PodReport {
             PodState::Pending
                 | PodState::Checking
                 | PodState::Closed
+                | PodState::Observed
                 | PodState::Refusing
                 | PodState::GivenUp
         );
@@ -70,23 +71,20 @@ impl PodReport {
 
     /// The containers that are treated alike, with the reason.
     fn containers_in_words(&self, proxy: &ProxyReport) -> Vec<(String, String)> {
-        let served = match self.mode() {
-            Mode::Hold | Mode::Retry => "waits as long as the gate is closed".to_owned(),
-            Mode::Refuse => "its connects fail as long as the gate is closed".to_owned(),
-            Mode::Observe => "its connects are noted as long as the gate is closed".to_owned(),
-        };
         let name = self.proxy_name();
-        let why = |ground| match ground {
-            Ground::Served => served.clone(),
-            Ground::Proxy => "never waits: it is the proxy".to_owned(),
-            Ground::Setup => format!(
-                "never waits: it sets the redirect of {} up, or checks it",
-                if proxy.guessed { "the mesh" } else { &proxy.profile }
+        let mesh = if proxy.guessed { "the mesh" } else { &proxy.profile };
+        let text = |ground, names: &str| match (ground, self.mode()) {
+            (Ground::Served, Mode::Hold | Mode::Retry) => format!("These wait: {names}."),
+            (Ground::Served, Mode::Refuse) => format!("Connections of these fail: {names}."),
+            (Ground::Served, Mode::Observe) => format!("Connections of these are noted: {names}."),
+            (Ground::Proxy, _) => format!("Never held: {names}, the proxy itself."),
+            (Ground::Setup, _) => {
+                format!("Never held: {names}, which sets the redirect of {mesh} up or checks it.")
+            }
+            (Ground::BeforeProxy, _) => format!(
+                "Never held: {names}. Kubelet starts {name} only after it, so it would wait for ever."
             ),
-            Ground::BeforeProxy => format!(
-                "never waits: kubelet starts {name} only after it, so it would wait for ever"
-            ),
-            Ground::Sandbox => "never waits: it runs nothing".to_owned(),
+            (Ground::Sandbox, _) => format!("Never held: {names}, which runs nothing."),
         };
         let mut all = Vec::new();
         for ground in
@@ -96,7 +94,7 @@ impl PodReport {
             let names: Vec<&str> = alike.map(|treatment| treatment.container.as_str()).collect();
             if !names.is_empty() {
                 let names = names.join(", ");
-                all.push((format!("{names}: {}.", why(ground)), names));
+                all.push((text(ground, &names), names));
             }
         }
         all
@@ -126,13 +124,15 @@ fn what_waits(proxy: &ProxyReport) -> String {
 fn ready_in_words(proxy: &ProxyReport) -> Vec<String> {
     let ProxyReport { container, ready, kubelet, ports, guessed, .. } = proxy;
     let mut all = Vec::new();
+    let asked: Vec<String> =
+        ready.iter().filter(|check| **check != ReadyCheck::Kube).map(check_in_words).collect();
+    let only_kubelet = asked.is_empty() && *kubelet == KubeletWord::Counts;
     let listening = match (guessed, ports.len()) {
+        _ if only_kubelet => None,
         (_, 0) => None,
         (true, 2..) => Some(format!("Somebody listens on one of {}", ports_in_words(ports, "or"))),
         _ => Some(format!("Somebody listens on {}", ports_in_words(ports, "and"))),
     };
-    let asked: Vec<String> =
-        ready.iter().filter(|check| **check != ReadyCheck::Kube).map(check_in_words).collect();
     // A listener where one has to be in any case says no more.
     let is_enough =
         ready.iter().any(|check| matches!(check, ReadyCheck::Tcp { port } if ports.contains(port)));
@@ -147,10 +147,9 @@ fn ready_in_words(proxy: &ProxyReport) -> Vec<String> {
         (None, many) => all.push(format!("One of these: {}.", many.join("; "))),
     }
     let container = if container.is_empty() { "the proxy's container" } else { container };
-    let only = asked.is_empty();
     all.push(match kubelet {
-        KubeletWord::Counts if only => format!(
-            "Kubelet calls {container} ready: it is the only one who is asked."
+        KubeletWord::Counts if only_kubelet => format!(
+            "Kubelet calls {container} ready: nobody else is asked."
         ),
         KubeletWord::Counts => {
             format!("Kubelet's word that {container} is ready opens the gate as well.")
