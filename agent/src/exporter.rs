@@ -135,3 +135,6 @@ async fn scrape(State(exporter): State<Exporter>, headers: HeaderMap) -> Respons
     let text = exporter.render(format).await;
     ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
 }
+
+#[cfg(test)]
+mod tests;

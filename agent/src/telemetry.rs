@@ -91,6 +91,12 @@ impl LogGuard {
 // === impl LinesDropped ===
 
 impl LinesDropped {
+    /// Of a log that is not there.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(NonBlockingBuilder::default().finish(std::io::sink()).0.error_counter())
+    }
+
     /// How many they are.
     #[must_use]
     pub fn get(&self) -> u64 {
