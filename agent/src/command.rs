@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod completions;
+pub mod dump;
 pub mod events;
 pub mod explain;
 pub mod gate;

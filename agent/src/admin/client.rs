@@ -118,6 +118,20 @@ impl Client {
         self.exchange(Method::GET, target, Full::default())
     }
 
+    /// `GET`, and the answer as it comes.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, or with a refusal.
+    pub fn get_raw(&self, target: &str) -> Result<Bytes, ClientError> {
+        let exchange = async {
+            let answer = self.request(Method::GET, target, Full::default()).await?;
+            let body = answer.into_body().collect().await.map_err(|error| self.gone(&error))?;
+            Ok(body.to_bytes())
+        };
+        self.runtime.block_on(self.within(exchange))
+    }
+
     /// Another method with a body, and the answer.
     ///
     /// # Errors

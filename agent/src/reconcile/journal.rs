@@ -16,7 +16,7 @@ use crate::{
 const RECENT: usize = 512;
 
 /// Entries that a reader of the stream may be behind; then it loses some, and is told how many.
-const BEHIND: usize = 4096;
+pub(crate) const BEHIND: usize = 4096;
 
 /// Tells. The agent never waits for who is told.
 #[derive(Debug)]
@@ -46,6 +46,18 @@ impl EntryStream {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
         self.0.subscribe()
+    }
+
+    /// Tells all readers, without waiting for any.
+    pub(crate) fn tell(&self, entry: Arc<Entry>) {
+        // Fails if nobody listens.
+        let _: Result<usize, _> = self.0.send(entry);
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn readers(&self) -> usize {
+        self.0.receiver_count()
     }
 }
 
@@ -105,8 +117,7 @@ impl Journal {
             self.recent.pop_front();
         }
         self.recent.push_back(Arc::clone(&entry));
-        // Fails if nobody listens.
-        let _: Result<usize, _> = self.stream.0.send(entry);
+        self.stream.tell(entry);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);
