@@ -140,7 +140,7 @@ async fn a_readers_place_is_free_when_it_goes_and_its_stream_lasts_until_then() 
         }
     };
     timeout(SOON, freed).await.expect("the place stays taken, without anything to write");
-    agent.follow("").await;
+    drop(agent.follow("").await);
 }
 
 #[tokio::test]

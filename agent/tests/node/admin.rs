@@ -342,6 +342,7 @@ fn the_operator_closes_and_opens_a_gate() {
     });
 
     // Of a pod that nobody has enabled there is nothing to close.
+    node.api().put_namespace("other", &[]);
     let other = node.create_pod(PodSpec::new("other", "cart")).unwrap();
     let _idle_too = idle(&other, "app");
     eventually("it is known", || {
