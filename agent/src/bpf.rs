@@ -17,7 +17,7 @@ mod voice;
 
 pub use self::{
     event::EventReader,
-    gate::Gates,
+    gate::{GateTotals, Gates},
     inventory::{GateInventory, Inventory, LinkInventory},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},

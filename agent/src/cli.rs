@@ -11,7 +11,8 @@ use testpod::TestpodArgs;
 
 pub use self::{
     admin::{
-        DumpArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, SocketArgs, StatusArgs,
+        DiagnoseArgs, DumpArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs,
+        ReportArgs, SocketArgs, StatusArgs,
     },
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
@@ -71,6 +72,18 @@ pub enum Command {
     /// Tell why a pod is held, or is not, and what it waits for.
     #[command(after_help = ASK_EXIT_CODES)]
     Explain(ExplainArgs),
+    /// Tell what would become of a pod if it were enabled, and whether that would help it.
+    ///
+    /// One question to its proxy, and what was seen of its starts. Nothing is held by it. For a pod that
+    /// is enabled explain tells more.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Diagnose(DiagnoseArgs),
+    /// List which workloads connect before their proxy is ready, and what becomes of that.
+    ///
+    /// Of those that are enabled, and with --observe enabled of all that have a proxy: as far as this
+    /// node's agent has seen them since it was started.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Report(ReportArgs),
     /// Tell what happens to the pods: what was lately and, with -f, what comes.
     ///
     /// An interrupt ends it with 0. A reader that is too slow loses entries, and is told how many.
@@ -257,6 +270,15 @@ pub struct RunArgs {
     /// one, such as 127.0.0.1:8686 [default: not served].
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
+
+    /// Where to serve Prometheus' metrics at /metrics: a port of all addresses, IPv4 and IPv6, such as
+    /// 9464, or of one, such as 127.0.0.1:9464 [default: not served].
+    #[arg(long, env = "HOLDFAST_METRICS_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub metrics_address: Option<ListenAddress>,
+
+    /// Have series for each pod in the metrics, as long as the pod is there.
+    #[arg(long, env = "HOLDFAST_POD_METRICS")]
+    pub pod_metrics: bool,
 
     /// The unix socket at which the commands are answered (holdfast status and others), for root
     /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].

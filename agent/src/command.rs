@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod completions;
+pub mod diagnose;
 pub mod dump;
 pub mod events;
 pub mod explain;
@@ -12,6 +13,7 @@ pub mod gate;
 pub mod log_level;
 pub mod pods;
 pub mod profiles;
+pub mod report;
 pub mod status;
 pub mod table;
 pub mod terminal;

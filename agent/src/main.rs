@@ -50,6 +50,8 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Gate(args) => return command::ask::gate(&args),
         Command::Dump(args) => return command::dump::run(&args),
         Command::LogLevel(args) => return command::ask::log_level(&args),
+        Command::Diagnose(args) => return command::ask::diagnose(&args),
+        Command::Report(args) => return command::ask::report(&args),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => return check(args),
         Command::Version(args) => {
@@ -61,10 +63,10 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
             return Ok(command::print(&script).map(|()| ExitCode::SUCCESS)?);
         }
     };
-    let (_log, levels) =
+    let (log, levels) =
         telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(app::run(*args, levels))?;
+    runtime.block_on(app::run(*args, levels, log.dropped()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    cluster::Watches,
     core::{self, Entry, PodName, PodRef, PodUid, Stamp},
     health::Readiness,
     reconcile::{Asker, BEHIND, EntryStream},
@@ -35,7 +36,7 @@ impl Agent {
         let (entries, readiness) = (EntryStream::default(), Readiness::default());
         readiness.stand_by();
         let (asker, _) = Asker::new();
-        let status = Status::new("node-a", readiness, asker);
+        let status = Status::new("node-a", readiness, asker, Watches::default());
         serve(Some(&path), Admin::new(status, entries.clone(), Levels::of_no_log())).unwrap();
         Self { path, entries, _dir: dir }
     }

@@ -32,6 +32,7 @@ pub struct Episode {
     /// Whose choice it is to hold the pod; `None`: the API has not told of it.
     pub enabled_by: Option<Origin>,
     /// Nobody enabled the pod: what would have been held is noted, and nothing was.
+    #[serde(default)]
     pub observes: bool,
     /// How long a connect waits at most.
     #[serde(rename = "timeout_ms", with = "millis")]
@@ -51,6 +52,7 @@ pub struct Episode {
     /// How many would have waited (mode observe).
     pub observed: u64,
     /// How many of these failed, because nobody listened on the proxy's port.
+    #[serde(default)]
     pub observed_refused: u64,
     /// How those that waited ended.
     pub outcomes: BTreeMap<Outcome, u64>,
@@ -327,8 +329,21 @@ impl Episode {
             | Line::InvalidSetting(_) => Saying::default(),
         };
         let first = touched == 0 && self.touched() > 0;
+        let after_ready = self.after_ready(line, epoch);
         let (quiet, observes) = (self.is_quiet(), self.observes);
-        Noted { saying, quiet, observes, first, ended: None }
+        Noted { saying, quiet, observes, first, began: false, after_ready, ended: None }
+    }
+
+    /// How long after the proxy was ready a connect was established. Those that were before it, as
+    /// when kubelet's word comes late, have not waited for the agent.
+    fn after_ready(&self, line: &Line, epoch: Epoch) -> Option<Duration> {
+        let Line::Released { connect, waited, outcome: Outcome::Connected } = line else {
+            return None;
+        };
+        let connected_at = epoch.stamp(connect.caller.connect_at + *waited);
+        self.ready_at()
+            .filter(|ready| *ready <= connected_at)
+            .map(|ready| connected_at.since(ready))
     }
 
     /// Takes in a connect; one that is only counted has no span.
