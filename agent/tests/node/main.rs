@@ -24,6 +24,7 @@ mod labels;
 mod lifecycle;
 mod memory;
 mod meshes;
+mod observe;
 mod page;
 mod privilege;
 mod proxy_death;
