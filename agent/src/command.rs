@@ -9,6 +9,7 @@ pub mod diagnose;
 pub mod events;
 pub mod explain;
 pub mod gate;
+pub mod log_level;
 pub mod pods;
 pub mod profiles;
 pub mod report;
