@@ -232,7 +232,7 @@ fn one_pod_is_diagnosed_and_observed_for_a_while() {
     assert_eq!(programs(&pod), [""; 0], "a question changes nothing");
 
     let output = thread::scope(|scope| {
-        let watching = scope.spawn(|| agent.command(&["diagnose", "shop/cart", "--for", WHILE]));
+        let watching = scope.spawn(|| agent.command(["diagnose", "shop/cart", "--for", WHILE]));
         wait_for(&agent, &pod, OBSERVED);
         assert_refused(&pod, "worker");
         wait_for(&agent, &pod, WOULD_WAIT);
@@ -253,6 +253,6 @@ fn one_pod_is_diagnosed_and_observed_for_a_while() {
     let diagnosis = words(&told(&agent, &["diagnose", "shop/cart"]));
     assert!(diagnosis.contains("Just now istio-proxy is ready"), "{diagnosis}");
     assert!(diagnosis.contains("Not held, and it would have helped"), "{diagnosis}");
-    let nobody = agent.command(&["diagnose", "shop/nobody"]).unwrap();
+    let nobody = agent.command(["diagnose", "shop/nobody"]).unwrap();
     assert_eq!(nobody.status.code(), Some(66), "{}", String::from_utf8_lossy(&nobody.stderr));
 }
