@@ -25,6 +25,7 @@ mod labels;
 mod lifecycle;
 mod memory;
 mod meshes;
+mod metrics;
 mod observe;
 mod page;
 mod privilege;
