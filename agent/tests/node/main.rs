@@ -27,6 +27,7 @@ mod lifecycle;
 mod memory;
 mod meshes;
 mod metrics;
+mod observe;
 mod page;
 mod privilege;
 mod proxy_death;
