@@ -78,7 +78,6 @@ impl Exporter {
     }
 
     /// `/metrics`.
-    #[must_use]
     pub fn router(&self) -> Router {
         Router::new().route("/metrics", get(scrape)).with_state(self.clone())
     }
