@@ -83,8 +83,8 @@ pub async fn run(
     }
     page::serve(args.page_address, status.clone())?;
 
-    let admin = Admin::new(status.clone(), entries.clone()).with(exporter.router());
-    admin::serve(args.admin_socket.as_deref(), admin)?;
+    let admin = Admin::new(status.clone(), entries.clone(), levels.clone());
+    admin::serve(args.admin_socket.as_deref(), admin.with(exporter.router()))?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {

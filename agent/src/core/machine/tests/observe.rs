@@ -15,11 +15,11 @@ fn observed(ms: u64, cookie: u64) -> Event {
 }
 
 fn sets(actions: &[Action]) -> Vec<&SetGate> {
-    let sets = actions.iter().filter_map(|action| match action {
+    let set = actions.iter().filter_map(|action| match action {
         Action::SetGate(set) => Some(set),
         _ => None,
     });
-    sets.collect()
+    set.collect()
 }
 
 fn modes(actions: &[Action]) -> Vec<Mode> {
