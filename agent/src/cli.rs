@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::Erro
 use testpod::TestpodArgs;
 
 pub use self::{
-    admin::{EventsArgs, ExplainArgs, GateArgs, PodsArgs, SocketArgs, StatusArgs},
+    admin::{EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, SocketArgs, StatusArgs},
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
 };
@@ -29,8 +29,6 @@ Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the age
 (cgroup2, BTF, the API server), 75 an agent runs (cleanup), 77 a capability is missing, 1 anything
 else. What becomes of the gates when the agent ends is --on-exit's; each has a deadline in any case.";
 
-const CHECK_EXIT_CODES: &str = "\
-Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
 /// What scripts see of the commands that ask the agent.
 const ASK_EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 refused (the reason is told), 64 wrong usage, 66 no such pod on this node, 69 no
@@ -38,6 +36,9 @@ agent answers or it does not work gates yet, 75 too many readers (events -f), 77
 
 const STATUS_EXIT_CODES: &str = "\
 Exit codes: 0 healthy, 1 not (the reasons are told), 64 wrong usage, 69 no agent answers, 77 not root.";
+
+const CHECK_EXIT_CODES: &str = "\
+Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\
@@ -79,6 +80,9 @@ pub enum Command {
     /// takes over. It is logged with the user who gave it.
     #[command(after_help = ASK_EXIT_CODES)]
     Gate(GateArgs),
+    /// Tell what the log says, and have it say more or less, of all or of one pod.
+    #[command(after_help = ASK_EXIT_CODES)]
+    LogLevel(LogLevelArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.
@@ -121,6 +125,11 @@ pub struct SettingsArgs {
     #[arg(long, env = "HOLDFAST_MESH_WISHES", value_name = "SWITCH", value_parser = switch)]
     pub mesh_wishes: Option<bool>,
 
+    /// Whether pods with a proxy that nobody has enabled are observed: nothing of them is held, and
+    /// "holdfast report" tells what would have been: enabled or disabled [default: disabled].
+    #[arg(long, env = "HOLDFAST_OBSERVE", value_name = "SWITCH", value_parser = switch)]
+    pub observe: Option<bool>,
+
     /// How long a connect is held at most; from "1s" to "1h" [default: 60s].
     #[arg(long, env = "HOLDFAST_TIMEOUT", value_name = "DURATION", value_parser = hold_timeout)]
     pub timeout: Option<Duration>,
@@ -138,6 +147,7 @@ impl SettingsArgs {
         Choices {
             hold: self.default_hold,
             mesh_wishes: self.mesh_wishes,
+            observe: self.observe,
             timeout: self.timeout,
             guard: self.guard,
             ..Choices::default()
@@ -240,14 +250,15 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
 
-    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
-    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
-    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
-    pub page_address: Option<PageAddress>,
     /// The unix socket at which the commands are answered (holdfast status and others), for root
     /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].
     #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+
+    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
+    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
+    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub page_address: Option<PageAddress>,
 
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
@@ -355,11 +366,21 @@ mod tests {
         // Whatever is not named is left to the config file.
         assert_eq!(choices(&[]), Choices::default());
         assert_eq!(
-            choices(&["--default-hold", "enabled", "--timeout", "2m", "--mesh-wishes", "disabled"]),
+            choices(&[
+                "--default-hold",
+                "enabled",
+                "--timeout",
+                "2m",
+                "--mesh-wishes",
+                "disabled",
+                "--observe",
+                "enabled",
+            ]),
             Choices {
                 hold: Some(true),
                 timeout: Some(Duration::from_secs(120)),
                 mesh_wishes: Some(false),
+                observe: Some(true),
                 ..Choices::default()
             }
         );

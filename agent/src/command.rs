@@ -8,6 +8,7 @@ pub mod completions;
 pub mod events;
 pub mod explain;
 pub mod gate;
+pub mod log_level;
 pub mod pods;
 pub mod profiles;
 pub mod status;

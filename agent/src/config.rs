@@ -82,6 +82,8 @@ struct File {
     guard: Option<bool>,
     #[serde(deserialize_with = "enabled")]
     mesh_wishes: Option<bool>,
+    #[serde(deserialize_with = "enabled")]
+    observe: Option<bool>,
     profiles: Vec<Profile>,
 }
 
@@ -119,10 +121,10 @@ pub fn parse(text: &str) -> Result<Config, Fault> {
         reason: reason(&error),
     })?;
     // A file of comments alone is one that chooses nothing.
-    let File { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes, profiles } =
+    let File { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes, observe, profiles } =
         file.unwrap_or_default();
     Ok(Config {
-        choices: Choices { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes },
+        choices: Choices { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes, observe },
         profiles: Profiles::with(profiles)?,
     })
 }
@@ -169,7 +171,7 @@ mod tests {
     fn every_setting_is_read() {
         let config = parse(
             "hold: enabled\nmode: retry\nerrno: EAGAIN\ntimeout: 90s\non-timeout: refuse\n\
-             guard: enabled\nmesh-wishes: disabled\n",
+             guard: enabled\nmesh-wishes: disabled\nobserve: enabled\n",
         );
         let choices = Choices {
             hold: Some(true),
@@ -179,6 +181,7 @@ mod tests {
             on_timeout: Some(OnTimeout::Refuse),
             guard: Some(true),
             mesh_wishes: Some(false),
+            observe: Some(true),
         };
         assert_eq!(config, Ok(Config { choices, profiles: Profiles::builtin() }));
     }
@@ -213,6 +216,7 @@ mod tests {
             ("holds: enabled", "holds", "unknown field"),
             ("hold: yes", "hold", "it must be enabled or disabled"),
             ("hold: true", "hold", "it must be enabled or disabled"),
+            ("observe: true", "observe", "it must be enabled or disabled"),
             ("mode: Hold", "mode", "it must be hold, retry, refuse or observe"),
             ("errno: 111", "errno", "it must be ECONNREFUSED"),
             ("timeout: 60", "timeout", "it must be a duration from 1s to 1h"),
@@ -330,7 +334,7 @@ mod tests {
         assert!(keys.len() > 40, "{keys:?}");
         keys.extend(Profiles::builtin().iter().map(|profile| profile.name.clone()));
         keys.extend(crate::core::Key::ALL.iter().map(ToString::to_string));
-        let flags = ["--config", "--default-hold", "--timeout", "--mesh-wishes"];
+        let flags = ["--config", "--default-hold", "--timeout", "--mesh-wishes", "--observe"];
         keys.extend(flags.map(str::to_owned));
         for key in keys {
             let named = ["`", " ", "(", "\n"].iter().any(|before| {

@@ -11,6 +11,7 @@ mod history;
 mod ids;
 mod line;
 mod machine;
+mod observed;
 mod order;
 mod packet;
 mod pod;
@@ -32,7 +33,8 @@ pub use self::{
     ids::{CgroupId, ContainerId, Monotonic, NetnsCookie, PodName, PodUid, QueryId, SocketCookie},
     line::{CloseReason, Exemption, HeldConnect, Line, OpenReason, Outcome, PodRef},
     machine::Machine,
-    order::{Order, OrderRefusal, Orderer},
+    observed::{FirstConnect, Observed, ObservedReport, Tally, WorkloadFacts},
+    order::{Order, OrderRefusal, Orderer, WatchRefusal},
     packet::{ReplayError, ReplayPacket},
     pod::{ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodView, Workload},
     profile::{
@@ -40,9 +42,9 @@ pub use self::{
         Profile, Profiles, ProfilesError, Reference, Source, Unused, Wish,
     },
     report::{
-        AgentState, ConnectReport, ContainerReport, KubeletWord, NodeReport, OpenedReport,
-        OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason, SettingReport, Topic,
-        Totals, TreatmentReport,
+        AgentState, ConnectReport, ContainerReport, Diagnosis, KubeletWord, NodeReport,
+        OpenedReport, OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason,
+        SettingReport, Topic, Totals, TreatmentReport,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

@@ -2,6 +2,8 @@
 //! the edges do it.
 
 mod ask;
+mod diagnose;
+mod follow;
 mod journal;
 mod log;
 mod notice;
@@ -23,7 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    ask::{Ask, AskError, Asker, OrderError, OrderRequest, Snapshot},
+    ask::{
+        Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
+        Workloads,
+    },
+    follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
     replay::{ReplayOf, Replayer},
 };
@@ -213,6 +219,22 @@ impl Reconciler {
             }
             Ask::Order { pod, order, by, answer } => {
                 let _: Result<(), _> = answer.send(self.order(&pod, order, by));
+            }
+            Ask::Followed(answer) => {
+                let _: Result<(), _> = answer.send(self.followed());
+            }
+            Ask::Follow { pod, on, kernel, answer } => {
+                let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
+            }
+            Ask::UnfollowAll(answer) => {
+                let _: Result<(), _> = answer.send(self.unfollow_all());
+            }
+            Ask::Workloads(answer) => {
+                let _: Result<(), _> = answer.send(self.workloads());
+            }
+            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
+            Ask::Watch { pod, time, by, answer } => {
+                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
             }
         }
     }

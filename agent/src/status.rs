@@ -11,10 +11,10 @@ use std::{
 
 use crate::{
     clock,
-    core::{AgentState, NodeReport, PodReport, PodState, Stamp, Totals},
+    core::{AgentState, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals},
     health::Readiness,
     preflight::Kernel,
-    reconcile::{AskError, Asker, Snapshot},
+    reconcile::{AskError, Asker, Snapshot, Workloads},
 };
 
 /// Knows whom to ask. Clones know the same.
@@ -47,6 +47,17 @@ impl Status {
     #[must_use]
     pub const fn asker(&self) -> &Asker {
         &self.asker
+    }
+
+    /// What was found out about the workloads of this node's pods.
+    ///
+    /// # Errors
+    ///
+    /// If the agent does not work their gates.
+    pub async fn observed(&self) -> Result<ObservedReport, AskError> {
+        let Workloads { at, observe, workloads } = self.asker.workloads().await?;
+        let (since, node) = (self.started_at, self.node.to_string());
+        Ok(ObservedReport { at, since, node, observe, workloads })
     }
 
     /// How things stand. Nothing of the pods as long as the agent does not work their gates.

@@ -161,6 +161,7 @@ VIOLATIONS = [
     ({"config": "hold: enabled"}, "/config"),
     ({"config": {"holds": "enabled"}}, "holds"),
     ({"config": {"hold": True}}, "/config/hold"),
+    ({"config": {"observe": "on"}}, "/config/observe"),
     ({"config": {"mode": "Hold"}}, "/config/mode"),
     ({"config": {"timeout": 90}}, "/config/timeout"),
     ({"config": {"timeout": "0s"}}, "/config/timeout"),

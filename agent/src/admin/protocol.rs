@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Entry, Episode, PodReport};
+use crate::{
+    core::{Entry, Episode, PodReport},
+    reconcile::Followed,
+};
 
 /// `GET /v1/pods/{namespace}/{name}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,18 @@ pub struct OrderBody {
     pub limit_ms: Option<u64>,
 }
 
+/// The body of `POST /v1/watch`; the answer is the pod's report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchBody {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// For how long its starts, and its workload's, are observed; 0: no more.
+    pub for_ms: u64,
+}
+
 /// What a gate is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,6 +97,41 @@ pub enum OrderWish {
     Close,
     /// What the facts say.
     Auto,
+}
+
+/// The answer to all of `/v1/log`: what the log says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The filter, as it was given.
+    pub filter: String,
+    /// The filter with which the agent was started.
+    pub initial: String,
+    /// The pods of which the log says more.
+    pub pods: Vec<Followed>,
+}
+
+/// The body of `PUT /v1/log`. `DELETE` goes back to the filter with which the agent was started, and
+/// follows no pod any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterBody {
+    /// The filter.
+    pub filter: String,
+}
+
+/// The body of `PUT /v1/log/pods`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FollowBody {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// Whether the log is to say more about it than about others.
+    pub on: bool,
+    /// Whether its eBPF programs are, too.
+    #[serde(default)]
+    pub kernel: bool,
 }
 
 /// Why there is no answer, with a status of 400 or more.

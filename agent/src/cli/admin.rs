@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
+use super::log_filter;
 use crate::{
     admin::{DEFAULT_SOCKET, OrderWish},
     command::Output,
@@ -130,6 +131,36 @@ impl GateArgs {
     pub fn limit(&self) -> Option<Duration> {
         self.limit.or((self.order == OrderWish::Close).then_some(CLOSED_FOR))
     }
+}
+
+/// Options of `holdfast log-level`.
+#[derive(Args, Debug)]
+pub struct LogLevelArgs {
+    /// The level of the log, or a filter, as of "holdfast run --log-level"; without it that is
+    /// printed.
+    #[arg(value_name = "FILTER", value_parser = log_filter, conflicts_with = "reset")]
+    pub filter: Option<String>,
+
+    /// Have the log take all lines about this pod down to debug, whatever the filter says; until the
+    /// pod is gone.
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: Option<PodName>,
+
+    /// With --pod: have its eBPF programs write lines, too.
+    #[arg(long, requires = "pod", conflicts_with = "reset")]
+    pub kernel: bool,
+
+    /// Back to what the agent was started with; with --pod: for this pod alone.
+    #[arg(long)]
+    pub reset: bool,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
 }
 
 impl ValueEnum for OrderWish {

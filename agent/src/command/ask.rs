@@ -4,10 +4,10 @@ use std::{process::ExitCode, sync::Arc};
 
 use hyper::Method;
 
-use super::{explain, gate, pods, print, status};
+use super::{explain, gate, log_level, pods, print, status};
 use crate::{
-    admin::{Client, OrderBody, PodDetail},
-    cli::{ExplainArgs, GateArgs, PodsArgs, StatusArgs},
+    admin::{Client, FilterBody, FollowBody, LogReport, OrderBody, PodDetail},
+    cli::{ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, StatusArgs},
     clock,
     core::{NodeReport, PodName, PodReport, Stamp},
 };
@@ -73,6 +73,32 @@ pub fn gate(args: &GateArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket.socket)?;
     let report: PodReport = client.send(Method::POST, "/v1/gate", &body)?;
     print(&args.output.render(&report, |_| gate::words(&report, args.order))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast log-level`.
+///
+/// # Errors
+///
+/// If the agent does not answer, there is no such pod, or the filter means nothing.
+pub fn log_level(args: &LogLevelArgs) -> anyhow::Result<ExitCode> {
+    if args.pod.is_some() && args.filter.as_deref().is_some_and(|filter| filter != "debug") {
+        return Err(log_level::PodLevelError.into());
+    }
+    let client = Client::new(&args.socket.socket)?;
+    let report: LogReport = match (&args.pod, &args.filter) {
+        (Some(PodName { namespace, name }), _) => {
+            let (namespace, name) = (namespace.to_string(), name.to_string());
+            let body = FollowBody { namespace, name, on: !args.reset, kernel: args.kernel };
+            client.send(Method::PUT, "/v1/log/pods", &body)?
+        }
+        (None, Some(filter)) => {
+            client.send(Method::PUT, "/v1/log", &FilterBody { filter: filter.clone() })?
+        }
+        (None, None) if args.reset => client.send(Method::DELETE, "/v1/log", &())?,
+        (None, None) => client.get("/v1/log")?,
+    };
+    print(&args.output.render(&report, |style| log_level::table(&report, style))?)?;
     Ok(ExitCode::SUCCESS)
 }
 

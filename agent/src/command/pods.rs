@@ -83,7 +83,7 @@ pub(super) const fn paint(state: PodState) -> Option<Paint> {
         PodState::Closed | PodState::Opening | PodState::Checking => Some(Paint::Warning),
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Some(Paint::Bad),
         PodState::Exempt => Some(Paint::Faint),
-        PodState::Pending => None,
+        PodState::Pending | PodState::Observed => None,
     }
 }
 

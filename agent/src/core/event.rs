@@ -99,6 +99,14 @@ pub enum Event {
         /// The order; `None`: the gate follows the facts again.
         order: Option<Order>,
     },
+    /// The operator wants this pod, and all of its workload, observed until then; if that has passed,
+    /// no more.
+    Watched {
+        /// The pod.
+        pod: PodName,
+        /// When it ends by itself.
+        until: Monotonic,
+    },
     /// A gate could not be closed, or not be opened in an orderly way; its programs are detached.
     GateFailed {
         /// The pod.

@@ -5,7 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{CloseReason, Epoch, Exemption, Line, Monotonic, OpenReason, PodRef, PodUid, Totals};
+use super::{
+    CloseReason, Epoch, Exemption, Line, Monotonic, Observed, OpenReason, PodRef, PodUid, Totals,
+    WorkloadFacts,
+};
 
 mod entry;
 mod episode;
@@ -33,6 +36,7 @@ pub struct History {
     running: HashMap<PodUid, Episode>,
     ended: VecDeque<Episode>,
     totals: Totals,
+    observed: Observed,
 }
 
 /// What a line comes to, given what came before it.
@@ -42,6 +46,8 @@ pub struct Noted {
     pub saying: Saying,
     /// It is about a gate of a pod of which the API has not told, and at which nobody has waited.
     pub quiet: bool,
+    /// It is about a pod that nobody enabled, and which is observed.
+    pub observes: bool,
     /// It is the first connect of its episode that waits, fails or is observed.
     pub first: bool,
     /// The episode that ended with it.
@@ -55,7 +61,8 @@ impl History {
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
         let (running, ended) = (HashMap::new(), VecDeque::new());
-        Self { epoch, next_id: 1, running, ended, totals: Totals::default() }
+        let (totals, observed) = (Totals::default(), Observed::default());
+        Self { epoch, next_id: 1, running, ended, totals, observed }
     }
 
     /// The clock by which its stamps are made.
@@ -66,7 +73,7 @@ impl History {
 
     /// Takes in a line that was told at `now`.
     pub fn record(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {
-        self.count(line);
+        self.count(pod, line);
         match line {
             Line::GateClosed { .. } | Line::GateInherited { reason: Some(_), .. } => {
                 self.begin(pod, line, now)
@@ -82,6 +89,19 @@ impl History {
     #[must_use]
     pub const fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// What was found out about the workloads whose pods were held or observed, by name; what goes on
+    /// is part of it.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<WorkloadFacts> {
+        let mut observed = self.observed.clone();
+        let mut running: Vec<&Episode> = self.running.values().collect();
+        running.sort_by_key(|episode| episode.id);
+        for episode in running {
+            observed.add(episode);
+        }
+        observed.by_name()
     }
 
     /// A pod is gone: so is whatever went on with it.
@@ -104,7 +124,8 @@ impl History {
         self.running.get(uid)
     }
 
-    fn count(&mut self, line: &Line) {
+    fn count(&mut self, pod: &PodRef, line: &Line) {
+        let observes = self.running.get(&pod.uid).is_some_and(|episode| episode.observes);
         let totals = &mut self.totals;
         match line {
             Line::Held(_) => totals.held += 1,
@@ -112,6 +133,8 @@ impl History {
             Line::Refused { .. } => totals.refused += 1,
             Line::Observed { .. } => totals.observed += 1,
             Line::Released { outcome, .. } => *totals.outcomes.entry(*outcome).or_default() += 1,
+            // What only observes keeps nobody waiting until its time is up.
+            Line::GateOpened { reason: OpenReason::Deadline, .. } if observes => {}
             Line::GateOpened { reason: OpenReason::Deadline, .. }
             | Line::DeadlineRefuses { .. } => {
                 totals.timed_out_gates += 1;
@@ -151,7 +174,10 @@ impl History {
         if is_connect && !self.running.contains_key(&pod.uid) {
             // The kernel's reports may be read after the end of what they are about.
             if let Some(episode) = self.ended.iter_mut().rev().find(late) {
-                return episode.record(line, now, epoch);
+                let before = episode.tally();
+                let noted = episode.record(line, now, epoch);
+                self.observed.amend(episode, before);
+                return noted;
             }
             if !matches!(line, Line::Released { .. }) {
                 self.make_room(now);
@@ -178,13 +204,15 @@ impl History {
 
     fn bury(&mut self, mut episode: Episode, now: Monotonic) -> Episode {
         episode.ended_at = Some(self.epoch.stamp(now));
+        self.observed.add(&episode);
         let ended = episode.clone();
         // Every pod's gate is closed until the API tells what it is: most of these are nobody's start.
         let was_none = matches!(
             episode.open_reason,
             Some(OpenReason::Exempt(exemption)) if exemption != Exemption::Operator
         );
-        if !(was_none && episode.touched() == 0) {
+        // And what was observed of a start at which nobody came too early is a number.
+        if !((was_none || episode.observes) && episode.touched() == 0) {
             self.ended.push_back(episode);
             if self.ended.len() > MAX_ENDED {
                 self.ended.pop_front();
@@ -207,9 +235,10 @@ impl History {
 impl Episode {
     /// Whether nothing has come of it that anybody would want to know.
     fn is_quiet(&self) -> bool {
-        self.enabled_by.is_none()
-            && self.touched() == 0
-            && self.reason != Some(CloseReason::Operator)
+        self.observes
+            || (self.enabled_by.is_none()
+                && self.touched() == 0
+                && self.reason != Some(CloseReason::Operator))
     }
 }
 

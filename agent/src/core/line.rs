@@ -153,6 +153,8 @@ pub enum Line {
         mode: Mode,
         /// Whose choice it is to hold this pod; `None`: the API has not told of it yet.
         enabled_by: Option<Origin>,
+        /// Nobody enabled it, and it only observes.
+        observes: bool,
         /// How long a connect waits at most.
         timeout: Duration,
     },

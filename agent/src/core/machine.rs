@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, KernelEventKind,
-    Monotonic, NamespaceView, Plan, PodUid, PodView, Rules, namespace_problems,
+    Monotonic, NamespaceView, Plan, PodName, PodUid, PodView, Rules, namespace_problems,
 };
 
 mod evaluate;
@@ -20,8 +20,10 @@ mod pod;
 mod report;
 mod steps;
 mod waiting;
+mod watch;
 
 use pod::Pod;
+use watch::Watches;
 
 /// The state of all pods of the node.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct Machine {
     namespaces: Option<HashMap<String, NamespaceView>>,
     pods: HashMap<PodUid, Pod>,
     by_cgroup: HashMap<CgroupId, PodUid>,
+    watches: Watches,
 }
 
 /// One container of a pod, by its cgroup.
@@ -70,7 +73,8 @@ impl Machine {
     pub fn new(rules: Rules) -> Self {
         let unknown = Arc::new(rules.unknown());
         let (pods, by_cgroup) = (HashMap::new(), HashMap::new());
-        Self { rules, unknown, namespaces: None, pods, by_cgroup }
+        let watches = Watches::default();
+        Self { rules, unknown, namespaces: None, pods, by_cgroup, watches }
     }
 
     /// Takes in one event that became known at `now`; returns what is to be done, in order.
@@ -143,6 +147,7 @@ impl Machine {
                 }
             }
             Event::Ordered { uid, order } => self.ordered(&uid, order, now, &mut actions),
+            Event::Watched { pod, until } => self.watched(&pod, until, now, &mut actions),
             Event::GateFailed { uid, error } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.failed(error, now, &mut actions);
@@ -259,7 +264,27 @@ impl Machine {
             let namespace = namespaces.and_then(|all| all.get(&*view.name.namespace));
             self.rules.judge(view, namespace)
         });
-        pod.judge(judgement, actions);
+        let observes = self.rules.defaults.observe.value;
+        pod.judge(judgement, observes, actions);
+        pod.watched_until = pod.view.as_ref().and_then(|view| self.watches.until(view));
+    }
+
+    fn watched(
+        &mut self,
+        name: &PodName,
+        until: Monotonic,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        let named = self.find(name).and_then(|uid| self.pods.get(&uid));
+        let workload = named.and_then(|pod| pod.reference().workload);
+        self.watches.add(name.clone(), workload, until, now);
+        for uid in self.uids(|pod| pod.view.is_some()) {
+            if let Some(pod) = self.pods.get_mut(&uid) {
+                pod.watched_until = pod.view.as_ref().and_then(|view| self.watches.until(view));
+            }
+            self.evaluate(&uid, now, actions);
+        }
     }
 
     /// In a stable order, which makes runs comparable.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Exemption, Monotonic, PREFIX};
 
 /// What the operator wants of a pod's gate. The agent alone knows of it: it ends with it, and with
@@ -40,6 +42,27 @@ pub enum OrderRefusal {
         "its gate cannot be closed: its programs could not be worked; the order auto tries again"
     )]
     Failed,
+}
+
+/// Why a pod's starts are not observed, whoever asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "refused", content = "exemption")]
+pub enum WatchRefusal {
+    /// The API has not told of it.
+    #[error("the API server has not told enough of it yet")]
+    Unknown,
+    /// It is held; what becomes of that is told anyway.
+    #[error("it is enabled: holdfast explain and holdfast events tell what becomes of it")]
+    Enabled,
+    /// Somebody has said no.
+    #[error("it, or its namespace, says that it is not to be held: nobody looks at it")]
+    Disabled,
+    /// There is nothing that anybody could come too early for.
+    #[error("it has no proxy that holdfast knows")]
+    NoProxy,
+    /// It is never held, whatever anybody says.
+    #[error("it is never held: {}", .0.as_str())]
+    Exempt(Exemption),
 }
 
 /// What can be done about an exemption, if anything.

@@ -11,10 +11,12 @@ use super::{
     Unused, Verdict,
 };
 
+mod diagnosis;
 mod explain;
 mod node;
 
 pub use self::{
+    diagnosis::Diagnosis,
     explain::{Reason, Topic},
     node::{AgentState, NodeReport, Totals},
 };
@@ -31,6 +33,8 @@ pub enum PodState {
     Checking,
     /// Connects wait, fail or are noted, by its mode.
     Closed,
+    /// Nobody enabled it: what would be held is noted, and nothing is.
+    Observed,
     /// The time is up, and connects fail until the proxy is ready.
     Refusing,
     /// Opened; what waited goes on.
@@ -67,6 +71,10 @@ pub struct PodReport {
     pub error: Option<String>,
     /// When the kernel opens its gate by itself. Moves on as long as nobody waits.
     pub deadline: Option<Stamp>,
+    /// Nobody enabled it, and it is one whose starts are observed.
+    pub observed: bool,
+    /// Until when the operator wants it to be observed.
+    pub watched_until: Option<Stamp>,
     /// Somebody has chosen to hold it.
     pub wanted: bool,
     /// Its settings; `None` as long as the API has not told of it.
@@ -239,11 +247,12 @@ pub enum OrderReport {
 
 impl PodState {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pending,
         Self::Exempt,
         Self::Checking,
         Self::Closed,
+        Self::Observed,
         Self::Refusing,
         Self::Opening,
         Self::Guarded,
@@ -260,6 +269,7 @@ impl PodState {
             Self::Exempt => "exempt",
             Self::Checking => "checking",
             Self::Closed => "closed",
+            Self::Observed => "observed",
             Self::Refusing => "refusing",
             Self::Opening => "opening",
             Self::Guarded => "guarded",
@@ -289,6 +299,8 @@ impl PodReport {
             unused: None,
             error: None,
             deadline: None,
+            observed: false,
+            watched_until: None,
             wanted: false,
             settings: None,
             problems: Vec::new(),

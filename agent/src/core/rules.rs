@@ -1,8 +1,8 @@
 //! What applies to a pod: its settings and its proxy, or why it is left alone.
 
 use super::{
-    Defaults, Detection, Exemption, NamespaceView, Origin, PodUid, PodView, Problem, Profiles,
-    Proxy, Settings, Unused, namespace_problems, resolve,
+    Chosen, Defaults, Detection, Exemption, Mode, NamespaceView, OnTimeout, Origin, PodUid,
+    PodView, Problem, Profiles, Proxy, Settings, Unused, namespace_problems, resolve,
 };
 
 /// Namespaces that are never held, whatever their labels say: a node must be able to start.
@@ -47,6 +47,14 @@ pub struct Judgement {
     pub wish: Option<String>,
     /// What is wrong with its namespace's labels and annotations.
     pub namespace_problems: Vec<Problem>,
+    /// What applies while it is only observed; `None`: it is not one to observe, because it is held,
+    /// or has no proxy, or because it or its namespace says that it is not to be held.
+    pub observation: Option<Plan>,
+}
+
+/// Whether nobody who is in charge of a pod has said whether it is to be held.
+const fn is_nobodys(settings: &Settings) -> bool {
+    matches!(settings.hold.origin, Origin::Config | Origin::Default)
 }
 
 // === impl Rules ===
@@ -69,6 +77,7 @@ impl Rules {
                 unused: None,
                 wish: None,
                 namespace_problems: Vec::new(),
+                observation: None,
             });
         };
         let (settings, mut problems) = resolve(pod, namespace, &self.defaults, &self.profiles);
@@ -102,6 +111,12 @@ impl Rules {
                 Err(exemption.unwrap_or(no_proxy))
             }
         };
+        let observation = match (&plan, &all_settings, &would_be) {
+            (Err(Exemption::NotEnabled), Some(settings), Some(proxy)) if is_nobodys(settings) => {
+                Some(self.observation(settings.clone(), proxy.clone()))
+            }
+            _ => None,
+        };
         Some(Judgement {
             plan,
             wanted,
@@ -111,7 +126,21 @@ impl Rules {
             unused,
             wish,
             namespace_problems: namespace_problems(namespace),
+            observation,
         })
+    }
+
+    /// How a pod is observed that has this proxy and these settings: whatever they say, nothing of it
+    /// waits or fails.
+    fn observation(&self, settings: Settings, proxy: Proxy) -> Plan {
+        let origin = self.defaults.observe.origin;
+        let settings = Settings {
+            mode: Chosen { value: Mode::Observe, origin },
+            on_timeout: Chosen { value: OnTimeout::Open, origin },
+            guard: Chosen { value: false, origin },
+            ..settings
+        };
+        Plan { settings, proxy }
     }
 
     /// The mesh's annotation that decided, if one did.

@@ -261,7 +261,8 @@ impl Settings {
     /// The settings of a pod of which the API has not told yet.
     #[must_use]
     pub const fn default_for_unknown(defaults: &Defaults) -> Self {
-        let Defaults { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes: _ } = *defaults;
+        let Defaults { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes: _, observe: _ } =
+            *defaults;
         Self {
             hold,
             mode,

@@ -146,6 +146,28 @@ pub(super) mod millis {
         let ms = f64::deserialize(deserializer)?;
         Duration::try_from_secs_f64(ms / 1000.0).map_err(D::Error::custom)
     }
+
+    /// The same of those that may be missing.
+    pub(in crate::core) mod option {
+        use std::time::Duration;
+
+        use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+        pub(in crate::core) fn serialize<S: Serializer>(
+            duration: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            duration.map(super::of).serialize(serializer)
+        }
+
+        pub(in crate::core) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            let ms = Option::<f64>::deserialize(deserializer)?;
+            let duration = |ms: f64| Duration::try_from_secs_f64(ms / 1000.0);
+            ms.map(duration).transpose().map_err(D::Error::custom)
+        }
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -188,7 +188,9 @@ fn containers(containers: &[ContainerReport]) -> Markup {
 const fn tone(state: PodState) -> Tone {
     match state {
         PodState::Pending | PodState::Exempt => Tone::Plain,
-        PodState::Checking | PodState::Closed | PodState::Opening => Tone::Busy,
+        PodState::Checking | PodState::Closed | PodState::Observed | PodState::Opening => {
+            Tone::Busy
+        }
         PodState::Guarded | PodState::Open => Tone::Good,
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Tone::Bad,
     }

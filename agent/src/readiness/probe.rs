@@ -188,6 +188,33 @@ impl Prober {
         self.running.insert(uid, Running { generation, pace, task });
     }
 
+    /// One round, now, apart from whatever probe the pod has.
+    pub fn look(
+        &self,
+        uid: PodUid,
+        checks: Vec<ReadyCheck>,
+        ports: Vec<u16>,
+        any_port: bool,
+        pid: Option<u32>,
+    ) -> impl Future<Output = Finding> + Send + use<> {
+        let round = Arc::new(Round { uid, checks, ports, any_port, listeners: self.listeners });
+        let (entrance, host_netns) = (self.entrance.clone(), self.host_netns);
+        let path = pid.map(|pid| self.proc_root.join(pid.to_string()).join("ns/net"));
+        async move {
+            let Some(path) = path else { return Finding::NoProcess };
+            let unreachable =
+                |error: std::io::Error| Finding::Unreachable { error: error.to_string() };
+            match Netns::open(&path) {
+                Ok(netns) if netns.inode() == host_netns => Finding::HostNetwork,
+                Ok(netns) => match round.run(&entrance, &Arc::new(netns)).await {
+                    Ok(seen) => seen.finding,
+                    Err(error) => unreachable(error),
+                },
+                Err(error) => unreachable(error),
+            }
+        }
+    }
+
     /// Changes how often a pod is probed.
     pub fn set_pace(&mut self, uid: &PodUid, pace: Pace) {
         if let Some(running) = self.running.get(uid) {

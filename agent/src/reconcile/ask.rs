@@ -7,13 +7,21 @@ use tokio::{
     time::timeout,
 };
 
-use crate::core::{Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals};
+use super::{FollowError, Followed};
+use crate::core::{
+    Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
+    WatchRefusal, WorkloadFacts,
+};
 
 /// Questions that may wait: one of each reader that there can be at a time.
 const QUESTIONS: usize = 16;
 
 /// How long an answer may take, as for [`crate::health::Liveness`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a pod's starts may be observed on request: somebody who wants more than a day of it
+/// switches it on for all.
+pub const WATCH_AT_MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A question.
 #[derive(Debug)]
@@ -38,6 +46,78 @@ pub enum Ask {
         /// What has come of it.
         answer: oneshot::Sender<Result<PodReport, OrderError>>,
     },
+    /// The pods of which the log says more.
+    Followed(oneshot::Sender<Vec<Followed>>),
+    /// Have the log say more about a pod.
+    Follow {
+        /// Which.
+        pod: PodName,
+        /// Or no more.
+        on: bool,
+        /// The eBPF programs, too.
+        kernel: bool,
+        /// Whether it does.
+        answer: oneshot::Sender<Result<(), FollowError>>,
+    },
+    /// Have the log say what it said when the agent was started.
+    UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
+    /// What was found out about the workloads.
+    Workloads(oneshot::Sender<Workloads>),
+    /// What would become of a pod if it were enabled.
+    Diagnose {
+        /// Which.
+        pod: PodName,
+        /// The answer; `None`: there is no such pod.
+        answer: oneshot::Sender<Option<Diagnosis>>,
+    },
+    /// That a pod's starts be observed, and those of its workload.
+    Watch {
+        /// Which pod.
+        pod: PodName,
+        /// For how long; nothing: no more.
+        time: Duration,
+        /// Who has asked for it.
+        by: Orderer,
+        /// What has come of it.
+        answer: oneshot::Sender<Result<PodReport, WatchError>>,
+    },
+    /// The pods of which the log says more.
+    Followed(oneshot::Sender<Vec<Followed>>),
+    /// Have the log say more about a pod.
+    Follow {
+        /// Which.
+        pod: PodName,
+        /// Or no more.
+        on: bool,
+        /// The eBPF programs, too.
+        kernel: bool,
+        /// Whether it does.
+        answer: oneshot::Sender<Result<(), FollowError>>,
+    },
+    /// Have the log say what it said when the agent was started.
+    UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
+}
+
+/// What was found out about the workloads.
+#[derive(Clone, Debug)]
+pub struct Workloads {
+    /// When this was so.
+    pub at: Stamp,
+    /// Whether pods that nobody enabled are observed.
+    pub observe: bool,
+    /// The workloads, by name.
+    pub workloads: Vec<WorkloadFacts>,
+}
+
+/// Why a pod's starts are not observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// There is no such pod.
+    #[error("there is no such pod on this node")]
+    NoSuchPod,
+    /// It is not one to observe.
+    #[error(transparent)]
+    Refused(#[from] WatchRefusal),
 }
 
 /// What the operator wants of a pod's gate, whatever the facts say.
@@ -141,6 +221,70 @@ impl Asker {
         by: Orderer,
     ) -> Result<Result<PodReport, OrderError>, AskError> {
         self.ask(|answer| Ask::Order { pod, order, by, answer }).await
+    }
+
+    /// What was found out about the workloads.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn workloads(&self) -> Result<Workloads, AskError> {
+        self.ask(Ask::Workloads).await
+    }
+
+    /// What would become of a pod if it were enabled, if there is one of this name.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn diagnose(&self, pod: PodName) -> Result<Option<Diagnosis>, AskError> {
+        self.ask(|answer| Ask::Diagnose { pod, answer }).await
+    }
+
+    /// Has a pod's starts observed; answers with how it stands then.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn watch(
+        &self,
+        pod: PodName,
+        time: Duration,
+        by: Orderer,
+    ) -> Result<Result<PodReport, WatchError>, AskError> {
+        self.ask(|answer| Ask::Watch { pod, time, by, answer }).await
+    }
+
+    /// The pods of which the log says more than of others.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn followed(&self) -> Result<Vec<Followed>, AskError> {
+        self.ask(Ask::Followed).await
+    }
+
+    /// Has the log say more about a pod, or no more; `kernel`: its eBPF programs, too.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn follow(
+        &self,
+        pod: PodName,
+        on: bool,
+        kernel: bool,
+    ) -> Result<Result<(), FollowError>, AskError> {
+        self.ask(|answer| Ask::Follow { pod, on, kernel, answer }).await
+    }
+
+    /// Has the log say what it said when the agent was started.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn unfollow_all(&self) -> Result<Result<(), FollowError>, AskError> {
+        self.ask(Ask::UnfollowAll).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {

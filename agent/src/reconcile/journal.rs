@@ -9,7 +9,7 @@ use super::{log, notice};
 use crate::{
     clock,
     cluster::EventSink,
-    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals},
+    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals, WorkloadFacts},
 };
 
 /// Entries that are kept for whoever asks later.
@@ -80,6 +80,11 @@ impl Journal {
         self.history.totals().clone()
     }
 
+    /// What was found out about the workloads.
+    pub(super) fn workloads(&self) -> Vec<WorkloadFacts> {
+        self.history.workloads()
+    }
+
     /// The last entries, the oldest first.
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
         self.recent.iter().cloned().collect()
@@ -89,7 +94,10 @@ impl Journal {
     pub(super) fn record(&mut self, pod: PodRef, line: Line) {
         let now = clock::now();
         let noted = self.history.record(&pod, &line, now);
-        notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
+        // Whoever has not asked for anything finds nothing on his pods.
+        if !noted.observes {
+            notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
+        }
         let at = self.history.epoch().stamp(now);
         let entry = Arc::new(Entry::new(self.next_seq, at, pod.clone(), &line));
         self.next_seq += 1;

@@ -54,7 +54,16 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
             of_pod!(debug, pod, container, is_proxy, mono_ns = at.0, "{message}");
         }
         Line::ContainerEnded { container } => of_pod!(debug, pod, container, mono_ns, "{message}"),
-        Line::GateClosed { at, reason, profile, proxy: _, mode, enabled_by, timeout } => {
+        Line::GateClosed {
+            at,
+            reason,
+            profile,
+            proxy: _,
+            mode,
+            enabled_by,
+            observes: _,
+            timeout,
+        } => {
             let timeout_ms = timeout.as_millis() as u64;
             let enabled_by = enabled_by.map(crate::core::Origin::as_str);
             let (reason, mode, mono_ns) = (reason.as_str(), mode.as_str(), at.0);
@@ -84,7 +93,7 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
             };
             let check = check.map(display);
             let last_finding = finding.as_ref().map(display);
-            if reason == OpenReason::Deadline {
+            if reason == OpenReason::Deadline && !noted.observes {
                 of_pod!(warn, pod, reason = why, held, last_finding, mono_ns, "{message}");
             } else {
                 of_pod!(info unless quiet, pod, reason = why, held, check, mono_ns, "{message}");
@@ -102,24 +111,24 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
         }
         Line::Refused { connect, errno } => {
             let errno = errno.map(RefuseErrno::as_str);
-            let level = Level::of(noted.saying);
+            let level = Level::of(noted);
             of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
         }
         Line::Held(connect) => {
-            let of = Of { message, mono_ns, level: Level::of(noted.saying), ..Of::default() };
+            let of = Of { message, mono_ns, level: Level::of(noted), ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::Observed { connect, refused } => {
-            let (level, refused) = (Level::of(noted.saying), Some(refused));
+            let (level, refused) = (Level::of(noted), Some(refused));
             let of = Of { message, mono_ns, level, refused, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::InitPassed { connect, hint } => {
-            let level = Level::Warn;
+            let level = if noted.observes { Level::Debug } else { Level::Warn };
             of_connect(pod, connect, Of { message, mono_ns, level, hint, ..Of::default() });
         }
         Line::Released { connect, waited, outcome } => {
-            let level = match Level::of(noted.saying) {
+            let level = match Level::of(noted) {
                 Level::Info { .. } if outcome == Outcome::Refused => Level::Warn,
                 level => level,
             };
@@ -133,6 +142,10 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
                 ..Of::default()
             };
             of_connect(pod, connect, of);
+        }
+        // Whoever has not asked for anything is told of nothing that he should mend.
+        Line::NotRedirected { around, profile } if noted.observes => {
+            of_pod!(debug, pod, profile, around, mono_ns, "{message}");
         }
         Line::NotRedirected { around, profile } => {
             of_pod!(warn, pod, profile, around, mono_ns, "{message}");
@@ -154,7 +167,7 @@ pub(super) fn summary(pod: PodRef, episode: &Episode, now: Monotonic) {
         return;
     }
     let pod = Pod::from(pod);
-    let Episode { held, refused, observed, longest, .. } = episode;
+    let Episode { held, refused, observed, observed_refused, longest, .. } = episode;
     let of = |outcome| episode.ended_as(outcome);
     let connected = of(Outcome::Connected) + of(Outcome::QuerySent);
     let failed = of(Outcome::Refused) + of(Outcome::TimedOut) + of(Outcome::QueryExpired);
@@ -167,6 +180,7 @@ pub(super) fn summary(pod: PodRef, episode: &Episode, now: Monotonic) {
         held,
         refused,
         observed,
+        observed_refused,
         connected,
         failed,
         gone,
@@ -215,8 +229,10 @@ impl Default for Level {
 }
 
 impl Level {
-    fn of(saying: Saying) -> Self {
-        match saying {
+    fn of(noted: &Noted) -> Self {
+        match noted.saying {
+            // The sum at the end is enough about those whom nobody has enabled.
+            _ if noted.observes => Self::Debug,
             Saying::Say { untold } => {
                 Self::Info { untold: Some(untold).filter(|untold| *untold > 0) }
             }

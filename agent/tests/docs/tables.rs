@@ -58,7 +58,7 @@ fn settings() -> String {
 }
 
 fn default_of(key: Key) -> String {
-    let Defaults { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes: _ } =
+    let Defaults { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes: _, observe: _ } =
         Defaults::default();
     let switch = |on: bool| if on { "enabled" } else { "disabled" }.to_owned();
     let value = match key {

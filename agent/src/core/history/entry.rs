@@ -103,6 +103,7 @@ impl Line {
         match self {
             Self::ContainerStarted { .. } => "container started",
             Self::ContainerEnded { .. } => "container ended",
+            Self::GateClosed { observes: true, .. } => "pod observed, not held",
             Self::GateClosed { enabled_by: None, .. } => "gate closed, pod not known yet",
             Self::GateClosed { .. } => "gate closed",
             Self::GateInherited { .. } => "gate taken over",
@@ -140,14 +141,17 @@ fn fields(line: &Line) -> Value {
             json!({ "container": container, "role": role, "is_proxy": is_proxy, "mono_ns": at })
         }
         Line::ContainerEnded { container } => json!({ "container": container }),
-        Line::GateClosed { at, reason, profile, proxy: _, mode, enabled_by, timeout } => json!({
-            "reason": reason.as_str(),
-            "profile": profile,
-            "mode": mode.as_str(),
-            "enabled_by": enabled_by.map(crate::core::Origin::as_str),
-            "timeout_ms": millis::of(*timeout),
-            "mono_ns": at,
-        }),
+        Line::GateClosed { at, reason, profile, proxy: _, mode, enabled_by, observes, timeout } => {
+            json!({
+                "reason": reason.as_str(),
+                "profile": profile,
+                "mode": mode.as_str(),
+                "enabled_by": enabled_by.map(crate::core::Origin::as_str),
+                "observes": observes,
+                "timeout_ms": millis::of(*timeout),
+                "mono_ns": at,
+            })
+        }
         Line::GateInherited { reason, held } => {
             json!({ "reason": reason.map(CloseReason::as_str), "held": held })
         }

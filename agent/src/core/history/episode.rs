@@ -31,6 +31,8 @@ pub struct Episode {
     pub mode: Mode,
     /// Whose choice it is to hold the pod; `None`: the API has not told of it.
     pub enabled_by: Option<Origin>,
+    /// Nobody enabled the pod: what would have been held is noted, and nothing was.
+    pub observes: bool,
     /// How long a connect waits at most.
     #[serde(rename = "timeout_ms", with = "millis")]
     pub timeout: Duration,
@@ -152,6 +154,7 @@ impl Episode {
             proxy: String::new(),
             mode: Mode::default(),
             enabled_by: None,
+            observes: false,
             timeout: Duration::ZERO,
             closed_at,
             containers: Vec::new(),
@@ -222,11 +225,20 @@ impl Episode {
     pub(super) fn record(&mut self, line: &Line, now: Monotonic, epoch: Epoch) -> Noted {
         let touched = self.touched();
         let saying = match line {
-            Line::GateClosed { at: _, reason, profile, proxy, mode, enabled_by, timeout } => {
+            Line::GateClosed {
+                at: _,
+                reason,
+                profile,
+                proxy,
+                mode,
+                enabled_by,
+                observes,
+                timeout,
+            } => {
                 self.reason = Some(*reason);
                 self.profile.clone_from(profile);
                 self.proxy.clone_from(proxy);
-                (self.mode, self.timeout) = (*mode, *timeout);
+                (self.mode, self.timeout, self.observes) = (*mode, *timeout, *observes);
                 self.enabled_by = enabled_by.or(self.enabled_by);
                 Saying::default()
             }
@@ -315,7 +327,8 @@ impl Episode {
             | Line::InvalidSetting(_) => Saying::default(),
         };
         let first = touched == 0 && self.touched() > 0;
-        Noted { saying, quiet: self.is_quiet(), first, ended: None }
+        let (quiet, observes) = (self.is_quiet(), self.observes);
+        Noted { saying, quiet, observes, first, ended: None }
     }
 
     /// Takes in a connect; one that is only counted has no span.

@@ -39,6 +39,7 @@ fn closed(ms: u64, reason: CloseReason, known: bool) -> Line {
         proxy: "istio-proxy".to_owned(),
         mode: Mode::Hold,
         enabled_by: known.then_some(Origin::Namespace),
+        observes: false,
         timeout: Duration::from_secs(60),
     }
 }

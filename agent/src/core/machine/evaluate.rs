@@ -7,7 +7,7 @@ use super::{
     pod::{Pod, Standing},
     steps::{guarded, guards, refuses_late},
 };
-use crate::core::{Action, CgroupId, CloseReason, Monotonic, OpenReason, Order, Plan};
+use crate::core::{Action, CgroupId, CloseReason, Exemption, Monotonic, OpenReason, Order, Plan};
 
 /// Transitions in a row, without waiting between them: no path through the states is longer.
 const MAX_STEPS: usize = 8;
@@ -21,13 +21,11 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) {
         self.expire_order(now);
+        self.watched_until = self.watched_until.filter(|until| now < *until);
         let standing = self.standing();
         self.tell_exemption(standing, actions);
         let Some(cgroup) = self.cgroup else { return };
-        let plan = match &self.judged {
-            Some(Ok(plan)) => Arc::clone(plan),
-            Some(Err(_)) | None => Arc::clone(unknown),
-        };
+        let plan = self.plan(standing, unknown);
         self.name_containers();
         if !matches!(standing, Standing::Exempt(_)) {
             self.tell_containers(&plan, actions);
@@ -78,15 +76,17 @@ impl Pod {
             }
             _ if self.is_ordered_closed() => self.close(CloseReason::Operator, context, actions),
             Standing::Unknown if self.late => false,
-            Standing::Hold if self.late && self.kube_ready(context.plan) => {
+            Standing::Hold | Standing::Observe if self.late && self.kube_ready(context.plan) => {
                 self.note_ready(context.plan);
                 self.arm(context, actions)
             }
-            Standing::Hold if self.late => {
+            Standing::Hold | Standing::Observe if self.late => {
                 self.start_probe(context.plan, None, actions);
                 self.go(GatePhase::Checking)
             }
-            Standing::Hold | Standing::Unknown => self.close(CloseReason::Start, context, actions),
+            Standing::Hold | Standing::Observe | Standing::Unknown => {
+                self.close(CloseReason::Start, context, actions)
+            }
         }
     }
 
@@ -118,15 +118,22 @@ impl Pod {
         let deadline = if self.keeps_inherited(context.standing, context.now) {
             deadline
         } else {
-            if context.standing == Standing::Hold
-                && let Some(at) = self.closed_unknown.take()
-            {
+            let found_out = context.is_known().then(|| self.closed_unknown.take()).flatten();
+            if found_out.is_some() {
+                self.observes = context.standing == Standing::Observe;
+            } else if let Some(exemption) = self.changes_sides(context.standing) {
+                return self.open(closed_for, OpenReason::Exempt(exemption), context, actions);
+            }
+            if let Some(at) = found_out {
                 self.tell_closed(closed_for, at, context, actions);
             }
             if self.is_outdated(context.plan) {
                 self.start_probe(context.plan, Some(closed_for), actions);
                 let state = self.closed_until(deadline, closed_for, context);
                 self.set_gate(state, context, actions);
+                if found_out.is_some() && self.observes {
+                    self.send_on(context, actions);
+                }
             }
             self.tell_verdicts(context, actions);
             self.move_deadline(context, actions)
@@ -150,6 +157,10 @@ impl Pod {
     ) -> bool {
         let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
             (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
+            (Standing::Observe, _) => OpenReason::Exempt(Exemption::NotEnabled),
+            _ if self.is_ordered_closed() => {
+                return self.close(CloseReason::Operator, context, actions);
+            }
             (_, Some(reason)) => reason,
             _ if !refuses_late(context.plan) => OpenReason::Deadline,
             _ => {
@@ -172,7 +183,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let died = then == AfterOpening::Ready && self.proxy_died(context.plan);
-        if died && context.standing == Standing::Hold {
+        if died && context.is_known() {
             return self.close(CloseReason::ProxyDied, context, actions);
         }
         if self.gate.ends(!self.held.is_empty()).is_none_or(|end| context.now < end) {
@@ -278,8 +289,21 @@ impl Pod {
         })
     }
 
-    const fn is_ordered_closed(&self) -> bool {
-        matches!(self.order, Some(Order::Closed { .. }))
+    /// An order to close is one to hold, which a pod that nobody enabled never is.
+    pub(super) fn is_ordered_closed(&self) -> bool {
+        matches!(self.order, Some(Order::Closed { .. })) && self.standing() != Standing::Observe
+    }
+
+    /// Why a gate that was closed for the one purpose is not left closed for the other: what holds
+    /// must not begin in the middle of a pod's life without having asked its proxy, and what is held
+    /// is let go in order.
+    fn changes_sides(&self, standing: Standing) -> Option<Exemption> {
+        let changed = match standing {
+            Standing::Hold => self.observes,
+            Standing::Observe => !self.observes,
+            Standing::Exempt(_) | Standing::Unknown => false,
+        };
+        changed.then_some(Exemption::NotEnabled)
     }
 
     /// The kernel and the probe were told something else.
@@ -294,4 +318,11 @@ pub(super) struct Context<'a> {
     pub(super) plan: &'a Arc<Plan>,
     pub(super) cgroup: CgroupId,
     pub(super) now: Monotonic,
+}
+
+impl Context<'_> {
+    /// The API has told what the pod is, and it is one that has a gate.
+    pub(super) const fn is_known(&self) -> bool {
+        matches!(self.standing, Standing::Hold | Standing::Observe)
+    }
 }

@@ -1,7 +1,7 @@
 //! The operator's orders.
 
 use super::{Machine, Pod, gate::GatePhase, pod::Standing};
-use crate::core::{Action, Monotonic, Order, OrderRefusal, PodUid};
+use crate::core::{Action, Exemption, Monotonic, Order, OrderRefusal, PodUid, WatchRefusal};
 
 impl Machine {
     /// Whether an order can be followed. One to open always can, if only for the time when the pod
@@ -16,8 +16,29 @@ impl Machine {
         };
         match pod.standing_by_facts() {
             Standing::Exempt(exemption) => Err(OrderRefusal::Exempt(exemption)),
+            Standing::Observe => Err(OrderRefusal::Exempt(Exemption::NotEnabled)),
             _ if matches!(pod.gate, GatePhase::Failed) => Err(OrderRefusal::Failed),
             Standing::Hold | Standing::Unknown => Ok(()),
+        }
+    }
+
+    /// Whether a pod's starts can be observed.
+    ///
+    /// # Errors
+    ///
+    /// If it is held, or there is nothing to observe, or somebody has said that it is not to be held.
+    pub fn may_watch(&self, uid: &PodUid) -> Result<(), WatchRefusal> {
+        let Some(pod) = self.pods.get(uid) else { return Err(WatchRefusal::Unknown) };
+        match pod.standing_by_facts() {
+            Standing::Hold => Err(WatchRefusal::Enabled),
+            Standing::Unknown => Err(WatchRefusal::Unknown),
+            Standing::Observe => Ok(()),
+            Standing::Exempt(_) if pod.can_be_observed() => Ok(()),
+            Standing::Exempt(Exemption::NotEnabled) if pod.would_be.is_some() => {
+                Err(WatchRefusal::Disabled)
+            }
+            Standing::Exempt(Exemption::NotEnabled) => Err(WatchRefusal::NoProxy),
+            Standing::Exempt(exemption) => Err(WatchRefusal::Exempt(exemption)),
         }
     }
 

@@ -32,6 +32,12 @@ pub(super) struct Pod {
     pub(super) settings: Option<Settings>,
     /// What would be its proxy, if it were to be held.
     pub(super) would_be: Option<Proxy>,
+    /// What applies while it is only observed; `None`: it is not one to observe.
+    observation: Option<Arc<Plan>>,
+    /// Pods like it are observed on this node.
+    observed_by_default: bool,
+    /// The operator wants it observed, until then.
+    pub(super) watched_until: Option<Monotonic>,
     /// Somebody has chosen to hold it.
     wanted: bool,
     /// What else its report explains.
@@ -61,6 +67,8 @@ pub(super) struct Pod {
     noted: (Discriminant<GatePhase>, Monotonic),
     /// When the gate was closed, if that was told without the API's word on the pod.
     pub(super) closed_unknown: Option<Monotonic>,
+    /// The gate was closed, or left to go on, in order to observe.
+    pub(super) observes: bool,
     /// The gate that an agent before this one has left, until it has been looked at.
     pub(super) inherited: Option<InheritedGate>,
     /// Its settings are still those of that agent, which may have known more than the API has told
@@ -103,6 +111,8 @@ pub(super) struct Grounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Hold,
+    /// Nobody enabled it; what would be held is noted.
+    Observe,
     Exempt(Exemption),
     /// The API has not told enough yet.
     Unknown,
@@ -120,6 +130,9 @@ impl Pod {
             judged: None,
             settings: None,
             would_be: None,
+            observation: None,
+            observed_by_default: false,
+            watched_until: None,
             wanted: false,
             grounds: Grounds::default(),
             problems: Vec::new(),
@@ -137,6 +150,7 @@ impl Pod {
             gate: GatePhase::Absent,
             noted: (discriminant(&GatePhase::Absent), now),
             closed_unknown: None,
+            observes: false,
             inherited: None,
             keeps_settings: false,
             inherits_verdicts: false,
@@ -165,7 +179,7 @@ impl Pod {
 
     pub(super) fn standing(&self) -> Standing {
         match (self.standing_by_facts(), self.order) {
-            (Standing::Hold | Standing::Unknown, Some(Order::Open { .. })) => {
+            (Standing::Hold | Standing::Observe | Standing::Unknown, Some(Order::Open { .. })) => {
                 Standing::Exempt(Exemption::Operator)
             }
             (standing, _) => standing,
@@ -178,6 +192,7 @@ impl Pod {
             return Standing::Exempt(Exemption::Deleted);
         }
         match &self.judged {
+            Some(Err(_)) if self.is_observed() => Standing::Observe,
             Some(Err(exemption)) => Standing::Exempt(*exemption),
             Some(Ok(_)) => Standing::Hold,
             // What was seen counts only until the API tells: a runtime that is slow to start a
@@ -189,10 +204,28 @@ impl Pod {
         }
     }
 
+    /// Whether it is one to observe.
+    pub(super) const fn can_be_observed(&self) -> bool {
+        self.observation.is_some()
+    }
+
+    /// The same, and somebody wants that.
+    const fn is_observed(&self) -> bool {
+        self.can_be_observed() && (self.observed_by_default || self.watched_until.is_some())
+    }
+
     /// Takes in what follows from the API's objects, and tells what is wrong with them.
-    pub(super) fn judge(&mut self, judgement: Option<Judgement>, actions: &mut Vec<Action>) {
+    /// `observes`: pods that nobody enabled are observed.
+    pub(super) fn judge(
+        &mut self,
+        judgement: Option<Judgement>,
+        observes: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.observed_by_default = observes;
         let Some(judgement) = judgement else {
             self.judged = None;
+            self.observation = None;
             return;
         };
         let Judgement {
@@ -204,6 +237,7 @@ impl Pod {
             unused,
             wish,
             namespace_problems,
+            observation,
         } = judgement;
         self.grounds = Grounds { unused, wish, namespace_problems };
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
@@ -219,13 +253,27 @@ impl Pod {
             _ => Arc::new(plan),
         });
         self.judged = Some(plan);
+        self.observation = observation.map(|plan| match &self.observation {
+            Some(known) if **known == plan => Arc::clone(known),
+            _ => Arc::new(plan),
+        });
+    }
+
+    /// What applies to it now.
+    pub(super) fn plan(&self, standing: Standing, unknown: &Arc<Plan>) -> Arc<Plan> {
+        let plan = match (standing, &self.judged) {
+            (Standing::Observe, _) => self.observation.as_ref(),
+            (_, Some(Ok(plan))) => Some(plan),
+            (_, Some(Err(_)) | None) => None,
+        };
+        Arc::clone(plan.unwrap_or(unknown))
     }
 
     /// Tells once that the pod is not held, if its gate has nothing to tell about that.
     pub(super) fn tell_exemption(&mut self, standing: Standing, actions: &mut Vec<Action>) {
         let exemption = match standing {
             Standing::Exempt(exemption) => Some(exemption),
-            Standing::Hold | Standing::Unknown => None,
+            Standing::Hold | Standing::Observe | Standing::Unknown => None,
         };
         if let Some(exemption) = exemption
             && self.told_exemption != Some(exemption)
@@ -500,7 +548,7 @@ impl Pod {
     pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
         let order = self.order.and_then(Order::until);
         let gate = self.gate.ends(!self.held.is_empty());
-        [gate, self.queries_expire(), order].into_iter().flatten().min()
+        [gate, self.queries_expire(), order, self.watched_until].into_iter().flatten().min()
     }
 
     /// Kubelet's word counts if it is about a container that runs: after a reboot of the node, and

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
-    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodReport, PodState,
-    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
+    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodRef, PodReport,
+    PodState, PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -28,6 +28,24 @@ impl Machine {
     #[must_use]
     pub fn report_of(&self, uid: &PodUid, epoch: Epoch) -> Option<PodReport> {
         self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
+    }
+
+    /// All pods, in no order.
+    pub fn references(&self) -> impl Iterator<Item = PodRef> {
+        self.pods.values().map(Pod::reference)
+    }
+
+    /// Whether pods that nobody enabled are observed.
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.rules.defaults.observe.value
+    }
+
+    /// Whether kubelet calls the container of a pod's proxy ready.
+    #[must_use]
+    pub fn kubelet_says_ready(&self, uid: &PodUid, proxy: &str) -> bool {
+        let view = self.pods.get(uid).and_then(|pod| pod.view.as_ref());
+        view.and_then(|view| view.container(proxy)).is_some_and(|container| container.ready)
     }
 
     /// The pod with this name: of several, as while a StatefulSet's is made anew, the one that is
@@ -69,11 +87,15 @@ impl Pod {
             closed_for: self.closed_for(),
             exemption: match standing {
                 Standing::Exempt(exemption) => Some(exemption),
+                // Observed or not, it is not held.
+                Standing::Observe => Some(Exemption::NotEnabled),
                 Standing::Hold | Standing::Unknown => None,
             },
             unused: grounds.unused.clone(),
             error: self.error.clone(),
             deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
+            observed: standing == Standing::Observe,
+            watched_until: self.watched_until.map(|until| epoch.stamp(until)),
             wanted: self.wanted(),
             settings: settings
                 .map(|settings| SettingReport::all(settings, namespace, grounds.wish.as_deref())),
@@ -133,7 +155,22 @@ impl Pod {
 
     const fn state(&self, standing: Standing) -> PodState {
         match (self.gate, standing) {
-            (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            // It has been observed, or cannot be yet.
+            (
+                GatePhase::Absent
+                | GatePhase::Guarded { .. }
+                | GatePhase::Open
+                | GatePhase::GivenUp { .. },
+                Standing::Observe,
+            )
+            | (GatePhase::Absent, Standing::Exempt(_)) => PodState::Exempt,
+            (
+                GatePhase::Checking
+                | GatePhase::Closed { .. }
+                | GatePhase::Refusing { .. }
+                | GatePhase::Opening { .. },
+                Standing::Observe,
+            ) => PodState::Observed,
             (GatePhase::Absent, Standing::Hold | Standing::Unknown) => PodState::Pending,
             (GatePhase::Checking, _) => PodState::Checking,
             (GatePhase::Closed { .. }, _) => PodState::Closed,

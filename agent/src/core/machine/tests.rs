@@ -16,6 +16,8 @@ mod death;
 mod finding;
 mod held;
 mod inherit;
+mod observe;
+mod order;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
@@ -122,11 +124,13 @@ fn held(ms: u64, cookie: u64) -> Event {
 struct TestRules {
     guard: bool,
     refuse: bool,
+    observe: bool,
 }
 
-fn rules(TestRules { guard, refuse }: TestRules) -> Rules {
+fn rules(TestRules { guard, refuse, observe }: TestRules) -> Rules {
     let choices = Choices {
         guard: Some(guard),
+        observe: Some(observe),
         on_timeout: Some(if refuse { OnTimeout::Refuse } else { OnTimeout::Open }),
         ..Choices::default()
     };
@@ -192,6 +196,13 @@ impl Run {
     fn is_closed(&self) -> bool {
         matches!(self.gate(), Some(GatePhase::Closed { .. }))
     }
+}
+
+fn reason(actions: &[Action]) -> Option<CloseReason> {
+    actions.iter().find_map(|action| match action {
+        Action::Log(_, Line::GateClosed { reason, .. }) => Some(*reason),
+        _ => None,
+    })
 }
 
 fn closes(actions: &[Action]) -> Option<Monotonic> {

@@ -53,6 +53,15 @@ pub struct Reason {
     pub command: Option<String>,
 }
 
+// === impl Reason ===
+
+impl Reason {
+    /// A sentence that rests on what stands beside it.
+    pub(super) fn new(topic: Topic, text: String) -> Self {
+        Self { topic, text, source: None, command: None }
+    }
+}
+
 // === impl Topic ===
 
 impl Topic {
@@ -90,6 +99,9 @@ impl PodReport {
         }
         if let Some((text, source)) = self.exemption_in_words() {
             tell(Topic::Hold, text, source);
+        }
+        if let Some(text) = self.observed_in_words() {
+            tell(Topic::Hold, text, None);
         }
         self.tell_proxy(&mut tell);
         for setting in self.settings.iter().flatten().filter(|setting| setting.is_chosen()) {
@@ -217,6 +229,20 @@ impl PodReport {
         })
     }
 
+    /// That it is observed, and by whose wish.
+    fn observed_in_words(&self) -> Option<String> {
+        self.observed.then(|| match self.watched_until {
+            Some(until) => {
+                format!(
+                    "Its starts are observed until {until}, because holdfast diagnose was asked to."
+                )
+            }
+            None => "Its starts are observed: on this node that is done with all pods of a known \
+                     proxy that nobody enabled (observe is enabled)."
+                .to_owned(),
+        })
+    }
+
     /// What becomes of its connects now.
     fn now_in_words(&self) -> String {
         let (proxy, mode) = (self.proxy_name(), self.mode());
@@ -252,6 +278,10 @@ impl PodReport {
                 };
                 format!("{what}. {}.", self.closed_for_in_words())
             }
+            PodState::Observed => format!(
+                "Observed, not held: nothing waits, and what would have, until {proxy} is ready, is \
+                 counted."
+            ),
             PodState::Refusing => format!(
                 "{through} fail: {proxy} was not ready within {}, and on-timeout is refuse. They go \
                  on failing until it is ready.",
@@ -357,6 +387,7 @@ impl PodReport {
                     None => format!("{proxy} is not ready yet"),
                 },
             },
+            PodState::Observed => format!("observed, not held: {proxy} is not ready{}", seen()),
             PodState::Refusing => format!("{proxy} not ready within {}{}", self.timeout(), seen()),
             PodState::Opening => match self.opened {
                 Some(opened) => opened.reason.as_str().to_owned(),
@@ -404,6 +435,9 @@ impl PodReport {
     /// What its closed gate does.
     #[must_use]
     pub fn mode(&self) -> Mode {
+        if self.observed {
+            return Mode::Observe;
+        }
         let mode = self.setting("mode").and_then(|setting| setting.value.parse().ok());
         mode.unwrap_or_default()
     }

@@ -30,6 +30,9 @@ pub struct Defaults {
     /// Whether the meshes' own annotations, such as Istio's `holdApplicationUntilProxyStarts`,
     /// count as if they were holdfast's.
     pub mesh_wishes: bool,
+    /// Whether pods with a proxy that nobody enabled are observed: what would have been held is
+    /// noted, and nothing is held.
+    pub observe: Chosen<bool>,
 }
 
 /// What an operator chose in one place, such as the config file; `None`: nothing.
@@ -49,6 +52,8 @@ pub struct Choices {
     pub guard: Option<bool>,
     /// See [`Defaults::mesh_wishes`].
     pub mesh_wishes: Option<bool>,
+    /// See [`Defaults::observe`].
+    pub observe: Option<bool>,
 }
 
 // === impl Defaults ===
@@ -67,6 +72,7 @@ impl Default for Defaults {
             on_timeout: by_default(OnTimeout::Open),
             guard: by_default(GUARD),
             mesh_wishes: true,
+            observe: by_default(false),
         }
     }
 }
@@ -78,7 +84,8 @@ impl Defaults {
         fn or<T>(choice: Option<T>, default: Chosen<T>) -> Chosen<T> {
             choice.map_or(default, |value| Chosen { value, origin: Origin::Config })
         }
-        let Choices { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes } = choices;
+        let Choices { hold, mode, errno, timeout, on_timeout, guard, mesh_wishes, observe } =
+            choices;
         Self {
             hold: or(hold, self.hold),
             mode: or(mode, self.mode),
@@ -87,6 +94,7 @@ impl Defaults {
             on_timeout: or(on_timeout, self.on_timeout),
             guard: or(guard, self.guard),
             mesh_wishes: mesh_wishes.unwrap_or(self.mesh_wishes),
+            observe: or(observe, self.observe),
         }
     }
 }

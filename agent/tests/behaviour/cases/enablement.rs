@@ -1,7 +1,10 @@
 //! Whose choice it is.
 
-use super::{APP, Case, case, pod, starts};
-use crate::kernel::Answer::{Held, Passes};
+use super::{APP, Case, case, pod, ready, seconds, starts, then};
+use crate::{
+    kernel::Answer::{Held, Observed, Passes},
+    scene::Step,
+};
 
 const ISTIO_CONFIG: &str = "proxy.istio.io/config";
 const HOLD: &str = "holdfast.dev/hold";
@@ -10,7 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
     let istio = || pod("istio-classic");
     let unlabelled = |name| pod(name).labels(&[]);
     let steps = || starts(&[APP]);
-    vec![
+    let mut cases = vec![
         case("namespace labelled `enabled`", istio(), steps(), Held, "the label enables it"),
         case("nothing labelled", unlabelled("istio-classic"), steps(), Passes, "opt-in"),
         case(
@@ -140,6 +143,68 @@ pub(super) fn cases() -> Vec<Case> {
             steps(),
             Passes,
             "the operator has switched the meshes' wishes off",
+        ),
+    ];
+    cases.extend(observed());
+    cases
+}
+
+/// The agent looks at pods that nobody enabled.
+fn observed() -> Vec<Case> {
+    let observe = |given: crate::scene::Given| given.config("observe: enabled");
+    let unlabelled = || observe(pod("istio-classic").labels(&[]));
+    let steps = || starts(&[APP]);
+    vec![
+        case(
+            "nothing labelled, agent with `observe: enabled`",
+            unlabelled(),
+            steps(),
+            Observed,
+            "nothing waits; holdfast report tells what would have",
+        ),
+        case(
+            "the same, and the proxy is ready",
+            unlabelled(),
+            ready(&["istio-proxy", APP]),
+            Passes,
+            "no program is on the pod any more",
+        ),
+        case(
+            "the same with `mode: refuse` and `on-timeout: refuse`, and the timeout has passed",
+            observe(pod("istio-classic").labels(&[])).change(serde_json::json!({"metadata": {
+                "annotations": {"holdfast.dev/mode": "refuse", "holdfast.dev/on-timeout": "refuse"},
+            }})),
+            then(steps(), [Step::Held(APP), seconds(70)]),
+            Passes,
+            "who only looks refuses nobody",
+        ),
+        case(
+            "`observe: enabled`, and the API tells of the pod after its first connect",
+            unlabelled(),
+            [Step::Cgroup, Step::Starts(APP), Step::Held(APP), Step::Told],
+            Observed,
+            "what was held in case is sent again, and nothing more is held",
+        ),
+        case(
+            "pod labelled `disabled`, agent with `observe: enabled`",
+            unlabelled().label(HOLD, "disabled"),
+            steps(),
+            Passes,
+            "it says no: nobody looks at it",
+        ),
+        case(
+            "namespace labelled `disabled`, agent with `observe: enabled`",
+            observe(pod("istio-classic").labels(&[(HOLD, "disabled")])),
+            steps(),
+            Passes,
+            "it says no: nobody looks at its pods",
+        ),
+        case(
+            "namespace labelled `enabled`, agent with `observe: enabled`",
+            observe(pod("istio-classic")),
+            steps(),
+            Held,
+            "the label enables it",
         ),
     ]
 }

@@ -17,17 +17,10 @@ fn running(rules: TestRules) -> Run {
     run
 }
 
-fn reason(actions: &[Action]) -> Option<CloseReason> {
-    actions.iter().find_map(|action| match action {
-        Action::Log(_, Line::GateClosed { reason, .. }) => Some(*reason),
-        _ => None,
-    })
-}
-
 #[test]
 fn a_proxys_death_closes_its_gate_again_with_a_budget_of_its_own() {
     for guard in [false, true] {
-        let mut run = running(TestRules { guard, refuse: false });
+        let mut run = running(TestRules { guard, ..TestRules::default() });
         assert_eq!(run.machine.attached(), usize::from(guard));
         let actions = run.apply(500_000, populated(PROXY, false));
         assert_eq!(reason(&actions), Some(CloseReason::ProxyDied), "guard {guard}");
@@ -61,7 +54,7 @@ fn a_proxy_that_never_was_ready_has_one_budget_however_often_it_dies() {
 
 #[test]
 fn a_proxy_that_becomes_ready_after_the_deadline_is_guarded_by_kubelets_word() {
-    let mut run = Run::with(TestRules { guard: true, refuse: false });
+    let mut run = Run::with(TestRules { guard: true, ..TestRules::default() });
     run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
     run.apply(0, Event::PodsListed(vec![view()]));
     run.apply(0, found(false));
@@ -84,7 +77,7 @@ fn nobody_is_held_for_a_proxy_that_ends_with_its_pod() {
     assert_eq!(reason(&actions), Some(CloseReason::ProxyDied));
 
     // The pod is being deleted: its proxy drains and goes.
-    let mut run = running(TestRules { guard: true, refuse: false });
+    let mut run = running(TestRules { guard: true, ..TestRules::default() });
     let mut leaving = view();
     leaving.terminating = true;
     run.apply(1_000, Event::PodApplied(leaving));
@@ -112,7 +105,7 @@ fn an_old_word_of_kubelet_does_not_open_a_gate_that_the_proxys_death_closed() {
 
 #[test]
 fn a_guarded_gate_closes_when_the_kernel_found_nobody_listening() {
-    let mut run = running(TestRules { guard: true, refuse: false });
+    let mut run = running(TestRules { guard: true, ..TestRules::default() });
     run.apply(300, Event::PodApplied(ready_view()));
     let actions = run.apply(9_000, held(8_990, 7));
     assert_eq!(reason(&actions), Some(CloseReason::NobodyListens));
@@ -125,7 +118,7 @@ fn a_guarded_gate_closes_when_the_kernel_found_nobody_listening() {
 
 #[test]
 fn a_report_from_before_the_guard_closes_nothing() {
-    let mut run = running(TestRules { guard: true, refuse: false });
+    let mut run = running(TestRules { guard: true, ..TestRules::default() });
     let actions = run.apply(300, held(150, 7));
     assert_eq!(outcomes(&actions), [Outcome::StillConnecting]);
     assert_eq!(run.gate(), Some(GatePhase::Guarded { since: at(200) }));
@@ -134,7 +127,7 @@ fn a_report_from_before_the_guard_closes_nothing() {
 #[test]
 fn failed_probes_close_nothing() {
     for guard in [false, true] {
-        let mut run = running(TestRules { guard, refuse: false });
+        let mut run = running(TestRules { guard, ..TestRules::default() });
         let before = run.gate();
         assert!(run.apply(1_000, Event::ProxyNotReady(uid())).is_empty());
         assert_eq!(run.gate(), before);
@@ -143,7 +136,7 @@ fn failed_probes_close_nothing() {
 
 #[test]
 fn after_the_deadline_connects_fail_where_the_user_wants_it_until_the_proxy_is_ready() {
-    let mut run = Run::with(TestRules { guard: false, refuse: true });
+    let mut run = Run::with(TestRules { refuse: true, ..TestRules::default() });
     run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
     run.apply(0, Event::PodsListed(vec![view()]));
     run.apply(0, found(false));
@@ -260,7 +253,7 @@ fn a_ready_proxy_whose_container_is_known_only_later_is_the_ready_one() {
 
 #[test]
 fn an_old_word_of_kubelet_does_not_arm_a_guard_that_was_given_up() {
-    let mut run = running(TestRules { guard: true, refuse: false });
+    let mut run = running(TestRules { guard: true, ..TestRules::default() });
     run.apply(300, Event::PodApplied(ready_view()));
     run.apply(9_000, held(9_000, 7));
     run.apply(69_000, Event::Tick);
@@ -275,7 +268,7 @@ fn an_old_word_of_kubelet_does_not_arm_a_guard_that_was_given_up() {
 fn where_only_kubelet_is_asked_a_listener_that_is_back_ends_the_hold() {
     let mut kube = view();
     kube.annotations.insert("holdfast.dev/ready".to_owned(), "kube".to_owned());
-    let mut run = Run::with(TestRules { guard: true, refuse: false });
+    let mut run = Run::with(TestRules { guard: true, ..TestRules::default() });
     run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
     run.apply(0, Event::PodsListed(vec![kube.clone()]));
     run.apply(0, found(false));
@@ -294,7 +287,7 @@ fn where_only_kubelet_is_asked_a_listener_that_is_back_ends_the_hold() {
 fn who_only_wants_to_look_refuses_nobody() {
     let mut watched = view();
     watched.annotations.insert("holdfast.dev/mode".to_owned(), "observe".to_owned());
-    let mut run = Run::with(TestRules { guard: false, refuse: true });
+    let mut run = Run::with(TestRules { refuse: true, ..TestRules::default() });
     run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
     run.apply(0, Event::PodsListed(vec![watched]));
     run.apply(0, found(false));

@@ -128,7 +128,7 @@ fn nothing_is_due_before_the_api_tells_but_the_deadline() {
 
 #[test]
 fn a_gate_that_refuses_goes_on_refusing() {
-    let test = TestRules { guard: false, refuse: true };
+    let test = TestRules { refuse: true, ..TestRules::default() };
     let refusing = || left(InheritedState::Refusing { reason: CloseReason::Start }, &[]);
     let mut run = Run::ruled(test, Some("enabled"), vec![view()]);
     let actions = run.apply(90_000, found_with(refusing()));
@@ -206,15 +206,21 @@ fn a_gate_closed_for_a_deaf_proxy_does_not_open_on_kubelets_old_word() {
 
 #[test]
 fn a_guarded_gate_guards_on() {
-    let mut run =
-        Run::ruled(TestRules { guard: true, refuse: false }, Some("enabled"), vec![view()]);
+    let mut run = Run::ruled(
+        TestRules { guard: true, ..TestRules::default() },
+        Some("enabled"),
+        vec![view()],
+    );
     let actions = run.apply(20_000, found_with(left(InheritedState::Guarded, &[])));
     assert!(matches!(run.gate(), Some(GatePhase::Guarded { .. })));
     let guards = |action: &Action| matches!(action, Action::SetGate(set) if matches!(set.state, GateSetting::Guarded { .. }));
     assert!(actions.iter().any(guards), "{actions:?}");
     // What found nobody listening between the agents is why it closes now.
-    let mut run =
-        Run::ruled(TestRules { guard: true, refuse: false }, Some("enabled"), vec![view()]);
+    let mut run = Run::ruled(
+        TestRules { guard: true, ..TestRules::default() },
+        Some("enabled"),
+        vec![view()],
+    );
     run.apply(20_000, found_with(left(InheritedState::Guarded, &[1])));
     assert!(run.is_closed());
 }

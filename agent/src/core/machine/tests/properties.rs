@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::pod::Standing, observe::watched, *};
 use crate::core::Finding;
+use crate::core::{Mode, SetGate};
 
 fn any_event() -> impl Strategy<Value = Event> {
     let hold = prop_oneof![Just(None), Just(Some("enabled")), Just(Some("disabled"))];
@@ -42,6 +43,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::ProbeFound { uid: uid(), finding: Finding::NoProcess }),
         Just(Event::GateFailed { uid: uid(), error: String::new() }),
         order.prop_map(|order| Event::Ordered { uid: uid(), order }),
+        prop_oneof![Just(0), Just(20_000), Just(400_000)].prop_map(watched),
         (1_u64..4).prop_map(|cookie| held(0, cookie)),
         (1_u64..4).prop_map(|cookie| query(0, cookie, cookie)),
         (1_u64..4).prop_map(|cookie| kernel(0, cookie, KernelEventKind::Connected)),
@@ -51,7 +53,11 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_rules() -> impl Strategy<Value = TestRules> {
-    (any::<bool>(), any::<bool>()).prop_map(|(guard, refuse)| TestRules { guard, refuse })
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(guard, refuse, observe)| TestRules {
+        guard,
+        refuse,
+        observe,
+    })
 }
 
 /// Facts that may come in any order, each from one source in its own order.
@@ -66,7 +72,43 @@ fn last_facts() -> Vec<Event> {
     ]
 }
 
+/// What goes on with the pod's connects at a gate that is set so.
+fn lets_all_pass(set: &SetGate) -> bool {
+    let closed = matches!(set.state, GateSetting::Closed { refuse_until: None, .. });
+    closed && set.mode == Mode::Observe
+}
+
 proptest! {
+    #[test]
+    fn what_is_observed_is_never_in_anybodys_way(
+        rules in any_rules(),
+        events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..60)
+    ) {
+        let mut run = Run::with(rules);
+        let mut now = 0;
+        // The last setting of the gate; `None`: it is open or gone.
+        let mut gate: Option<SetGate> = None;
+        for (event, step) in events {
+            now += step;
+            for action in run.apply(now, event) {
+                match action {
+                    Action::SetGate(set) => gate = Some(set),
+                    Action::OpenGate { .. } | Action::DetachGate { .. } => gate = None,
+                    _ => {}
+                }
+            }
+            let standing = run.machine.pods.get(&uid()).map(Pod::standing);
+            match (standing, &gate) {
+                (Some(Standing::Observe), Some(set)) => {
+                    prop_assert!(lets_all_pass(set), "{:?}", set);
+                }
+                // Nor is anybody looked at who has said no, or is not one to look at.
+                (Some(Standing::Exempt(_)) | None, gate) => prop_assert!(gate.is_none()),
+                _ => {}
+            }
+        }
+    }
+
     #[test]
     fn every_closed_gate_has_a_deadline_and_ends(
         rules in any_rules(),

@@ -36,6 +36,12 @@ impl PodReport {
     /// What to do.
     pub(super) fn hints(&self) -> Vec<Hint> {
         let mut hints = match self.state {
+            PodState::Observed => {
+                let report = Some("holdfast report".to_owned());
+                let mut hints = vec![("What was observed so far".to_owned(), report)];
+                hints.extend(self.exempt_hints());
+                hints
+            }
             _ if self.exemption.is_some() => self.exempt_hints(),
             PodState::Closed if self.is_ordered_closed() => {
                 vec![self.auto_hint(TAKE_BACK)]

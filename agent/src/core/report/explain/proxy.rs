@@ -24,6 +24,7 @@ impl PodReport {
             PodState::Pending
                 | PodState::Checking
                 | PodState::Closed
+                | PodState::Observed
                 | PodState::Refusing
                 | PodState::GivenUp
         );
