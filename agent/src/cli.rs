@@ -10,7 +10,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::Erro
 use testpod::TestpodArgs;
 
 pub use self::{
-    admin::{EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, SocketArgs, StatusArgs},
+    admin::{
+        DiagnoseArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs,
+        SocketArgs, StatusArgs,
+    },
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
 };
@@ -69,6 +72,18 @@ pub enum Command {
     /// Tell why a pod is held, or is not, and what it waits for.
     #[command(after_help = ASK_EXIT_CODES)]
     Explain(ExplainArgs),
+    /// Tell what would become of a pod if it were enabled, and whether that would help it.
+    ///
+    /// One question to its proxy, and what was seen of its starts. Nothing is held by it. For a pod that
+    /// is enabled explain tells more.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Diagnose(DiagnoseArgs),
+    /// List which workloads connect before their proxy is ready, and what becomes of that.
+    ///
+    /// Of those that are enabled, and with --observe enabled of all that have a proxy: as far as this
+    /// node's agent has seen them since it was started.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Report(ReportArgs),
     /// Tell what happens to the pods: what was lately and, with -f, what comes.
     ///
     /// An interrupt ends it with 0. A reader that is too slow loses entries, and is told how many.

@@ -1,15 +1,15 @@
 //! The commands that ask the agent: what each asks, and how it ends.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread};
 
 use hyper::Method;
 
-use super::{explain, gate, log_level, pods, print, status};
+use super::{Output, diagnose, explain, gate, log_level, pods, print, report, status};
 use crate::{
-    admin::{Client, FilterBody, FollowBody, LogReport, OrderBody, PodDetail},
-    cli::{ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, StatusArgs},
+    admin::{Client, FilterBody, FollowBody, LogReport, OrderBody, PodDetail, WatchBody},
+    cli::{DiagnoseArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs, StatusArgs},
     clock,
-    core::{NodeReport, PodName, PodReport, Stamp},
+    core::{Diagnosis, NodeReport, ObservedReport, PodName, PodReport, Stamp},
 };
 
 /// `holdfast status`: 1 if the node is not healthy.
@@ -54,6 +54,72 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let detail: PodDetail = client.get(&format!("/v1/pods/{namespace}/{name}"))?;
     let PodDetail { pod, episodes } = &detail;
     print(&args.output.render(&detail, |style| explain::text(pod, episodes, now(), style))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast report`.
+///
+/// # Errors
+///
+/// If the agent does not answer.
+pub fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.socket.socket)?;
+    let mut report: ObservedReport = client.get("/v1/observed")?;
+    if let Some(namespace) = &args.namespace {
+        report.workloads.retain(|facts| facts.namespace == *namespace);
+    }
+    print(&args.output.render(&report, |style| report::table(&report, style))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast diagnose`.
+///
+/// # Errors
+///
+/// If the agent does not answer, or ends meanwhile, or there is no such pod.
+pub fn diagnose(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
+    let PodName { namespace, name } = &args.pod;
+    let client = Client::new(&args.socket.socket)?;
+    let diagnosis: Diagnosis = client.get(&format!("/v1/diagnose/{namespace}/{name}"))?;
+    let time = args.time.filter(|_| diagnosis.refusal.is_none());
+    let is_table = args.output == Output::Table;
+    if is_table || time.is_none() {
+        let show = |style| diagnose::text(&diagnosis, now(), style);
+        print(&args.output.render(&diagnosis, show)?)?;
+    }
+    let Some(time) = time else {
+        if let (true, Some(_), Some(refusal)) = (is_table, args.time, diagnosis.refusal) {
+            print(&format!("\nIts starts are not observed: {refusal}.\n"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let body = WatchBody {
+        namespace: namespace.to_string(),
+        name: name.to_string(),
+        for_ms: time.as_millis() as u64,
+    };
+    let began: ObservedReport = client.get("/v1/observed")?;
+    let _: PodReport = client.send(Method::POST, "/v1/watch", &body)?;
+    if is_table {
+        print(&diagnose::begins(&diagnosis, time))?;
+    }
+    thread::sleep(time);
+    let ended: ObservedReport = client.get("/v1/observed")?;
+    // Another agent knows nothing of what this one was told, or has seen.
+    if ended.since != began.since {
+        return Err(client.ended().into());
+    }
+    let facts = |report: ObservedReport| {
+        report.workloads.into_iter().find(|facts| facts.concern(&diagnosis.pod.pod))
+    };
+    let (before, after) = (facts(began), facts(ended));
+    if is_table {
+        print(&diagnose::ends(&diagnosis, before.as_ref(), after.as_ref()))?;
+    } else {
+        let Diagnosis { pod, finding, observe, refusal, .. } = diagnosis;
+        let told = Diagnosis::new(pod, finding, after, observe, refusal);
+        print(&args.output.render(&told, |_| String::new())?)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

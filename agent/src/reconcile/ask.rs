@@ -81,21 +81,6 @@ pub enum Ask {
         /// What has come of it.
         answer: oneshot::Sender<Result<PodReport, WatchError>>,
     },
-    /// The pods of which the log says more.
-    Followed(oneshot::Sender<Vec<Followed>>),
-    /// Have the log say more about a pod.
-    Follow {
-        /// Which.
-        pod: PodName,
-        /// Or no more.
-        on: bool,
-        /// The eBPF programs, too.
-        kernel: bool,
-        /// Whether it does.
-        answer: oneshot::Sender<Result<(), FollowError>>,
-    },
-    /// Have the log say what it said when the agent was started.
-    UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
 }
 
 /// What was found out about the workloads.
