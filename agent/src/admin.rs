@@ -3,6 +3,7 @@
 
 mod client;
 mod entries;
+mod log;
 mod protocol;
 mod routes;
 mod server;
@@ -10,7 +11,9 @@ mod socket;
 
 pub use self::{
     client::{Client, ClientError, End},
-    protocol::{Follow, Line, OrderBody, OrderWish, PodDetail, WatchBody},
+    protocol::{
+        FilterBody, Follow, FollowBody, Line, LogReport, OrderBody, OrderWish, PodDetail, WatchBody,
+    },
     routes::Admin,
     server::serve,
     socket::{Socket, SocketError},

@@ -66,7 +66,10 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
     }
     page::serve(args.page_address, status.clone())?;
 
-    admin::serve(args.admin_socket.as_deref(), Admin::new(status.clone(), entries.clone()))?;
+    admin::serve(
+        args.admin_socket.as_deref(),
+        Admin::new(status.clone(), entries.clone(), levels.clone()),
+    )?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {

@@ -10,7 +10,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::Erro
 use testpod::TestpodArgs;
 
 pub use self::{
-    admin::{EventsArgs, ExplainArgs, GateArgs, PodsArgs, SocketArgs, StatusArgs},
+    admin::{
+        DiagnoseArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs,
+        SocketArgs, StatusArgs,
+    },
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
 };
@@ -29,8 +32,6 @@ Exit codes: 64 wrong usage, config file or kubeconfig, 69 something that the age
 (cgroup2, BTF, the API server), 75 an agent runs (cleanup), 77 a capability is missing, 1 anything
 else. What becomes of the gates when the agent ends is --on-exit's; each has a deadline in any case.";
 
-const CHECK_EXIT_CODES: &str = "\
-Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
 /// What scripts see of the commands that ask the agent.
 const ASK_EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 refused (the reason is told), 64 wrong usage, 66 no such pod on this node, 69 no
@@ -38,6 +39,9 @@ agent answers or it does not work gates yet, 75 too many readers (events -f), 77
 
 const STATUS_EXIT_CODES: &str = "\
 Exit codes: 0 healthy, 1 not (the reasons are told), 64 wrong usage, 69 no agent answers, 77 not root.";
+
+const CHECK_EXIT_CODES: &str = "\
+Exit codes: 0 if nothing failed (warnings do not count), 1 if something did, 64 wrong usage.";
 
 /// See [`crate::wait::WaitError`].
 const WAIT_EXIT_CODES: &str = "\
@@ -68,6 +72,18 @@ pub enum Command {
     /// Tell why a pod is held, or is not, and what it waits for.
     #[command(after_help = ASK_EXIT_CODES)]
     Explain(ExplainArgs),
+    /// Tell what would become of a pod if it were enabled, and whether that would help it.
+    ///
+    /// One question to its proxy, and what was seen of its starts. Nothing is held by it. For a pod that
+    /// is enabled explain tells more.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Diagnose(DiagnoseArgs),
+    /// List which workloads connect before their proxy is ready, and what becomes of that.
+    ///
+    /// Of those that are enabled, and with --observe enabled of all that have a proxy: as far as this
+    /// node's agent has seen them since it was started.
+    #[command(after_help = ASK_EXIT_CODES)]
+    Report(ReportArgs),
     /// Tell what happens to the pods: what was lately and, with -f, what comes.
     ///
     /// An interrupt ends it with 0. A reader that is too slow loses entries, and is told how many.
@@ -79,6 +95,9 @@ pub enum Command {
     /// takes over. It is logged with the user who gave it.
     #[command(after_help = ASK_EXIT_CODES)]
     Gate(GateArgs),
+    /// Tell what the log says, and have it say more or less, of all or of one pod.
+    #[command(after_help = ASK_EXIT_CODES)]
+    LogLevel(LogLevelArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.
@@ -246,14 +265,15 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
 
-    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
-    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
-    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
-    pub page_address: Option<PageAddress>,
     /// The unix socket at which the commands are answered (holdfast status and others), for root
     /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].
     #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+
+    /// Where to serve the node page, which shows the node's pods and their starts to a browser: a
+    /// port of all addresses, or one address and its port, or "none" [default: 127.0.0.1:8687].
+    #[arg(long, env = "HOLDFAST_PAGE_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub page_address: Option<PageAddress>,
 
     /// Once armed, remove the taint holdfast.dev/agent-not-ready from this node.
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]

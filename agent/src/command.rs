@@ -5,11 +5,14 @@
 
 pub mod ask;
 pub mod completions;
+pub mod diagnose;
 pub mod events;
 pub mod explain;
 pub mod gate;
+pub mod log_level;
 pub mod pods;
 pub mod profiles;
+pub mod report;
 pub mod status;
 pub mod table;
 pub mod terminal;

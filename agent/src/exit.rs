@@ -9,6 +9,7 @@ use crate::{
     bpf::BpfError,
     cleanup::AgentRuns,
     cluster::{self, ClusterError},
+    command::log_level::PodLevelError,
     config::ConfigError,
     http::ListenError,
     node::{MountError, WatchError},
@@ -70,7 +71,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClusterError::Unreachable { .. } | ClusterError::DaemonSet { .. } => UNAVAILABLE,
         });
     }
-    if cause.is::<ConfigError>() {
+    if cause.is::<ConfigError>() || cause.is::<PodLevelError>() {
         return Some(USAGE);
     }
     if cause.is::<AgentRuns>() {

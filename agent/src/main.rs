@@ -48,6 +48,9 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => return command::ask::explain(&args),
         Command::Events(args) => return command::events::run(&args),
         Command::Gate(args) => return command::ask::gate(&args),
+        Command::LogLevel(args) => return command::ask::log_level(&args),
+        Command::Diagnose(args) => return command::ask::diagnose(&args),
+        Command::Report(args) => return command::ask::report(&args),
         Command::Profiles(args) => return profiles(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => return check(args),
         Command::Version(args) => {

@@ -3,6 +3,7 @@
 
 mod ask;
 mod diagnose;
+mod follow;
 mod journal;
 mod log;
 mod notice;
@@ -28,6 +29,7 @@ pub use self::{
         Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
         Workloads,
     },
+    follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
     replay::{ReplayOf, Replayer},
 };
@@ -217,6 +219,15 @@ impl Reconciler {
             }
             Ask::Order { pod, order, by, answer } => {
                 let _: Result<(), _> = answer.send(self.order(&pod, order, by));
+            }
+            Ask::Followed(answer) => {
+                let _: Result<(), _> = answer.send(self.followed());
+            }
+            Ask::Follow { pod, on, kernel, answer } => {
+                let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
+            }
+            Ask::UnfollowAll(answer) => {
+                let _: Result<(), _> = answer.send(self.unfollow_all());
             }
             Ask::Workloads(answer) => {
                 let _: Result<(), _> = answer.send(self.workloads());

@@ -45,6 +45,8 @@ pub struct AgentOptions {
     pub env: Vec<(String, String)>,
     /// `--log-level`; the agent's own default without it.
     pub log_level: Option<String>,
+    /// Where it answers commands; a place of its own in the node's folder without it.
+    pub socket: Option<PathBuf>,
     /// A program that runs the agent's command line behind its own arguments, such as setpriv(1).
     pub wrapper: Vec<String>,
     /// On a node on which no BPF file system is mounted.
@@ -59,6 +61,7 @@ impl AgentOptions {
             args: Vec::new(),
             env: Vec::new(),
             log_level: None,
+            socket: None,
             wrapper: Vec::new(),
             without_bpffs: false,
         }
@@ -85,6 +88,13 @@ impl AgentOptions {
         // In a mount namespace of its own, so that nobody else misses it.
         let script = "umount /sys/fs/bpf; exec \"$@\"";
         self.wrapper(["unshare", "--mount", "sh", "-c", script, "sh"])
+    }
+
+    /// Has the agent answer commands there.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
     }
 
     /// Has the agent run by this program, which must execute it in its own place: signals and
@@ -115,8 +125,8 @@ pub struct Agent {
 impl Agent {
     pub(crate) fn start(node: &Node, options: &AgentOptions) -> Result<Self> {
         // Two agents of one node do not answer at one place.
-        let socket = node.next_socket();
-        let AgentOptions { binary, args, env, log_level, wrapper, without_bpffs } = options;
+        let AgentOptions { binary, args, env, log_level, socket, wrapper, without_bpffs } = options;
+        let socket = socket.clone().unwrap_or_else(|| node.next_socket());
         let command = match wrapper.split_first() {
             Some((program, before)) => Command::new(program).args(before).arg(binary),
             None => Command::new(binary),

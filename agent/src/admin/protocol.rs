@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Entry, Episode, PodReport};
+use crate::{
+    core::{Entry, Episode, PodReport},
+    reconcile::Followed,
+};
 
 /// `GET /v1/pods/{namespace}/{name}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +97,41 @@ pub enum OrderWish {
     Close,
     /// What the facts say.
     Auto,
+}
+
+/// The answer to all of `/v1/log`: what the log says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The filter, as it was given.
+    pub filter: String,
+    /// The filter with which the agent was started.
+    pub initial: String,
+    /// The pods of which the log says more.
+    pub pods: Vec<Followed>,
+}
+
+/// The body of `PUT /v1/log`. `DELETE` goes back to the filter with which the agent was started, and
+/// follows no pod any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterBody {
+    /// The filter.
+    pub filter: String,
+}
+
+/// The body of `PUT /v1/log/pods`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FollowBody {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// Whether the log is to say more about it than about others.
+    pub on: bool,
+    /// Whether its eBPF programs are, too.
+    #[serde(default)]
+    pub kernel: bool,
 }
 
 /// Why there is no answer, with a status of 400 or more.

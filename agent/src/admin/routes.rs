@@ -8,12 +8,13 @@ use axum::{
     http::StatusCode,
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use tokio::sync::Semaphore;
 
 use super::{
     entries::{self, MAX_FOLLOWERS, Wanted},
+    log,
     protocol::{Follow, OrderBody, OrderWish, PodDetail, Problem, WatchBody},
     socket::Peer,
 };
@@ -26,12 +27,14 @@ use crate::{
         AskError, EntryStream, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
     },
     status::Status,
+    telemetry::Levels,
 };
 
 /// What the answers are made from. Clones are of the same agent.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    status: Status,
+    pub(super) status: Status,
+    pub(super) levels: Levels,
     entries: EntryStream,
     followers: Arc<Semaphore>,
 }
@@ -40,15 +43,16 @@ pub struct Admin {
 #[derive(Debug)]
 pub(super) struct Failure(StatusCode, String);
 
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 // === impl Admin ===
 
 impl Admin {
-    /// Of the agent that `status` knows, and whose entries come by `entries`.
+    /// Of the agent that `status` knows, whose entries come by `entries`, and whose log has these
+    /// `levels`.
     #[must_use]
-    pub fn new(status: Status, entries: EntryStream) -> Self {
-        Self { status, entries, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
+    pub fn new(status: Status, entries: EntryStream, levels: Levels) -> Self {
+        Self { status, levels, entries, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
     }
 
     /// The answers, to whoever may have them.
@@ -60,6 +64,8 @@ impl Admin {
             .route("/v1/episodes", get(episodes))
             .route("/v1/entries", get(tell_entries))
             .route("/v1/gate", post(gate))
+            .route("/v1/log", get(log::tell).put(log::set).delete(log::reset))
+            .route("/v1/log/pods", put(log::follow))
             .route("/v1/observed", get(observed))
             .route("/v1/diagnose/{namespace}/{name}", get(diagnose))
             .route("/v1/watch", post(watch))
@@ -74,7 +80,7 @@ impl Admin {
     }
 
     /// How things stand, if the agent works the gates of this node.
-    async fn snapshot(&self) -> Result<Snapshot, Failure> {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, Failure> {
         let (node, snapshot) = self.status.report().await;
         snapshot.ok_or_else(|| Failure::not_working(&node))
     }
@@ -102,12 +108,12 @@ impl Failure {
         Self(StatusCode::SERVICE_UNAVAILABLE, why)
     }
 
-    fn no_such_pod(namespace: &str, name: &str) -> Self {
+    pub(super) fn no_such_pod(namespace: &str, name: &str) -> Self {
         let why = format!("there is no pod {namespace}/{name} on this node");
         Self(StatusCode::NOT_FOUND, why)
     }
 
-    fn wrong(why: impl Into<String>) -> Self {
+    pub(super) fn wrong(why: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, why.into())
     }
 }
@@ -150,9 +156,9 @@ async fn pod(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Answer<PodDetail> {
     let wanted = PodName::new(&namespace, &name);
+    let mut episodes = admin.snapshot().await?.episodes;
     match admin.status.asker().pod(wanted.clone()).await? {
         Some(pod) => {
-            let mut episodes = admin.snapshot().await?.episodes;
             // Of an earlier pod of this name, too: a StatefulSet's.
             episodes.retain(|episode| episode.pod.name.as_ref() == Some(&wanted));
             Ok(Json(PodDetail { pod, episodes }))

@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
+use super::log_filter;
 use crate::{
     admin::{DEFAULT_SOCKET, OrderWish},
     command::Output,
     core::{Line, PodName},
-    reconcile::OrderRequest,
+    reconcile::{OrderRequest, WATCH_AT_MOST},
 };
 
 /// How long a gate stays closed unless the operator says otherwise: the default of a hold.
@@ -60,6 +61,43 @@ pub struct ExplainArgs {
     /// The pod.
     #[arg(value_name = "NAMESPACE/POD", value_parser = pod_name)]
     pub pod: PodName,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast report`.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Only the workloads of this namespace.
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the report.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Options of `holdfast diagnose`.
+#[derive(Args, Debug)]
+pub struct DiagnoseArgs {
+    /// The pod.
+    #[arg(value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: PodName,
+
+    /// Observe it, and all pods of its workload, for so long, from "1s" to "24h", and tell at the end
+    /// what was seen. Nothing of a pod that is observed is held.
+    #[arg(long = "for", value_name = "DURATION", value_parser = watch_time)]
+    pub time: Option<Duration>,
 
     /// Where the agent answers.
     #[command(flatten)]
@@ -132,6 +170,36 @@ impl GateArgs {
     }
 }
 
+/// Options of `holdfast log-level`.
+#[derive(Args, Debug)]
+pub struct LogLevelArgs {
+    /// The level of the log, or a filter, as of "holdfast run --log-level"; without it that is
+    /// printed.
+    #[arg(value_name = "FILTER", value_parser = log_filter, conflicts_with = "reset")]
+    pub filter: Option<String>,
+
+    /// Have the log take all lines about this pod down to debug, whatever the filter says; until the
+    /// pod is gone.
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = pod_name)]
+    pub pod: Option<PodName>,
+
+    /// With --pod: have its eBPF programs write lines, too.
+    #[arg(long, requires = "pod", conflicts_with = "reset")]
+    pub kernel: bool,
+
+    /// Back to what the agent was started with; with --pod: for this pod alone.
+    #[arg(long)]
+    pub reset: bool,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+
+    /// The form of the answer.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
 impl ValueEnum for OrderWish {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Open, Self::Close, Self::Auto]
@@ -170,6 +238,13 @@ pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
         Some(Ok((namespace, name))) => Ok(PodName::new(&namespace, &name)),
         _ => Err("it must be NAMESPACE/POD, such as shop/cart-7d9f".to_owned()),
     }
+}
+
+fn watch_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|time| (Duration::from_secs(1)..=WATCH_AT_MOST).contains(time))
+        .ok_or_else(|| "it must be a duration from 1s to 24h, such as 90s or 10m".to_owned())
 }
 
 fn limit(text: &str) -> Result<Duration, String> {

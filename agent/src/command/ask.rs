@@ -1,15 +1,15 @@
 //! The commands that ask the agent: what each asks, and how it ends.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread};
 
 use hyper::Method;
 
-use super::{explain, gate, pods, print, status};
+use super::{Output, diagnose, explain, gate, log_level, pods, print, report, status};
 use crate::{
-    admin::{Client, OrderBody, PodDetail},
-    cli::{ExplainArgs, GateArgs, PodsArgs, StatusArgs},
+    admin::{Client, FilterBody, FollowBody, LogReport, OrderBody, PodDetail, WatchBody},
+    cli::{DiagnoseArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs, StatusArgs},
     clock,
-    core::{NodeReport, PodName, PodReport, Stamp},
+    core::{Diagnosis, NodeReport, ObservedReport, PodName, PodReport, Stamp},
 };
 
 /// `holdfast status`: 1 if the node is not healthy.
@@ -57,6 +57,72 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `holdfast report`.
+///
+/// # Errors
+///
+/// If the agent does not answer.
+pub fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.socket.socket)?;
+    let mut report: ObservedReport = client.get("/v1/observed")?;
+    if let Some(namespace) = &args.namespace {
+        report.workloads.retain(|facts| facts.namespace == *namespace);
+    }
+    print(&args.output.render(&report, |style| report::table(&report, style))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast diagnose`.
+///
+/// # Errors
+///
+/// If the agent does not answer, or ends meanwhile, or there is no such pod.
+pub fn diagnose(args: &DiagnoseArgs) -> anyhow::Result<ExitCode> {
+    let PodName { namespace, name } = &args.pod;
+    let client = Client::new(&args.socket.socket)?;
+    let diagnosis: Diagnosis = client.get(&format!("/v1/diagnose/{namespace}/{name}"))?;
+    let time = args.time.filter(|_| diagnosis.refusal.is_none());
+    let is_table = args.output == Output::Table;
+    if is_table || time.is_none() {
+        let show = |style| diagnose::text(&diagnosis, now(), style);
+        print(&args.output.render(&diagnosis, show)?)?;
+    }
+    let Some(time) = time else {
+        if let (true, Some(_), Some(refusal)) = (is_table, args.time, diagnosis.refusal) {
+            print(&format!("\nIts starts are not observed: {refusal}.\n"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let body = WatchBody {
+        namespace: namespace.to_string(),
+        name: name.to_string(),
+        for_ms: time.as_millis() as u64,
+    };
+    let began: ObservedReport = client.get("/v1/observed")?;
+    let _: PodReport = client.send(Method::POST, "/v1/watch", &body)?;
+    if is_table {
+        print(&diagnose::begins(&diagnosis, time))?;
+    }
+    thread::sleep(time);
+    let ended: ObservedReport = client.get("/v1/observed")?;
+    // Another agent knows nothing of what this one was told, or has seen.
+    if ended.since != began.since {
+        return Err(client.ended().into());
+    }
+    let facts = |report: ObservedReport| {
+        report.workloads.into_iter().find(|facts| facts.concern(&diagnosis.pod.pod))
+    };
+    let (before, after) = (facts(began), facts(ended));
+    if is_table {
+        print(&diagnose::ends(&diagnosis, before.as_ref(), after.as_ref()))?;
+    } else {
+        let Diagnosis { pod, finding, observe, refusal, .. } = diagnosis;
+        let told = Diagnosis::new(pod, finding, after, observe, refusal);
+        print(&args.output.render(&told, |_| String::new())?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `holdfast gate`.
 ///
 /// # Errors
@@ -73,6 +139,32 @@ pub fn gate(args: &GateArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket.socket)?;
     let report: PodReport = client.send(Method::POST, "/v1/gate", &body)?;
     print(&args.output.render(&report, |_| gate::words(&report, args.order))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast log-level`.
+///
+/// # Errors
+///
+/// If the agent does not answer, there is no such pod, or the filter means nothing.
+pub fn log_level(args: &LogLevelArgs) -> anyhow::Result<ExitCode> {
+    if args.pod.is_some() && args.filter.as_deref().is_some_and(|filter| filter != "debug") {
+        return Err(log_level::PodLevelError.into());
+    }
+    let client = Client::new(&args.socket.socket)?;
+    let report: LogReport = match (&args.pod, &args.filter) {
+        (Some(PodName { namespace, name }), _) => {
+            let (namespace, name) = (namespace.to_string(), name.to_string());
+            let body = FollowBody { namespace, name, on: !args.reset, kernel: args.kernel };
+            client.send(Method::PUT, "/v1/log/pods", &body)?
+        }
+        (None, Some(filter)) => {
+            client.send(Method::PUT, "/v1/log", &FilterBody { filter: filter.clone() })?
+        }
+        (None, None) if args.reset => client.send(Method::DELETE, "/v1/log", &())?,
+        (None, None) => client.get("/v1/log")?,
+    };
+    print(&args.output.render(&report, |style| log_level::table(&report, style))?)?;
     Ok(ExitCode::SUCCESS)
 }
 

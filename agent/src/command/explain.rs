@@ -5,7 +5,9 @@ use super::{
     table::{WIDTH, wrap},
     terminal::{Paint, Style, safe},
 };
-use crate::core::{ConnectReport, Episode, Mode, PodReport, PodState, Stamp, Topic, age, in_words};
+use crate::core::{
+    ConnectReport, Episode, Mode, PodReport, PodState, Reason, Stamp, Topic, age, in_words,
+};
 
 /// The column of headings, with the gap behind it.
 const HEADINGS: usize = 13;
@@ -24,30 +26,34 @@ const EPISODES: usize = 5;
 #[must_use]
 pub fn text(pod: &PodReport, episodes: &[Episode], now: Stamp, style: Style) -> String {
     use Topic::{Container, Hold, Next, Order, Problem, Proxy, Ready, Seen, Setting, State};
-    let mut page = Page { text: String::new(), style };
+    let mut page = Page::new(style);
     page.title(pod, now);
-    page.sentences(pod, State);
+    page.sentences(&pod.reasons, State);
     page.section("waiting", &waiting(pod, now), Some(Paint::Warning));
     for topic in [Seen, Hold, Order, Proxy, Ready, Container, Setting] {
-        page.sentences(pod, topic);
+        page.sentences(&pod.reasons, topic);
     }
     page.section("lately", &lately(episodes, now), None);
     for topic in [Problem, Next] {
-        page.sentences(pod, topic);
+        page.sentences(&pod.reasons, topic);
     }
     page.text
 }
 
-/// What is put together.
-struct Page {
-    text: String,
+/// What is put together: a title, and paragraphs beside their headings.
+pub(super) struct Page {
+    pub(super) text: String,
     style: Style,
 }
 
 // === impl Page ===
 
 impl Page {
-    fn title(&mut self, pod: &PodReport, now: Stamp) {
+    pub(super) const fn new(style: Style) -> Self {
+        Self { text: String::new(), style }
+    }
+
+    pub(super) fn title(&mut self, pod: &PodReport, now: Stamp) {
         let state = pod.state.as_str();
         let since = format!("for {}", age(now.since(pod.since)));
         let held = match pod.held {
@@ -69,13 +75,13 @@ impl Page {
         self.text += &format!("{state} {since}{held}\n\n");
     }
 
-    fn sentences(&mut self, pod: &PodReport, topic: Topic) {
+    pub(super) fn sentences(&mut self, reasons: &[Reason], topic: Topic) {
         let paint = match topic {
             Topic::Problem => Some(Paint::Bad),
             _ => None,
         };
         let mut heading = topic.as_str();
-        for reason in pod.reasons.iter().filter(|reason| reason.topic == topic) {
+        for reason in reasons.iter().filter(|reason| reason.topic == topic) {
             match &reason.command {
                 Some(command) => {
                     self.section(heading, &[format!("{}:", reason.text)], paint);
@@ -96,7 +102,12 @@ impl Page {
     }
 
     /// Paragraphs beside their heading; nothing if there are none.
-    fn section<T: AsRef<str>>(&mut self, heading: &str, paragraphs: &[T], paint: Option<Paint>) {
+    pub(super) fn section<T: AsRef<str>>(
+        &mut self,
+        heading: &str,
+        paragraphs: &[T],
+        paint: Option<Paint>,
+    ) {
         let mut heading = Some(heading);
         for paragraph in paragraphs {
             let lines = wrap(&safe(paragraph.as_ref()), WIDTH - HEADINGS - HANGING);

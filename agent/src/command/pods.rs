@@ -80,7 +80,9 @@ fn from(pod: &PodReport) -> &'static str {
 pub(super) const fn paint(state: PodState) -> Option<Paint> {
     match state {
         PodState::Open | PodState::Guarded => Some(Paint::Good),
-        PodState::Closed | PodState::Opening | PodState::Checking => Some(Paint::Warning),
+        PodState::Closed | PodState::Opening | PodState::Checking | PodState::Observed => {
+            Some(Paint::Warning)
+        }
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Some(Paint::Bad),
         PodState::Exempt => Some(Paint::Faint),
         PodState::Pending | PodState::Observed => None,

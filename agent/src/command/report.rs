@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    table::{Cell, Table},
+    table::{Cell, Table, WIDTH, wrap},
     terminal::{Paint, Style, safe},
 };
 use crate::core::{ObservedReport, PREFIX, Tally, WorkloadFacts, in_words};
@@ -11,7 +11,7 @@ use crate::core::{ObservedReport, PREFIX, Tally, WorkloadFacts, in_words};
 /// How the operator has pods observed that nobody enabled.
 const SWITCH_ON: &str = "\
 To have pods observed that nobody enabled (nothing of them is held):
-  helm upgrade holdfast deploy/chart --namespace holdfast --reuse-values --set config.observe=enabled
+  helm upgrade holdfast deploy/chart -n holdfast --reuse-values --set config.observe=enabled
 or HOLDFAST_OBSERVE=enabled in the agent's environment. One workload, for a while:
   holdfast diagnose NAMESPACE/POD --for 10m
 ";
@@ -25,7 +25,8 @@ pub fn table(report: &ObservedReport, style: Style) -> String {
         text.push('\n');
     }
     let since = in_words(report.at.since(report.since));
-    let (node, looked_at) = (safe(&report.node), if report.observe { "observed" } else { "enabled" });
+    let (node, looked_at) =
+        (safe(&report.node), if report.observe { "observed" } else { "enabled" });
     text += &match report.workloads.len() {
         0 => format!(
             "Nothing to report of node {node} yet: no pod that is {looked_at} and has a proxy has \
@@ -48,13 +49,12 @@ pub fn table(report: &ObservedReport, style: Style) -> String {
     text
 }
 
-fn rows(workloads: &[WorkloadFacts]) -> Table<8> {
+fn rows(workloads: &[WorkloadFacts]) -> Table<7> {
     let mut table = Table::new([
         "NAMESPACE",
         "WORKLOAD",
         "STARTS",
         "FAILED-CONNECTS",
-        "SAVED",
         "FIRST-DESTINATION",
         "READY-AFTER",
         "ENABLED?",
@@ -67,13 +67,11 @@ fn rows(workloads: &[WorkloadFacts]) -> Table<8> {
     });
     for facts in workloads {
         let Tally { starts, starts_with_failures, failed, saved, .. } = facts.tally;
-        let starts = match starts_with_failures {
-            0 => starts.to_string(),
-            failing => format!("{starts} ({failing} failing)"),
-        };
-        let failed = match failed {
-            0 => Cell::from("0"),
-            failed => Cell::from(failed.to_string()).painted(Paint::Bad),
+        let failed = match (failed, starts_with_failures) {
+            (0, _) => Cell::from("0"),
+            (_, 0) => Cell::from(failed.to_string()).painted(Paint::Bad),
+            (_, 1) => Cell::from(format!("{failed} in 1 start")).painted(Paint::Bad),
+            (_, of) => Cell::from(format!("{failed} in {of} starts")).painted(Paint::Bad),
         };
         let ready_after = match (facts.ready_after, facts.ready_after_max) {
             (Some(last), Some(longest)) if longest > last => {
@@ -85,12 +83,17 @@ fn rows(workloads: &[WorkloadFacts]) -> Table<8> {
         table.row([
             facts.namespace.as_str().into(),
             facts.workload.to_string().into(),
-            starts.into(),
+            starts.to_string().into(),
             failed,
-            saved.to_string().into(),
-            facts.first.as_ref().map_or_else(|| "-".into(), |first| first.destination.to_string().into()),
+            facts
+                .first
+                .as_ref()
+                .map_or_else(|| "-".into(), |first| first.destination.to_string().into()),
             ready_after,
             match facts.enabled_by {
+                Some(_) if saved > 0 => {
+                    Cell::from(format!("yes, {saved} saved")).painted(Paint::Good)
+                }
                 Some(_) => Cell::from("yes").painted(Paint::Good),
                 None => "no".into(),
             },
@@ -115,11 +118,13 @@ fn advice(workloads: &[WorkloadFacts]) -> Option<String> {
         );
     }
     let connects = if count == 1 { "1 connect".to_owned() } else { format!("{count} connects") };
-    Some(format!(
+    let worst = safe(worst);
+    let text = format!(
         "{connects} of namespace {worst} would have waited instead of failing; for its pods, from \
-         their next start on:\n  kubectl label namespace {worst} {PREFIX}hold=enabled",
-        worst = safe(worst),
-    ))
+         their next start on:"
+    );
+    let command = format!("\n  kubectl label namespace {worst} {PREFIX}hold=enabled");
+    Some(wrap(&text, WIDTH).join("\n") + &command)
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ pub struct PodReport {
     /// When the kernel opens its gate by itself. Moves on as long as nobody waits.
     pub deadline: Option<Stamp>,
     /// Nobody enabled it, and it is one whose starts are observed.
+    #[serde(default)]
     pub observed: bool,
     /// Until when the operator wants it to be observed.
     pub watched_until: Option<Stamp>,

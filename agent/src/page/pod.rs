@@ -67,7 +67,16 @@ pub(super) fn state(pod: &PodReport, now: Stamp) -> Markup {
                 @for reasons in pod.reasons.chunk_by(|one, next| one.topic == next.topic) {
                     div class=(if reasons[0].topic == Topic::Problem { "bad" } else { "plain" }) {
                         dt { (reasons[0].topic.as_str()) }
-                        dd { @for reason in reasons { p { (text::foreign(&reason.text)) } } }
+                        dd {
+                            @for reason in reasons {
+                                p {
+                                    (text::foreign(&reason.text))
+                                    @if let Some(command) = &reason.command {
+                                        ": " code { (text::foreign(command)) }
+                                    }
+                                }
+                            }
+                        }
                     }
                 }
             }

@@ -7,6 +7,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::{FollowError, Followed};
 use crate::core::{
     Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
     WatchRefusal, WorkloadFacts,
@@ -45,6 +46,21 @@ pub enum Ask {
         /// What has come of it.
         answer: oneshot::Sender<Result<PodReport, OrderError>>,
     },
+    /// The pods of which the log says more.
+    Followed(oneshot::Sender<Vec<Followed>>),
+    /// Have the log say more about a pod.
+    Follow {
+        /// Which.
+        pod: PodName,
+        /// Or no more.
+        on: bool,
+        /// The eBPF programs, too.
+        kernel: bool,
+        /// Whether it does.
+        answer: oneshot::Sender<Result<(), FollowError>>,
+    },
+    /// Have the log say what it said when the agent was started.
+    UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
     /// What was found out about the workloads.
     Workloads(oneshot::Sender<Workloads>),
     /// What would become of a pod if it were enabled.
@@ -222,6 +238,38 @@ impl Asker {
         by: Orderer,
     ) -> Result<Result<PodReport, WatchError>, AskError> {
         self.ask(|answer| Ask::Watch { pod, time, by, answer }).await
+    }
+
+    /// The pods of which the log says more than of others.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn followed(&self) -> Result<Vec<Followed>, AskError> {
+        self.ask(Ask::Followed).await
+    }
+
+    /// Has the log say more about a pod, or no more; `kernel`: its eBPF programs, too.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn follow(
+        &self,
+        pod: PodName,
+        on: bool,
+        kernel: bool,
+    ) -> Result<Result<(), FollowError>, AskError> {
+        self.ask(|answer| Ask::Follow { pod, on, kernel, answer }).await
+    }
+
+    /// Has the log say what it said when the agent was started.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn unfollow_all(&self) -> Result<Result<(), FollowError>, AskError> {
+        self.ask(Ask::UnfollowAll).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {

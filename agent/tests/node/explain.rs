@@ -109,6 +109,7 @@ fn a_pod_that_is_not_held_is_told_why_and_how_to_change_that() {
     node.api().put_namespace("plain", &[]);
     let agent = start_agent(&node);
     let spec = |name: &str| PodSpec::new("shop", name);
+    let mut there = Vec::new();
     for (spec, expected) in [
         (
             PodSpec::new("plain", "not-enabled"),
@@ -143,9 +144,10 @@ fn a_pod_that_is_not_held_is_told_why_and_how_to_change_that() {
         ),
     ] {
         let pod = known_pod(&node, &agent, spec);
-        let _app = idle(&pod, "app");
+        let app = idle(&pod, "app");
         wait_tells(&agent, &pod, "exempt for");
         assert_tells(&agent, &pod, expected);
+        there.push((app, pod));
     }
     // Whoever wanted a hold finds those that have none; the others are counted.
     let pods = printed(&agent, &["pods"]);

@@ -32,6 +32,7 @@ pub struct Episode {
     /// Whose choice it is to hold the pod; `None`: the API has not told of it.
     pub enabled_by: Option<Origin>,
     /// Nobody enabled the pod: what would have been held is noted, and nothing was.
+    #[serde(default)]
     pub observes: bool,
     /// How long a connect waits at most.
     #[serde(rename = "timeout_ms", with = "millis")]
@@ -51,6 +52,7 @@ pub struct Episode {
     /// How many would have waited (mode observe).
     pub observed: u64,
     /// How many of these failed, because nobody listened on the proxy's port.
+    #[serde(default)]
     pub observed_refused: u64,
     /// How those that waited ended.
     pub outcomes: BTreeMap<Outcome, u64>,

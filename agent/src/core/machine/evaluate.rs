@@ -158,6 +158,9 @@ impl Pod {
         let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
             (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
             (Standing::Observe, _) => OpenReason::Exempt(Exemption::NotEnabled),
+            _ if self.is_ordered_closed() => {
+                return self.close(CloseReason::Operator, context, actions);
+            }
             (_, Some(reason)) => reason,
             _ if !refuses_late(context.plan) => OpenReason::Deadline,
             _ => {

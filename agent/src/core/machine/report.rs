@@ -7,8 +7,8 @@ use super::{
 };
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
-    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodReport, PodState,
-    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
+    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodRef, PodReport,
+    PodState, PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -28,6 +28,11 @@ impl Machine {
     #[must_use]
     pub fn report_of(&self, uid: &PodUid, epoch: Epoch) -> Option<PodReport> {
         self.pods.get(uid).map(|pod| pod.report(&self.unknown.proxy, epoch))
+    }
+
+    /// All pods, in no order.
+    pub fn references(&self) -> impl Iterator<Item = PodRef> {
+        self.pods.values().map(Pod::reference)
     }
 
     /// Whether pods that nobody enabled are observed.

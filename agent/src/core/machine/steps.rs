@@ -37,8 +37,9 @@ impl Pod {
         // A connect that waits already has made the proxy's absence known.
         self.first_wait = self.held.first();
         let timeout = self.timeout(context);
-        let deadline = self.first_wait.unwrap_or(now) + timeout;
-        let renew_at = self.first_wait.is_none().then(|| now + timeout / 2);
+        let until = self.ordered_until(context);
+        let deadline = until.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
+        let renew_at = (until.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
         self.opened = None;
@@ -70,6 +71,14 @@ impl Pod {
             timeout: self.timeout(context),
         };
         self.log(line, actions);
+    }
+
+    /// Until when the operator wants it closed.
+    fn ordered_until(&self, context: &Context<'_>) -> Option<Monotonic> {
+        match self.order {
+            Some(Order::Closed { until }) if context.standing != Standing::Observe => Some(until),
+            _ => None,
+        }
     }
 
     /// How long this closing holds a connect at most.
@@ -138,10 +147,18 @@ impl Pod {
             return context.now;
         };
         let (now, timeout) = (context.now, self.timeout(context));
+        if let Some(until) = self.ordered_until(context) {
+            // Whoever waits already waits as long as the operator says.
+            if until != deadline {
+                self.set_gate(self.closed_until(until, reason, context), context, actions);
+                self.gate = GatePhase::Closed { reason, deadline: until, renew_at: None };
+            }
+            return until;
+        }
         let (new, renew_at) = match (self.first_wait, renew_at) {
             (Some(first), Some(_)) => (first + timeout, None),
             // The user has chosen another time.
-            (Some(first), None) if self.order.is_none() => (first + timeout, None),
+            (Some(first), None) => (first + timeout, None),
             (None, Some(at)) if now >= at && self.counted.is_some_and(|(_, at)| at >= now) => {
                 (now + timeout, Some(now + timeout / 2))
             }

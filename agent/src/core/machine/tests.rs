@@ -17,6 +17,7 @@ mod finding;
 mod held;
 mod inherit;
 mod observe;
+mod order;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);
@@ -195,6 +196,13 @@ impl Run {
     fn is_closed(&self) -> bool {
         matches!(self.gate(), Some(GatePhase::Closed { .. }))
     }
+}
+
+fn reason(actions: &[Action]) -> Option<CloseReason> {
+    actions.iter().find_map(|action| match action {
+        Action::Log(_, Line::GateClosed { reason, .. }) => Some(*reason),
+        _ => None,
+    })
 }
 
 fn closes(actions: &[Action]) -> Option<Monotonic> {

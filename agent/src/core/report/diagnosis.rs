@@ -60,6 +60,14 @@ impl Diagnosis {
         says.extend(seen.map(|text| Reason::new(Topic::Seen, text)));
         says.extend(explained(Topic::Problem));
         says.extend(explained(Topic::Next));
+        if self.refusal.is_none() && !self.pod.observed {
+            let text = "To see its next start, and its workload's, without holding anything, restart \
+                        it within the time of";
+            says.push(Reason {
+                command: Some(format!("holdfast diagnose {} --for 10m", self.pod.pod_path())),
+                ..Reason::new(Topic::Next, text.to_owned())
+            });
+        }
         says
     }
 

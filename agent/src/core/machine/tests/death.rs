@@ -17,13 +17,6 @@ fn running(rules: TestRules) -> Run {
     run
 }
 
-fn reason(actions: &[Action]) -> Option<CloseReason> {
-    actions.iter().find_map(|action| match action {
-        Action::Log(_, Line::GateClosed { reason, .. }) => Some(*reason),
-        _ => None,
-    })
-}
-
 #[test]
 fn a_proxys_death_closes_its_gate_again_with_a_budget_of_its_own() {
     for guard in [false, true] {

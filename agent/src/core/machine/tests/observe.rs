@@ -15,11 +15,11 @@ fn observed(ms: u64, cookie: u64) -> Event {
 }
 
 fn sets(actions: &[Action]) -> Vec<&SetGate> {
-    let set = |action| match action {
+    let set = actions.iter().filter_map(|action| match action {
         Action::SetGate(set) => Some(set),
         _ => None,
-    };
-    actions.iter().filter_map(set).collect()
+    });
+    set.collect()
 }
 
 fn modes(actions: &[Action]) -> Vec<Mode> {

@@ -68,6 +68,7 @@ impl PodReport {
                 self.auto_hint("To try again"),
             ],
             PodState::Exempt
+            | PodState::Observed
             | PodState::Pending
             | PodState::Closed
             | PodState::Checking
@@ -75,6 +76,10 @@ impl PodReport {
             | PodState::Guarded
             | PodState::Open => Vec::new(),
         };
+        if self.observed {
+            let text = "What was observed so far of all workloads tells".to_owned();
+            hints.insert(0, (text, Some("holdfast report".to_owned())));
+        }
         let reached = self.treatments.iter().any(|treatment| treatment.reached);
         if let Some(hint) = self.proxy.as_ref().and_then(|proxy| proxy.exclusion_hint.as_ref())
             && reached
@@ -206,7 +211,7 @@ impl PodReport {
         }
     }
 
-    fn pod_path(&self) -> String {
+    pub(in crate::core::report) fn pod_path(&self) -> String {
         let (namespace, pod) = self.names();
         format!("{namespace}/{pod}")
     }

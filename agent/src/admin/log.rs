@@ -1,0 +1,92 @@
+//! What the log says, and changing that.
+
+use axum::{
+    Extension, Json,
+    extract::{State, rejection::JsonRejection},
+    http::StatusCode,
+};
+
+use super::{
+    Admin,
+    protocol::{FilterBody, FollowBody, LogReport},
+    routes::{Answer, Failure},
+    socket::Peer,
+};
+use crate::{core::PodName, reconcile::FollowError, telemetry::LevelError};
+
+/// `GET /v1/log`.
+pub(super) async fn tell(State(admin): State<Admin>) -> Json<LogReport> {
+    Json(report(&admin).await)
+}
+
+/// `PUT /v1/log`.
+pub(super) async fn set(
+    State(admin): State<Admin>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Json<FilterBody>, JsonRejection>,
+) -> Answer<LogReport> {
+    let Json(FilterBody { filter }) = body?;
+    admin.levels.set(&filter).map_err(|error| Failure::wrong(error.to_string()))?;
+    told(peer, "filter", &filter);
+    Ok(Json(report(&admin).await))
+}
+
+/// `DELETE /v1/log`.
+pub(super) async fn reset(
+    State(admin): State<Admin>,
+    Extension(peer): Extension<Peer>,
+) -> Answer<LogReport> {
+    told(peer, "reset", &admin.levels.initial());
+    // Without pods there is nothing but the filter.
+    admin.levels.reset();
+    if admin.status.report().await.1.is_some() {
+        admin.status.asker().unfollow_all().await??;
+    }
+    Ok(Json(report(&admin).await))
+}
+
+/// `PUT /v1/log/pods`.
+pub(super) async fn follow(
+    State(admin): State<Admin>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Json<FollowBody>, JsonRejection>,
+) -> Answer<LogReport> {
+    let Json(FollowBody { namespace, name, on, kernel }) = body?;
+    admin.snapshot().await?;
+    let pod = PodName::new(&namespace, &name);
+    told(peer, if on { "follow" } else { "unfollow" }, &pod.to_string());
+    match admin.status.asker().follow(pod, on, kernel).await? {
+        Err(FollowError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
+        followed => {
+            followed?;
+            Ok(Json(report(&admin).await))
+        }
+    }
+}
+
+async fn report(admin: &Admin) -> LogReport {
+    // An agent that works no gates yet follows nobody.
+    let pods = match admin.status.report().await.1 {
+        Some(_) => admin.status.asker().followed().await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let (filter, initial) = (admin.levels.current(), admin.levels.initial());
+    LogReport { filter, initial, pods }
+}
+
+fn told(peer: Peer, change: &'static str, to: &str) {
+    tracing::info!(change, to, by_uid = peer.uid, by_pid = peer.pid, "log level changed");
+}
+
+impl From<FollowError> for Failure {
+    fn from(error: FollowError) -> Self {
+        let status = match error {
+            FollowError::NoSuchPod => StatusCode::NOT_FOUND,
+            FollowError::Level(LevelError::Filter { .. }) => StatusCode::BAD_REQUEST,
+            FollowError::NoCgroup | FollowError::Level(_) | FollowError::Kernel(_) => {
+                StatusCode::CONFLICT
+            }
+        };
+        Self::new(status, error.to_string())
+    }
+}

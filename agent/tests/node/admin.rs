@@ -1,0 +1,387 @@
+//! The commands that ask a running agent.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use testbed::{Agent, Pod, PodSpec, backend_v4, bpf};
+
+use crate::common::{
+    SOON, assert_released, binary, dials, enabled_node, events, eventually, idle, is, options,
+    start_agent, start_agent_with, wait_for,
+};
+
+const REFUSED: i32 = 1;
+const USAGE: i32 = 64;
+const NO_INPUT: i32 = 66;
+const UNAVAILABLE: i32 = 69;
+
+/// Runs a command to its end, which must be this one; gives what it printed.
+fn run(agent: &Agent, args: &[&str], code: i32) -> String {
+    let Output { status, stdout, stderr } = agent.command(args).unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), usize::from(code > 0 && stdout.is_empty()), "{stderr}");
+    if code > 0 && stdout.is_empty() { stderr } else { String::from_utf8(stdout).unwrap() }
+}
+
+/// The same as JSON.
+fn json(agent: &Agent, args: &[&str]) -> Value {
+    let text = run(agent, &[args, &["-o", "json"]].concat(), 0);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn state(agent: &Agent, pod: &Pod) -> String {
+    let name = format!("{}/{}", pod.namespace(), pod.name());
+    let detail = json(agent, &["explain", &name]);
+    detail["pod"]["state"].as_str().unwrap().to_owned()
+}
+
+/// A command that goes on, and the lines that it prints.
+struct Following {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Following {
+    fn start(agent: &Agent, args: &[&str]) -> Self {
+        let mut command = agent.asking(["events", "-f"].iter().chain(args));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Lines until one is as wanted.
+    fn until(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref() {
+            seen.push(line.unwrap());
+            if wanted(seen.last().unwrap()) {
+                return seen;
+            }
+        }
+        panic!("it has ended: {seen:?}");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    fn end(self) -> (Option<i32>, String) {
+        drop(self.lines);
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn an_agent_answers_from_its_start_to_its_end() {
+    let node = enabled_node();
+    node.api().stop();
+    let agent = node.start_agent(&options().arg("--api-wait=60s")).unwrap();
+    agent.wait_message(SOON, "commands are answered").unwrap();
+    let mode = fs::symlink_metadata(agent.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // It starts: that can be asked, and nothing else yet.
+    let text = run(&agent, &["status", "-o", "json"], REFUSED);
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status["state"], "starting");
+    for command in [&["pods"][..], &["explain", "shop/cart"], &["gate", "open", "shop/cart"]] {
+        let line = run(&agent, command, UNAVAILABLE);
+        assert!(line.starts_with("holdfast: the agent is starting: "), "{line}");
+    }
+    node.api().resume().unwrap();
+    agent.wait_message(SOON, "agent armed").unwrap();
+    let status = json(&agent, &["status"]);
+    assert_eq!(status["state"], "working");
+    assert_eq!(status["node"], node.name());
+    assert_eq!(status["pid"], agent.pid());
+
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let app = dials(&pod, "app", backend_v4());
+    wait_for(&agent, &pod, "connect held");
+    let pods = json(&agent, &["pods", "-n", "shop"]);
+    assert_eq!(pods[0]["state"], "closed");
+    assert_eq!(pods[0]["held"], 1);
+    assert_eq!(json(&agent, &["pods", "-n", "other"]), serde_json::json!([]));
+    let detail = json(&agent, &["explain", "shop/cart"]);
+    assert_eq!(detail["pod"]["waiting"][0]["pid"], app.pid());
+    assert_eq!(detail["episodes"][0]["held"], 1);
+    for (args, code) in [
+        (&["explain", "shop/nobody"][..], NO_INPUT),
+        (&["gate", "close", "shop/nobody"], NO_INPUT),
+        (&["log-level", "--pod", "shop/nobody"], NO_INPUT),
+        (&["explain", "cart"], USAGE),
+        (&["explain", "shop/../cart"], USAGE),
+        (&["gate", "close", "shop/cart", "--for", "2h"], USAGE),
+        (&["gate", "auto", "shop/cart", "--for", "2m"], USAGE),
+        (&["events", "--kind", "nothing"], USAGE),
+        (&["log-level", "holdfast=loud"], USAGE),
+        (&["log-level", "info", "--pod", "shop/cart"], USAGE),
+    ] {
+        run(&agent, args, code);
+    }
+    for args in [&["status"][..], &["pods"], &["pods", "--all"], &["explain", "shop/cart"]] {
+        let text = run(&agent, args, 0);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        let yaml = run(&agent, &[args, &["-o", "yaml"]].concat(), 0);
+        assert!(!yaml.is_empty());
+    }
+
+    assert!(agent.stop(SOON).unwrap().success());
+    assert!(!agent.socket().exists());
+    let line = run(&agent, &["status"], UNAVAILABLE);
+    let socket = agent.socket().display();
+    assert_eq!(
+        line,
+        format!(
+            "holdfast: no agent answers at {socket} (No such file or directory): run this in the \
+             agent's container: kubectl -n holdfast exec ds/holdfast -- /holdfast status\n"
+        )
+    );
+}
+
+#[test]
+fn a_socket_is_replaced_if_its_agent_is_dead_and_only_then() {
+    let node = enabled_node();
+    let first = start_agent(&node);
+    let path = first.socket().to_owned();
+    let second = node.start_agent(&options().socket(&path)).unwrap();
+    assert_eq!(second.wait_exit(SOON).unwrap().code(), Some(UNAVAILABLE));
+    let told = second.stderr().pop().unwrap();
+    assert_eq!(
+        told,
+        format!(
+            "holdfast: failed to answer commands at {}: an agent that lives does; name another \
+             socket with --admin-socket",
+            path.display()
+        )
+    );
+    assert_eq!(json(&first, &["status"])["pid"], first.pid());
+    first.kill();
+    assert!(path.exists());
+    let line = run(&first, &["status"], UNAVAILABLE);
+    assert!(line.contains("(Connection refused)"), "{line}");
+    let third = start_agent_with(&node, &options().socket(&path));
+    assert_eq!(json(&third, &["status"])["pid"], third.pid());
+    // What somebody else has put in its place is left to him.
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    assert!(third.stop(SOON).unwrap().success());
+    assert!(path.exists());
+}
+
+#[test]
+fn only_root_may_ask() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    // Where nobody can reach the checkout.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.path().join("holdfast");
+    fs::copy(binary(), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.arg("status").arg("--socket").arg(agent.socket()).uid(65_534).gid(65_534);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert!(line.contains("is not for this user: run this as root"), "{line}");
+}
+
+#[test]
+fn an_agent_that_stands_by_says_so_and_its_followers_wait_with_it() {
+    let node = enabled_node();
+    let first = start_agent(&node);
+    let second = node.start_agent(&options()).unwrap();
+    second.wait_message(SOON, "standing by for the agent that works on this node to end").unwrap();
+    assert_eq!(json(&second, &["status"])["state"], "standing-by");
+    let line = run(&second, &["pods"], UNAVAILABLE);
+    assert!(line.starts_with("holdfast: this agent stands by for the one that works"), "{line}");
+    let mut following = Following::start(&second, &[]);
+    first.kill();
+    second.wait_message(SOON, "agent armed").unwrap();
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let _app = idle(&pod, "app");
+    following.until(|line| line.contains("shop/cart gate closed"));
+}
+
+#[test]
+fn events_are_told_once_each_filtered_and_to_the_end() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let mut following = Following::start(&agent, &["-o", "json"]);
+    let mut of_kind = Following::start(&agent, &["--kind", "held,released", "--pod", "shop/cart"]);
+    let mut of_other = Following::start(&agent, &["-n", "other"]);
+    let app = dials(&pod, "app", backend_v4());
+    wait_for(&agent, &pod, "connect held");
+    let other = node.create_pod(PodSpec::new("other", "sidecar-free")).unwrap();
+    let _idle = idle(&other, "app");
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
+    assert!(app.wait_body(SOON).unwrap().ok);
+    wait_for(&agent, &pod, "gate detached");
+
+    let is_detached = |line: &str| {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        entry["kind"] == "gate-detached" && entry["pod"] == "cart"
+    };
+    let followed = following.until(is_detached);
+    let seqs: Vec<u64> = followed
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .collect();
+    let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
+    assert_eq!(seqs, expected, "each once, in their order");
+    // What was is what came.
+    let recent = run(&agent, &["events", "-o", "json"], 0);
+    let recent: Vec<&str> = recent.lines().take(followed.len()).collect();
+    assert_eq!(recent, followed);
+    let lines = of_kind.until(|line| line.contains("connect released"));
+    assert!(lines.iter().all(|line| line.contains(" shop/cart connect ")), "{lines:?}");
+    let lines = of_other.until(|_| true);
+    assert!(lines[0].contains(" other/sidecar-free "), "{lines:?}");
+
+    // A reader that has gone, an interrupt, and the agent's end.
+    drop(of_other);
+    of_kind.signal(Signal::SIGINT);
+    assert_eq!(of_kind.end(), (Some(0), String::new()));
+    let mut gone = Following::start(&agent, &[]);
+    gone.until(|_| true);
+    let Following { mut child, lines } = gone;
+    drop(lines);
+    let late = node.create_pod(PodSpec::new("shop", "late")).unwrap();
+    let _idle_too = idle(&late, "app");
+    let told = child.wait().unwrap();
+    assert_eq!(told.code(), Some(0));
+    assert!(agent.stop(SOON).unwrap().success());
+    let (code, line) = following.end();
+    assert_eq!(code, Some(UNAVAILABLE), "{line}");
+    assert!(line.contains("has gone away") && line.lines().count() == 1, "{line}");
+}
+
+#[test]
+fn no_more_readers_than_there_are_places_and_each_place_is_free_again() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let pod = node.create_pod(PodSpec::new("shop", "cart")).unwrap();
+    let _idle = idle(&pod, "app");
+    wait_for(&agent, &pod, "gate closed");
+    let mut readers: Vec<Following> = (0..8).map(|_| Following::start(&agent, &[])).collect();
+    for reader in &mut readers {
+        reader.until(|line| line.contains("gate closed"));
+    }
+    let line = run(&agent, &["events", "-f"], 75);
+    assert!(line.contains("8 readers follow"), "{line}");
+    // Others are answered all the same.
+    json(&agent, &["status"]);
+    let reader = readers.pop().unwrap();
+    reader.signal(Signal::SIGKILL);
+    reader.end();
+    eventually("the place of a reader that was killed is free", || {
+        let mut next = Following::start(&agent, &[]);
+        let told = next.lines.next().is_some();
+        next.signal(Signal::SIGINT);
+        next.end();
+        told
+    });
+    for reader in readers {
+        reader.signal(Signal::SIGINT);
+        assert_eq!(reader.end().0, Some(0));
+    }
+}
+
+#[test]
+fn the_operator_closes_and_opens_a_gate() {
+    let node = enabled_node();
+    let agent = start_agent(&node);
+    let pod = node.create_pod(PodSpec::new("shop", "cart").containers(["idle", "app"])).unwrap();
+    let _idle = idle(&pod, "idle");
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
+    wait_for(&agent, &pod, "gate detached");
+
+    let told = run(&agent, &["gate", "close", "shop/cart", "--for", "10m"], 0);
+    assert!(told.starts_with("shop/cart: closed until "), "{told}");
+    let ordered = wait_for(&agent, &pod, "gate ordered");
+    assert_eq!((&ordered["order"], &ordered["by_uid"]), (&Value::from("close"), &Value::from(0)));
+    assert!(ordered["by_pid"].is_u64(), "{ordered}");
+    let app = dials(&pod, "app", backend_v4());
+    let held = agent.wait_log(SOON, |line| is(line, &pod, "connect held")).unwrap();
+    assert_eq!(held["container"], "app");
+    // The proxy is ready, and that does not count.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(app.exit_status().is_none());
+    assert_eq!(state(&agent, &pod), "closed");
+    let now = testbed::clock::monotonic_ns();
+    let told = run(&agent, &["gate", "auto", "shop/cart"], 0);
+    assert!(told.starts_with("shop/cart: as the facts say: "), "{told}");
+    assert_released(&app, now, "the order is taken back");
+
+    // Of a pod that starts: open, whatever its proxy says.
+    let early = node.create_pod(PodSpec::new("shop", "early")).unwrap();
+    let app = dials(&early, "app", backend_v4());
+    wait_for(&agent, &early, "connect held");
+    let told = run(&agent, &["gate", "open", "shop/early"], 0);
+    assert!(told.starts_with("shop/early: open until the order auto"), "{told}");
+    assert!(!app.wait_attempt(SOON).unwrap().is_connected());
+    eventually("its programs come off", || bpf::programs_below(early.cgroup()).unwrap().is_empty());
+    eventually("its owner is told", || {
+        events(&node, &early).iter().any(|event| event["reason"] == "GateOrdered")
+    });
+
+    // Of a pod that nobody has enabled there is nothing to close.
+    let other = node.create_pod(PodSpec::new("other", "cart")).unwrap();
+    let _idle_too = idle(&other, "app");
+    eventually("it is known", || {
+        agent.command(["explain", "other/cart"]).unwrap().status.success()
+    });
+    eventually("it is left alone", || state(&agent, &other) == "exempt");
+    let line = run(&agent, &["gate", "close", "other/cart"], REFUSED);
+    assert!(line.contains("not enabled; label it or its namespace"), "{line}");
+    let told = run(&agent, &["gate", "open", "other/cart", "--for", "1m"], 0);
+    assert!(told.contains("nothing of it is held anyway (not enabled)"), "{told}");
+}
+
+#[test]
+fn the_log_says_more_when_it_is_told_to() {
+    let node = enabled_node();
+    let agent = start_agent_with(&node, &options().log_level("info"));
+    assert_eq!(run(&agent, &["log-level"], 0), "info\n");
+    let pod = node.create_pod(PodSpec::new("shop", "cart").containers(["idle", "app"])).unwrap();
+    let _idle = idle(&pod, "idle");
+    wait_for(&agent, &pod, "gate closed");
+    assert!(agent.logged("container started").is_empty());
+
+    let report = json(&agent, &["log-level", "debug", "--pod", "shop/cart", "--kernel"]);
+    assert_eq!(report["filter"], "info");
+    assert_eq!(report["pods"][0]["pod"], "cart");
+    assert_eq!(report["pods"][0]["kernel"], true);
+    let app = dials(&pod, "app", backend_v4());
+    agent
+        .wait_log(SOON, |line| line["target"] == "holdfast_ebpf" && line["pod"] == "cart")
+        .unwrap();
+    let started = wait_for(&agent, &pod, "container started");
+    assert_eq!(started["container"], "app");
+    drop(app);
+
+    let report = json(&agent, &["log-level", "--pod", "shop/cart", "--reset"]);
+    assert_eq!(report["pods"], serde_json::json!([]));
+    let text = run(&agent, &["log-level", "debug"], 0);
+    assert_eq!(text, "debug\n(the agent was started with info)\n");
+    assert!(!agent.logged("log level changed").is_empty());
+    let other = node.create_pod(PodSpec::new("shop", "other")).unwrap();
+    let _idle_too = idle(&other, "app");
+    wait_for(&agent, &other, "container started");
+    assert_eq!(run(&agent, &["log-level", "--reset"], 0), "info\n");
+}
