@@ -85,7 +85,7 @@ pub(super) const fn paint(state: PodState) -> Option<Paint> {
         }
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Some(Paint::Bad),
         PodState::Exempt => Some(Paint::Faint),
-        PodState::Pending | PodState::Observed => None,
+        PodState::Pending => None,
     }
 }
 

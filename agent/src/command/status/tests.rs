@@ -23,6 +23,7 @@ fn node() -> NodeReport {
             outcomes: [(Outcome::Connected, 38), (Outcome::ClosedByApplication, 1)].into(),
             ..Totals::default()
         },
+        watches: Vec::new(),
         problems: Vec::new(),
     }
 }

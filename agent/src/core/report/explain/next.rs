@@ -68,7 +68,6 @@ impl PodReport {
                 self.auto_hint("To try again"),
             ],
             PodState::Exempt
-            | PodState::Observed
             | PodState::Pending
             | PodState::Closed
             | PodState::Checking
