@@ -14,18 +14,22 @@ use crate::{
     admin::{self, Admin},
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
     cli::RunArgs,
-    clock, cluster, config,
+    clock,
+    cluster::{self, Watches},
+    config,
     core::{Defaults, KernelEvent, Machine, Rules},
+    exporter::{Exporter, Sources},
     health::{self, Liveness, Readiness, Reason},
+    metrics::{Counts, PodMetrics},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
     page,
     preflight::{self, PreflightError},
     readiness::Prober,
-    reconcile::{self, Asker, EntryStream, Input, Journal, Parts},
+    reconcile::{self, Asker, EntryStream, Input, Journal, Parts, ReplayCounts},
     signals::told_to_stop,
     status::Status,
-    telemetry::{KernelLines, Levels, Names},
+    telemetry::{KernelLines, Levels, LinesDropped, Names},
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -44,7 +48,11 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// If something it needs is missing (nothing is attached then), or if a source of facts fails for
 /// good.
-pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
+pub async fn run(
+    args: RunArgs,
+    levels: Levels,
+    log_lines_dropped: LinesDropped,
+) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
@@ -57,19 +65,26 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
     let told = told_to_stop()?;
     let (readiness, liveness) = (Readiness::default(), Liveness::default());
     let (asker, asks) = Asker::new();
-    let entries = EntryStream::default();
-    let status = Status::new(&args.node_name, readiness.clone(), asker);
+    let (entries, watches) = (EntryStream::default(), Watches::default());
+    let status = Status::new(&args.node_name, readiness.clone(), asker, watches.clone());
+    let pod_metrics = if args.pod_metrics { PodMetrics::On } else { PodMetrics::Off };
+    let counts = Counts::new(pod_metrics);
+    let exporter =
+        Exporter::new(status.clone(), counts.clone(), entries.clone(), log_lines_dropped);
     if let Some(address) = args.health_address {
         let server = health::server(address, readiness.clone(), liveness.clone())?;
         tracing::info!(address = %server.address(), "health is served");
         tokio::spawn(server.run());
     }
+    if let Some(address) = args.metrics_address {
+        let server = exporter.server(address)?;
+        tracing::info!(address = %server.address(), "metrics are served");
+        tokio::spawn(server.run());
+    }
     page::serve(args.page_address, status.clone())?;
 
-    admin::serve(
-        args.admin_socket.as_deref(),
-        Admin::new(status.clone(), entries.clone(), levels.clone()),
-    )?;
+    let admin = Admin::new(status.clone(), entries.clone(), levels.clone());
+    admin::serve(args.admin_socket.as_deref(), admin.with(exporter.router()))?;
 
     let server = cluster::Server::new(args.kubeconfig.as_deref()).await?;
     if bpffs.is_none() {
@@ -122,23 +137,28 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
             cluster::remove_startup_taint(client, &node).await;
         });
     }
-    let journal = Journal::new(clock::epoch(), events, entries);
+    let journal = Journal::new(status.epoch(), events.clone(), entries, counts);
+    let replays = ReplayCounts::default();
+    let proc_root = args.node.proc_root.clone();
+    let prober = Prober::new(entrance.clone(), proc_root, host_netns, probe_events);
+    exporter.connect(Sources {
+        events,
+        probes: prober.counts(),
+        replays: replays.clone(),
+        max_sockets: args.max_sockets,
+    });
     let parts = Parts {
         journal,
         readiness,
         machine: Machine::new(rules),
         gates,
         sockets,
-        prober: Prober::new(
-            entrance.clone(),
-            args.node.proc_root.clone(),
-            host_netns,
-            probe_events,
-        ),
+        prober,
         probed,
         entrance,
         bundles: Bundles::new(args.node.runtime_root),
         proc_root: args.node.proc_root,
+        replays,
         names,
         levels,
     };
@@ -148,9 +168,9 @@ pub async fn run(args: RunArgs, levels: Levels) -> anyhow::Result<()> {
         node = args.node_name, cgroup_root = %cgroup_root.display(),
         version = env!("CARGO_PKG_VERSION"), "agent started"
     );
-    let pods = cluster::watch_pods(client.clone(), &args.node_name).map(Input::Cluster);
+    let pods = cluster::watch_pods(client.clone(), &args.node_name, &watches).map(Input::Cluster);
     let pods = tokio::spawn(forward(pods, inputs.clone()));
-    let namespaces = cluster::watch_namespaces(client).map(Input::Cluster);
+    let namespaces = cluster::watch_namespaces(client, &watches).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
     let pings = received(liveness.pings()).map(Input::Ping);
     tokio::spawn(forward(pings, inputs.clone()));
@@ -252,7 +272,8 @@ async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>)
 async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     loop {
         let event = watch.next().await?;
-        if inputs.send(Input::Cgroup(event)).await.is_err() {
+        let input = Input::Cgroup { event, at: clock::now() };
+        if inputs.send(input).await.is_err() {
             return Ok(());
         }
     }

@@ -16,7 +16,7 @@ mod voice;
 
 pub use self::{
     event::EventReader,
-    gate::Gates,
+    gate::{GateTotals, Gates},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},

@@ -265,6 +265,15 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
 
+    /// Where to serve Prometheus' metrics at /metrics: a port of all addresses, IPv4 and IPv6, such as
+    /// 9464, or of one, such as 127.0.0.1:9464 [default: not served].
+    #[arg(long, env = "HOLDFAST_METRICS_ADDRESS", value_name = "[ADDR:]PORT")]
+    pub metrics_address: Option<ListenAddress>,
+
+    /// Have series for each pod in the metrics, as long as the pod is there.
+    #[arg(long, env = "HOLDFAST_POD_METRICS")]
+    pub pod_metrics: bool,
+
     /// The unix socket at which the commands are answered (holdfast status and others), for root
     /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].
     #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH")]

@@ -21,5 +21,5 @@ pub use self::{
     owner::{DaemonSetName, Fate, Rollout, fate, rollout},
     review::Right,
     taint::remove_startup_taint,
-    watch::{watch_namespaces, watch_pods},
+    watch::{Watches, watch_namespaces, watch_pods},
 };

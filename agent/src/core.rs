@@ -44,7 +44,7 @@ pub use self::{
     report::{
         AgentState, ConnectReport, ContainerReport, Diagnosis, KubeletWord, NodeReport,
         OpenedReport, OrderReport, PodReport, PodState, ProbeReport, ProxyReport, Reason,
-        SettingReport, Topic, Totals, TreatmentReport,
+        SettingReport, Topic, Totals, TreatmentReport, WatchReport, Watched,
     },
     rules::{Judgement, Plan, Rules},
     settings::{

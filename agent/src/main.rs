@@ -62,10 +62,10 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
             return Ok(command::print(&script).map(|()| ExitCode::SUCCESS)?);
         }
     };
-    let (_log, levels) =
+    let (log, levels) =
         telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(app::run(*args, levels))?;
+    runtime.block_on(app::run(*args, levels, log.dropped()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -229,6 +229,7 @@ fn summary(node: &NodeReport) -> Markup {
         pods,
         held,
         totals,
+        watches: _,
         problems,
     } = node;
     let in_state = |state| pods.get(&state).copied().unwrap_or_default();

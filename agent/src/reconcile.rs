@@ -31,7 +31,7 @@ pub use self::{
     },
     follow::{FollowError, Followed},
     journal::{EntryStream, Journal},
-    replay::{ReplayOf, Replayer},
+    replay::{ReplayCounts, ReplayOf, Replayer},
 };
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
@@ -53,7 +53,12 @@ pub enum Input {
     /// The API has something to say.
     Cluster(Event),
     /// Kubelet's cgroups have changed.
-    Cgroup(CgroupEvent),
+    Cgroup {
+        /// How.
+        event: CgroupEvent,
+        /// When that was read.
+        at: Monotonic,
+    },
     /// Somebody wants to know whether the task still works.
     Ping(Ping),
     /// Somebody wants to know how things stand, or to give an order.
@@ -83,6 +88,8 @@ pub struct Parts {
     pub bundles: Bundles,
     /// `/proc`.
     pub proc_root: PathBuf,
+    /// What becomes of the replays.
+    pub replays: ReplayCounts,
     /// Told what belongs to which cgroup, for the lines that the programs write.
     pub names: Names,
     /// The log's level; told which pods have gone.
@@ -104,6 +111,8 @@ struct Reconciler {
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
+    /// The pod whose cgroup is being told of, and since when that is known; until its gate closes.
+    found: Option<(PodUid, Monotonic)>,
 }
 
 /// Runs until cancelled or until a source is gone for good; hands back the gates, as they stand
@@ -125,6 +134,7 @@ pub async fn run(
         entrance,
         bundles,
         proc_root,
+        replays,
         names,
         levels,
     } = parts;
@@ -134,7 +144,7 @@ pub async fn run(
         readiness,
         gates,
         prober,
-        replayer: Replayer::new(entrance, sockets, proc_root.clone()),
+        replayer: Replayer::new(entrance, sockets, proc_root.clone(), replays),
         bundles,
         proc_root,
         names,
@@ -142,6 +152,7 @@ pub async fn run(
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
+        found: None,
     };
     let result = loop {
         let wakeup = reconciler.machine.next_wakeup();
@@ -183,19 +194,40 @@ impl Reconciler {
     fn input(&mut self, input: Input) {
         match input {
             Input::Cluster(event) => {
-                let listed = match event {
+                let listed = match &event {
                     Event::PodsListed(_) => Some(Reason::PodsListed),
                     Event::NamespacesListed(_) => Some(Reason::NamespacesListed),
                     _ => None,
                 };
+                self.forget_namespaces(&event);
                 self.apply(event);
                 if let Some(reason) = listed {
                     self.listed(reason);
                 }
             }
-            Input::Cgroup(event) => self.cgroup(event),
+            Input::Cgroup { event, at } => {
+                // Only of a pod that is new can be said how long it took.
+                if let CgroupEvent::Pod { uid, at_start: false, .. } = &event {
+                    self.found = Some((uid.clone(), at));
+                }
+                self.cgroup(event);
+                self.found = None;
+            }
             Input::Ping(ping) => ping.answer(),
             Input::Ask(ask) => self.ask(ask),
+        }
+    }
+
+    /// Those that are gone have no series in the metrics.
+    fn forget_namespaces(&self, event: &Event) {
+        let counts = self.journal.counts();
+        match event {
+            Event::NamespaceDeleted(name) => counts.forget_namespace(name),
+            Event::NamespacesListed(all) => {
+                let names: HashSet<&str> = all.iter().map(|one| one.name.as_str()).collect();
+                counts.keep_namespaces(|name| names.contains(name));
+            }
+            _ => {}
         }
     }
 
@@ -209,6 +241,7 @@ impl Reconciler {
                     episodes: self.journal.episodes(),
                     totals: self.journal.totals(),
                     entries: self.journal.entries(),
+                    gates: self.gates.totals(),
                 };
                 // Whoever asked may have given up.
                 let _: Result<(), _> = answer.send(snapshot);
@@ -370,7 +403,13 @@ impl Reconciler {
                 if !set.renews {
                     self.replayer.stop(set.cgroup);
                 }
-                let error = self.gates.set(&set, path).err()?;
+                let result = self.gates.set(&set, path);
+                if let Some((_, at)) = self.found.take_if(|(uid, _)| *uid == set.uid)
+                    && result.is_ok()
+                {
+                    self.journal.counts().attached_after(clock::now().since(at));
+                }
+                let error = result.err()?;
                 // Short-lived pods go before their gate is attached.
                 let gone = !path.exists();
                 let SetGate { uid, .. } = set;

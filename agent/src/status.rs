@@ -11,7 +11,8 @@ use std::{
 
 use crate::{
     clock,
-    core::{AgentState, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals},
+    cluster::Watches,
+    core::{AgentState, Epoch, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals},
     health::Readiness,
     preflight::Kernel,
     reconcile::{AskError, Asker, Snapshot, Workloads},
@@ -24,6 +25,8 @@ pub struct Status {
     started_at: Stamp,
     readiness: Readiness,
     asker: Asker,
+    epoch: Epoch,
+    watches: Watches,
     lost_reports: Arc<AtomicU64>,
 }
 
@@ -32,10 +35,17 @@ pub struct Status {
 impl Status {
     /// Of the agent of this node.
     #[must_use]
-    pub fn new(node: &str, readiness: Readiness, asker: Asker) -> Self {
-        let started_at = clock::epoch().stamp(clock::now());
+    pub fn new(node: &str, readiness: Readiness, asker: Asker, watches: Watches) -> Self {
+        let epoch = clock::epoch();
+        let started_at = epoch.stamp(clock::now());
         let lost_reports = Arc::new(AtomicU64::new(0));
-        Self { node: node.into(), started_at, readiness, asker, lost_reports }
+        Self { node: node.into(), started_at, readiness, asker, epoch, watches, lost_reports }
+    }
+
+    /// The clock by which its stamps are made.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Notes that so many reports of the kernel were lost.
@@ -91,7 +101,7 @@ impl Status {
             ..snapshot.map(|snapshot| snapshot.totals.clone()).unwrap_or_default()
         };
         NodeReport {
-            at: snapshot.map_or_else(|| clock::epoch().stamp(clock::now()), |snapshot| snapshot.at),
+            at: snapshot.map_or_else(|| self.epoch.stamp(clock::now()), |snapshot| snapshot.at),
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: Kernel::running().release,
@@ -103,6 +113,7 @@ impl Status {
             pods: by_state,
             held: pods.iter().map(|pod| pod.held).sum(),
             totals,
+            watches: self.watches.report(self.epoch),
         }
     }
 }

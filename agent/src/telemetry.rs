@@ -9,7 +9,7 @@ mod names;
 mod tests;
 
 use clap::ValueEnum;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -42,7 +42,12 @@ pub enum LogFormat {
 #[must_use = "the log ends when this is dropped"]
 pub struct LogGuard {
     _worker: WorkerGuard,
+    dropped: ErrorCounter,
 }
+
+/// Counts the lines that the reader of the log did not take in time.
+#[derive(Clone, Debug)]
+pub struct LinesDropped(ErrorCounter);
 
 /// Sends the log to standard error, from a thread of its own: whoever holds a connect must not wait
 /// for a slow reader of its log. What the reader does not take in time is left out.
@@ -57,6 +62,7 @@ pub fn init(
     let (levels, filter) = Levels::new(level)?;
     let (writer, worker) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).finish(std::io::stderr());
+    let dropped = writer.error_counter();
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Plain => {
@@ -69,5 +75,31 @@ pub fn init(
             registry.with(layer.with_filter(filter)).try_init()?;
         }
     }
-    Ok((LogGuard { _worker: worker }, levels))
+    Ok((LogGuard { _worker: worker, dropped }, levels))
+}
+
+// === impl LogGuard ===
+
+impl LogGuard {
+    /// Counts the lines that the reader of the log did not take in time.
+    #[must_use]
+    pub fn dropped(&self) -> LinesDropped {
+        LinesDropped(self.dropped.clone())
+    }
+}
+
+// === impl LinesDropped ===
+
+impl LinesDropped {
+    /// Of a log that is not there.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(NonBlockingBuilder::default().finish(std::io::sink()).0.error_counter())
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.dropped_lines() as u64
+    }
 }

@@ -30,6 +30,12 @@ EVERYTHING = {
     "startupTaint": {"enabled": True},
     "cleanupHook": {"enabled": True, "activeDeadlineSeconds": 60},
     "health": {"address": "[::]", "port": 9000},
+    "metrics": {"address": "[::]", "port": 9001, "pods": True, "annotations": True},
+    "monitoring": {
+        "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "runbook": "https://wiki.example.com/holdfast"},
+        "dashboard": {"enabled": True},
+    },
     "runtimeRoots": ["/run/k0s/containerd"],
     "updateStrategy": {"rollingUpdate": {"maxSurge": 2}},
     "resources": {"limits": {"cpu": 1}},
@@ -114,6 +120,27 @@ CONTRADICTIONS = [
         {"health": {"address": "[::1]"}},
         "health.address: kubelet asks at the pod's address",
     ),
+    ({"metrics": {"port": 8686}}, "metrics.port: 8686 is health.port"),
+    (
+        {"metrics": {"enabled": False, "annotations": True}},
+        "metrics.annotations: there are no metrics to scrape",
+    ),
+    (
+        {"metrics": {"enabled": False}, "monitoring": {"podMonitor": {"enabled": True}}},
+        "monitoring.podMonitor: there are no metrics to scrape",
+    ),
+    (
+        {"metrics": {"address": "127.0.0.1"}, "monitoring": {"podMonitor": {"enabled": True}}},
+        "monitoring.podMonitor: Prometheus asks at the pod's address",
+    ),
+    (
+        {"metrics": {"annotations": True}, "podAnnotations": {"prometheus.io/port": "1"}},
+        "podAnnotations: prometheus.io/port is set by the chart, see metrics.annotations",
+    ),
+    (
+        {"extraEnv": [{"name": "HOLDFAST_METRICS_ADDRESS", "value": "1"}]},
+        "extraEnv: HOLDFAST_METRICS_ADDRESS is not to be set here: use metrics",
+    ),
     ({"podAnnotations": {"checksum/config": "x"}}, "podAnnotations: checksum/config is set"),
     (
         {"privileged": True, "extraCapabilities": ["SYS_RESOURCE"]},
@@ -172,6 +199,12 @@ VIOLATIONS = [
     ({"cleanupHook": {"activeDeadlineSeconds": 1}}, "/cleanupHook/activeDeadlineSeconds"),
     ({"health": {"port": 0}}, "/health/port"),
     ({"health": {"address": "::"}}, "/health/address"),
+    ({"metrics": {"port": "9464"}}, "/metrics/port"),
+    ({"metrics": {"pod": True}}, "pod"),
+    ({"monitoring": {"podMonitor": True}}, "/monitoring/podMonitor"),
+    ({"monitoring": {"podMonitor": {"interval": "30"}}}, "/monitoring/podMonitor/interval"),
+    ({"monitoring": {"prometheusRule": {"runbook": ""}}}, "/monitoring/prometheusRule/runbook"),
+    ({"monitoring": {"serviceMonitor": {}}}, "serviceMonitor"),
     ({"runtimeRoots": []}, "/runtimeRoots"),
     ({"runtimeRoots": ["/var/snap"]}, "/runtimeRoots/0"),
     ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type"),

@@ -29,6 +29,8 @@ KINDS = {
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings", True),
     "DaemonSet": ("apps/v1", "daemonsets", True),
     "Job": ("batch/v1", "jobs", True),
+    "PodMonitor": ("monitoring.coreos.com/v1", "podmonitors", True),
+    "PrometheusRule": ("monitoring.coreos.com/v1", "prometheusrules", True),
 }
 
 PATH = re.compile(

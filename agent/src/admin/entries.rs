@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::protocol::{Follow, Line};
-use crate::core::{self, Entry, PodName};
+use crate::{
+    core::{self, Entry, PodName},
+    reconcile::EntryStream,
+};
 
 /// Readers that follow at a time: some operators, and what they have left running.
 pub(super) const MAX_FOLLOWERS: usize = 8;
@@ -81,6 +84,7 @@ pub(super) fn recent(entries: &[Arc<Entry>], wanted: &Wanted) -> Response {
 pub(super) fn follow<H: Send + 'static>(
     entries: &[Arc<Entry>],
     live: Receiver<Arc<Entry>>,
+    stream: EntryStream,
     wanted: Wanted,
     holds: H,
 ) -> Response {
@@ -89,7 +93,7 @@ pub(super) fn follow<H: Send + 'static>(
     let first = Bytes::from(text(entries, &wanted));
     tokio::spawn(async move {
         if first.is_empty() || sender.send(first).await.is_ok() {
-            pass_on(live, seen, &wanted, &sender).await;
+            pass_on(live, &stream, seen, &wanted, &sender).await;
         }
         drop(holds);
     });
@@ -102,6 +106,7 @@ pub(super) fn follow<H: Send + 'static>(
 /// Passes on what is newer than `seen`, until nobody takes it any more.
 async fn pass_on(
     mut live: Receiver<Arc<Entry>>,
+    stream: &EntryStream,
     seen: u64,
     wanted: &Wanted,
     reader: &mpsc::Sender<Bytes>,
@@ -114,7 +119,10 @@ async fn pass_on(
         let line = match received {
             Ok(entry) if entry.seq > seen && wanted.takes(&entry) => json(&*entry),
             Ok(_) => continue,
-            Err(RecvError::Lagged(lost)) => json(&Line::Lost { lost }),
+            Err(RecvError::Lagged(lost)) => {
+                stream.note_lost(lost);
+                json(&Line::Lost { lost })
+            }
             Err(RecvError::Closed) => return,
         };
         if !matches!(timeout(STALLED, reader.send(line.into())).await, Ok(Ok(()))) {

@@ -37,6 +37,7 @@ pub struct Admin {
     pub(super) levels: Levels,
     entries: EntryStream,
     followers: Arc<Semaphore>,
+    further: Router,
 }
 
 /// Why there is no answer.
@@ -52,7 +53,14 @@ impl Admin {
     /// `levels`.
     #[must_use]
     pub fn new(status: Status, entries: EntryStream, levels: Levels) -> Self {
-        Self { status, levels, entries, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
+        let followers = Arc::new(Semaphore::new(MAX_FOLLOWERS));
+        Self { status, levels, entries, followers, further: Router::new() }
+    }
+
+    /// Answers by these routes as well.
+    #[must_use]
+    pub fn with(self, further: Router) -> Self {
+        Self { further, ..self }
     }
 
     /// The answers, to whoever may have them.
@@ -75,8 +83,9 @@ impl Admin {
                     "this agent cannot do that: is it of another version?",
                 )
             })
-            .layer(from_fn(refuse_strangers))
             .with_state(self.clone())
+            .merge(self.further.clone())
+            .layer(from_fn(refuse_strangers))
     }
 
     /// How things stand, if the agent works the gates of this node.
@@ -190,7 +199,8 @@ async fn tell_entries(
     let live = admin.entries.subscribe();
     // An agent that stands by has none; its followers wait with it.
     let recent = admin.status.report().await.1.map(|snapshot| snapshot.entries);
-    Ok(entries::follow(&recent.unwrap_or_default(), live, wanted, (place, lasting.begin())))
+    let (recent, stream) = (recent.unwrap_or_default(), admin.entries.clone());
+    Ok(entries::follow(&recent, live, stream, wanted, (place, lasting.begin())))
 }
 
 async fn gate(

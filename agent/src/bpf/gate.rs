@@ -47,6 +47,21 @@ pub struct Gates {
     claim: Option<Claim>,
     /// A link could not be pinned, and this was said.
     pin_failed: bool,
+    /// What the gates that are gone have dropped, less what others had dropped before an earlier
+    /// agent left them to this one: with what those that are there have dropped it is what has been
+    /// dropped since this one was started.
+    dropped_before: i64,
+}
+
+/// What the kernel keeps for all gates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GateTotals {
+    /// Packets that closed gates have dropped since the agent was started.
+    pub dropped: u64,
+    /// Held sockets that have a record now.
+    pub records: u64,
+    /// Queries that have one.
+    pub datagrams: u64,
 }
 
 /// The maps that the agent writes.
@@ -117,6 +132,7 @@ impl Gates {
             left,
             claim,
             pin_failed: false,
+            dropped_before: 0,
         };
         gates.forget_stray();
         gates
@@ -126,6 +142,7 @@ impl Gates {
     /// programs are this agent's already, its state is as it was.
     pub fn inherit(&mut self, cgroup: CgroupId) -> Option<InheritedGate> {
         let Left { attached, gate } = self.left.remove(&cgroup)?;
+        self.dropped_before -= self.dropped_by(cgroup);
         self.attached.insert(cgroup, attached);
         Some(gate)
     }
@@ -169,8 +186,7 @@ impl Gates {
     ///
     /// [`BpfError::Pin`] if something of the agent's directory cannot be removed.
     pub fn remove(self) -> Result<(), BpfError> {
-        let Self { voices: _, maps: _, socket_quota: _, attached, left, claim, pin_failed: _ } =
-            self;
+        let Self { attached, left, claim, .. } = self;
         drop((attached, left));
         claim.map_or(Ok(()), Claim::remove)
     }
@@ -194,6 +210,7 @@ impl Gates {
                 Ok(())
             }
             Err(error) => {
+                self.dropped_before += self.dropped_by(set.cgroup);
                 self.detach(set.cgroup, &[]);
                 Err(error)
             }
@@ -360,12 +377,15 @@ impl Gates {
     /// Takes the programs off a pod's cgroup and removes all that the maps hold of it. There is
     /// nothing that could fail and leave the gate closed: what cannot be taken off finds no gate.
     pub fn detach(&mut self, cgroup: CgroupId, containers: &[CgroupId]) {
-        drop(self.attached.remove(&cgroup));
+        let was_attached = self.attached.remove(&cgroup).is_some();
         for container in containers {
             self.forget_verdict(*container);
         }
         // Walking a table is for the few that go with something still in it.
         let counts = self.counts(cgroup).unwrap_or_default();
+        if was_attached {
+            self.dropped_before += counts.dropped as i64;
+        }
         let _: Result<(), MapError> = self.maps.gates.remove(&cgroup.0);
         let _: Result<(), MapError> = self.maps.counts.remove(&cgroup.0);
         if counts.records > 0 {
@@ -446,6 +466,24 @@ impl Gates {
     #[must_use]
     pub fn counts(&self, cgroup: CgroupId) -> Option<GateCounts> {
         self.maps.counts.get(&cgroup.0, 0).ok()
+    }
+
+    /// What the kernel has counted for all gates: one system call for each that is attached.
+    #[must_use]
+    pub fn totals(&self) -> GateTotals {
+        let mut totals = GateTotals::default();
+        let mut dropped = self.dropped_before;
+        for counts in self.attached.keys().filter_map(|cgroup| self.counts(*cgroup)) {
+            dropped += counts.dropped as i64;
+            totals.records += counts.records;
+            totals.datagrams += counts.datagrams;
+        }
+        totals.dropped = dropped.try_into().unwrap_or_default();
+        totals
+    }
+
+    fn dropped_by(&self, cgroup: CgroupId) -> i64 {
+        self.counts(cgroup).map_or(0, |counts| counts.dropped as i64)
     }
 }
 

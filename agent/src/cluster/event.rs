@@ -91,6 +91,8 @@ pub struct EventPublisher {
 struct Shared {
     limit: Mutex<Limit>,
     dropped: AtomicU64,
+    published: AtomicU64,
+    failed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -115,8 +117,12 @@ pub fn events(client: Client, node: &str) -> (EventSink, EventPublisher) {
         controller: CONTROLLER.to_owned(),
         instance: Some(cut(node, MAX_INSTANCE).to_owned()),
     };
-    let shared =
-        Arc::new(Shared { limit: Mutex::new(Limit::default()), dropped: AtomicU64::new(0) });
+    let shared = Arc::new(Shared {
+        limit: Mutex::new(Limit::default()),
+        dropped: AtomicU64::new(0),
+        published: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+    });
     let (sender, queue) = mpsc::channel(QUEUE);
     let sink = EventSink { queue: sender, shared: Arc::clone(&shared) };
     let publisher = EventPublisher {
@@ -171,6 +177,18 @@ impl EventSink {
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
+
+    /// How many events the API server has taken.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.shared.published.load(Ordering::Relaxed)
+    }
+
+    /// How many events the API server has not taken.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
 }
 
 // === impl EventPublisher ===
@@ -223,7 +241,14 @@ impl EventPublisher {
             uid: Some(uid.to_string()),
             ..ObjectReference::default()
         };
-        match timeout(self.publish_timeout, self.recorder.publish(&event, &regarding)).await {
+        let published = timeout(self.publish_timeout, self.recorder.publish(&event, &regarding));
+        let published = published.await;
+        let counter = match published {
+            Ok(Ok(())) => &self.shared.published,
+            _ => &self.shared.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        match published {
             Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
                 self.forbidden(&namespace, &status);

@@ -1,6 +1,8 @@
 //! A snapshot, then deltas: kube's watcher, which lists in pages, follows bookmarks and backs off
 //! on errors; after 410, in whichever form, the objects are listed again.
 
+mod heard;
+
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
@@ -12,6 +14,8 @@ use kube::{
     },
 };
 
+use self::heard::Heard;
+pub use self::heard::Watches;
 use super::convert;
 use crate::core::Event;
 
@@ -23,12 +27,18 @@ const PAGE_SIZE: u32 = 500;
 const WATCH_TIMEOUT_SECONDS: u32 = 120;
 
 /// The pods of the node `node`.
-pub fn watch_pods(client: Client, node: &str) -> impl Stream<Item = Event> + Send + use<> {
+pub fn watch_pods(
+    client: Client,
+    node: &str,
+    watches: &Watches,
+) -> impl Stream<Item = Event> + Send + use<> {
     let config = config().fields(&format!("spec.nodeName={node}"));
-    let pods = Api::<Pod>::all(client);
+    let heard = watches.pods.clone();
+    let pods = Api::<Pod>::all(heard.listen(client));
     let events = anew_when_gone(move || watcher(pods.clone(), config.clone())).default_backoff();
     collect(
         "pods",
+        heard,
         events,
         |pod: &Pod| convert::pod(pod),
         Event::PodsListed,
@@ -38,11 +48,16 @@ pub fn watch_pods(client: Client, node: &str) -> impl Stream<Item = Event> + Sen
 }
 
 /// All namespaces, of which only the metadata is asked for.
-pub fn watch_namespaces(client: Client) -> impl Stream<Item = Event> + Send + use<> {
-    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
+pub fn watch_namespaces(
+    client: Client,
+    watches: &Watches,
+) -> impl Stream<Item = Event> + Send + use<> {
+    let heard = watches.namespaces.clone();
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
     let events = anew_when_gone(move || watcher(namespaces.clone(), config())).default_backoff();
     collect(
         "namespaces",
+        heard,
         events,
         |namespace| Some(convert::namespace(namespace)),
         Event::NamespacesListed,
@@ -83,6 +98,7 @@ fn is_gone(error: &watcher::Error) -> bool {
 /// Turns the watcher's initial sequence into one list, and objects into views.
 fn collect<K, V>(
     resource: &'static str,
+    heard: Heard,
     events: impl Stream<Item = watcher::Result<WatchEvent<K>>> + Send,
     view: impl Fn(&K) -> Option<V> + Send,
     listed: impl Fn(Vec<V>) -> Event + Send,
@@ -94,8 +110,10 @@ where
     V: Send,
 {
     let mut initial = Vec::new();
+    let failing = heard.clone();
     events
         .inspect_err(move |error| {
+            failing.failed();
             tracing::warn!(resource, %error, "watch interrupted; trying again");
         })
         .filter_map(move |event| {
@@ -108,7 +126,10 @@ where
                     initial.extend(view(&object));
                     None
                 }
-                Ok(WatchEvent::InitDone) => Some(listed(std::mem::take(&mut initial))),
+                Ok(WatchEvent::InitDone) => {
+                    heard.listed();
+                    Some(listed(std::mem::take(&mut initial)))
+                }
                 Ok(WatchEvent::Apply(object)) => view(&object).map(&applied),
                 Ok(WatchEvent::Delete(object)) => view(&object).map(&deleted),
                 Err(_) => None,

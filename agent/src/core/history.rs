@@ -3,7 +3,10 @@
 //! The lines of the log are the only source. What people are told in sum (the log's last line on a
 //! hold, Events, metrics, timelines) comes from here, so that all of it agrees.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     CloseReason, Epoch, Exemption, Line, Monotonic, Observed, OpenReason, PodRef, PodUid, Totals,
@@ -50,6 +53,10 @@ pub struct Noted {
     pub observes: bool,
     /// It is the first connect of its episode that waits, fails or is observed.
     pub first: bool,
+    /// An episode began with it.
+    pub began: bool,
+    /// It is a connect that was established so long after its proxy was ready.
+    pub after_ready: Option<Duration>,
     /// The episode that ended with it.
     pub ended: Option<Box<Episode>>,
 }
@@ -161,7 +168,7 @@ impl History {
             self.next_id += 1;
             self.running.insert(pod.uid.clone(), episode);
         }
-        self.go_on(pod, line, now)
+        Noted { began: !goes_on, ..self.go_on(pod, line, now) }
     }
 
     fn go_on(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {

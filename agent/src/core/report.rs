@@ -18,7 +18,7 @@ mod node;
 pub use self::{
     diagnosis::Diagnosis,
     explain::{Reason, Topic},
-    node::{AgentState, NodeReport, Totals},
+    node::{AgentState, NodeReport, Totals, WatchReport, Watched},
 };
 
 /// Where a pod stands.

@@ -39,7 +39,7 @@ impl ProbeResult {
         match self {
             Self::Ready => "ready",
             Self::Refused => "refused",
-            Self::NotReadyStatus => "not_ready_status",
+            Self::NotReadyStatus => "not-ready-status",
             Self::Timeout => "timeout",
             Self::Other => "other",
         }
@@ -87,7 +87,7 @@ mod tests {
         probe.count(&Finding::NoProcess);
         let seen = ProbeResult::ALL.map(|result| (result.as_str(), counts.get(result)));
         let expected =
-            [("ready", 0), ("refused", 2), ("not_ready_status", 0), ("timeout", 0), ("other", 1)];
+            [("ready", 0), ("refused", 2), ("not-ready-status", 0), ("timeout", 0), ("other", 1)];
         assert_eq!(seen, expected);
     }
 }

@@ -8,9 +8,12 @@ use tokio::{
 };
 
 use super::{FollowError, Followed};
-use crate::core::{
-    Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
-    WatchRefusal, WorkloadFacts,
+use crate::{
+    bpf::GateTotals,
+    core::{
+        Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
+        WatchRefusal, WorkloadFacts,
+    },
 };
 
 /// Questions that may wait: one of each reader that there can be at a time.
@@ -149,6 +152,8 @@ pub struct Snapshot {
     pub totals: Totals,
     /// The last entries, the oldest first.
     pub entries: Vec<Arc<Entry>>,
+    /// What the kernel has counted for all gates.
+    pub gates: GateTotals,
 }
 
 /// Why there is no answer.

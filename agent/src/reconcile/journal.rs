@@ -1,7 +1,13 @@
 //! What happens to the pods, told to all who want to know: the log, Kubernetes Events, the stream
-//! of entries, and the history that sums it up.
+//! of entries, the metrics, and the history that sums it up.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use tokio::sync::broadcast;
 
@@ -10,6 +16,7 @@ use crate::{
     clock,
     cluster::EventSink,
     core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals, WorkloadFacts},
+    metrics::Counts,
 };
 
 /// Entries that are kept for whoever asks later.
@@ -22,6 +29,7 @@ const BEHIND: usize = 4096;
 #[derive(Debug)]
 pub struct Journal {
     history: History,
+    counts: Counts,
     events: EventSink,
     recent: VecDeque<Arc<Entry>>,
     stream: EntryStream,
@@ -31,11 +39,14 @@ pub struct Journal {
 /// The entries as they come; there before the journal is, for who waits for the first. Clones are of
 /// the same journal.
 #[derive(Clone, Debug)]
-pub struct EntryStream(broadcast::Sender<Arc<Entry>>);
+pub struct EntryStream {
+    entries: broadcast::Sender<Arc<Entry>>,
+    lost: Arc<AtomicU64>,
+}
 
 impl Default for EntryStream {
     fn default() -> Self {
-        Self(broadcast::Sender::new(BEHIND))
+        Self { entries: broadcast::Sender::new(BEHIND), lost: Arc::default() }
     }
 }
 
@@ -45,7 +56,18 @@ impl EntryStream {
     /// Entries from now on. A reader that falls behind loses the oldest.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
-        self.0.subscribe()
+        self.entries.subscribe()
+    }
+
+    /// Notes that a reader has lost so many.
+    pub fn note_lost(&self, entries: u64) {
+        self.lost.fetch_add(entries, Relaxed);
+    }
+
+    /// How many all readers have lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 }
 
@@ -54,9 +76,9 @@ impl EntryStream {
 impl Journal {
     /// Nothing has happened yet. What happens is told to `events`, and comes by `stream`.
     #[must_use]
-    pub fn new(epoch: Epoch, events: EventSink, stream: EntryStream) -> Self {
+    pub fn new(epoch: Epoch, events: EventSink, stream: EntryStream, counts: Counts) -> Self {
         let (history, recent) = (History::new(epoch), VecDeque::new());
-        Self { history, events, recent, stream, next_seq: 1 }
+        Self { history, counts, events, recent, stream, next_seq: 1 }
     }
 
     /// The stream of entries.
@@ -94,6 +116,7 @@ impl Journal {
     pub(super) fn record(&mut self, pod: PodRef, line: Line) {
         let now = clock::now();
         let noted = self.history.record(&pod, &line, now);
+        self.counts.record(&pod, &line, &noted);
         // Whoever has not asked for anything finds nothing on his pods.
         if !noted.observes {
             notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
@@ -106,7 +129,7 @@ impl Journal {
         }
         self.recent.push_back(Arc::clone(&entry));
         // Fails if nobody listens.
-        let _: Result<usize, _> = self.stream.0.send(entry);
+        let _: Result<usize, _> = self.stream.entries.send(entry);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);
@@ -116,5 +139,11 @@ impl Journal {
     /// A pod is gone.
     pub(super) fn forget(&mut self, uid: &PodUid) {
         self.history.forget(uid, clock::now());
+        self.counts.forget_pod(uid);
+    }
+
+    /// Counters and histograms of what happens.
+    pub(super) const fn counts(&self) -> &Counts {
+        &self.counts
     }
 }

@@ -1,7 +1,16 @@
 //! The release: each held SYN, and each held query, is sent once more, now that the gate lets it
 //! through.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use agent_ebpf::SocketRecord;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -43,6 +52,16 @@ pub struct Replayer {
     running: HashMap<CgroupId, JoinSet<()>>,
 }
 
+/// What has become of the packets of all replays. Clones count the same.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayCounts(Arc<ReplayTotals>);
+
+#[derive(Debug, Default)]
+struct ReplayTotals {
+    sent: AtomicU64,
+    failed: AtomicU64,
+}
+
 /// What is to be replayed.
 #[derive(Clone, Debug)]
 pub struct ReplayOf {
@@ -62,6 +81,7 @@ struct Replay {
     entrance: Entrance,
     sockets: SocketTable,
     proc_root: PathBuf,
+    counts: ReplayCounts,
 }
 
 /// The raw sockets of one pod's network namespace.
@@ -93,13 +113,35 @@ struct Tally {
     failed: Option<io::Error>,
 }
 
+// === impl ReplayCounts ===
+
+impl ReplayCounts {
+    /// How many packets were sent again.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Relaxed)
+    }
+
+    /// How many could not be made or sent, each try counted.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.0.failed.load(Relaxed)
+    }
+}
+
 // === impl Replayer ===
 
 impl Replayer {
     /// Replays what `sockets` holds.
     #[must_use]
-    pub fn new(entrance: Entrance, sockets: SocketTable, proc_root: PathBuf) -> Self {
-        Self { replay: Replay { entrance, sockets, proc_root }, running: HashMap::new() }
+    pub fn new(
+        entrance: Entrance,
+        sockets: SocketTable,
+        proc_root: PathBuf,
+        counts: ReplayCounts,
+    ) -> Self {
+        let replay = Replay { entrance, sockets, proc_root, counts };
+        Self { replay, running: HashMap::new() }
     }
 
     /// Ends what is being replayed of a pod: its gate is closed again, or gone. A SYN that a closed
@@ -190,16 +232,22 @@ impl Run<'_> {
         if dropped_ns > self.until.0 || self.replayed.get(&key) == Some(&dropped_ns) {
             return;
         }
+        let totals = &self.replay.counts.0;
         let Ok(packet) = build() else {
             self.tally.unusable += 1;
+            totals.failed.fetch_add(1, Relaxed);
             return;
         };
         match self.raw.send(&packet) {
             Ok(()) => {
                 self.replayed.insert(key, dropped_ns);
                 self.tally.sent += 1;
+                totals.sent.fetch_add(1, Relaxed);
             }
-            Err(error) => self.tally.failed = Some(error),
+            Err(error) => {
+                self.tally.failed = Some(error);
+                totals.failed.fetch_add(1, Relaxed);
+            }
         }
     }
 

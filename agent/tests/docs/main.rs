@@ -7,6 +7,8 @@ mod capabilities;
 mod files;
 mod links;
 mod messages;
+mod metrics;
+mod monitoring;
 mod tables;
 
 #[test]

@@ -8,7 +8,7 @@ use holdfast::{
     core::{Defaults, Key},
 };
 
-use crate::files;
+use crate::{files, metrics};
 
 /// Set, the document is written instead of compared.
 const WRITE: &str = "HOLDFAST_WRITE_DOCS";
@@ -22,6 +22,7 @@ pub(crate) fn check() {
         ("profiles", options("profiles")),
     ];
     check_document("docs/configuration.md", &configuration);
+    check_document("docs/metrics.md", &[("metrics", metrics::table())]);
     check_document("docs/commands.md", &[("check", options("check"))]);
 }
 

@@ -179,10 +179,15 @@ fn a_detached_gate_leaves_nothing() {
     pod.close(MINUTE);
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
     assert_eq!(pod.sockets.held_by(pod.id()).len(), 1);
+    let before = pod.gates().totals();
+    assert!(before.dropped >= 1 && before.records == 1, "{before:?}");
     pod.detach();
     assert!(pod.sockets.held_by(pod.id()).is_empty());
     let id = pod.id();
     assert!(pod.gates().counts(id).is_none());
+    // But for the count of all that was ever dropped, which must not fall.
+    let after = pod.gates().totals();
+    assert!(after.dropped >= before.dropped && after.records == 0, "{after:?}");
     assert_eq!(connecting.result().0.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let started = Instant::now();
     let (result, _) = pod.connect(proxy(Ipv4Addr::LOCALHOST)).result();

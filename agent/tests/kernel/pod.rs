@@ -23,7 +23,7 @@ use holdfast::{
     },
     netns::{Entrance, Netns},
     node::cgroup_root,
-    reconcile::{ReplayOf, Replayer},
+    reconcile::{ReplayCounts, ReplayOf, Replayer},
 };
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
@@ -95,6 +95,7 @@ impl Pod {
                 Entrance::start().unwrap(),
                 loaded.sockets.clone(),
                 PathBuf::from("/proc"),
+                ReplayCounts::default(),
             ),
             sockets: loaded.sockets,
             events: loaded.events,
@@ -209,6 +210,7 @@ impl Pod {
             Entrance::start().unwrap(),
             loaded.sockets.clone(),
             PathBuf::from("/proc"),
+            ReplayCounts::default(),
         );
         (self.sockets, self.events) = (loaded.sockets, loaded.events);
         self.gates = Some(loaded.gates);

@@ -25,6 +25,7 @@ mod labels;
 mod lifecycle;
 mod memory;
 mod meshes;
+mod metrics;
 mod page;
 mod privilege;
 mod proxy_death;

@@ -49,6 +49,7 @@ impl Scene {
                 ..Totals::default()
             },
             problems: Vec::new(),
+            watches: Vec::new(),
         };
         Self { node, pods, episodes }
     }

@@ -14,7 +14,9 @@ would refuse some of them with less clear words; the others would do something t
   "HOLDFAST_HEALTH_ADDRESS" "use health"
   "HOLDFAST_LOG" "use logLevel"
   "HOLDFAST_LOG_FORMAT" "use logFormat"
+  "HOLDFAST_METRICS_ADDRESS" "use metrics"
   "HOLDFAST_ON_EXIT" "use onExit"
+  "HOLDFAST_POD_METRICS" "use metrics.pods"
   "HOLDFAST_REMOVE_STARTUP_TAINT" "use startupTaint.enabled"
   "HOLDFAST_RUNTIME_ROOT" "use runtimeRoots"
 -}}
@@ -34,6 +36,21 @@ would refuse some of them with less clear words; the others would do something t
 {{- with .Values.health.address }}
   {{- if or (eq . "localhost") (hasPrefix "127." .) (regexMatch "^\\[[0:]*:0*1\\]$" .) }}
     {{- fail (printf "health.address: kubelet asks at the pod's address, and nobody is there if it is served on %s; leave it empty, for all addresses" .) }}
+  {{- end }}
+{{- end }}
+
+{{- with .Values.metrics }}
+  {{- if and .enabled (eq (int .port) (int $.Values.health.port)) }}
+    {{- fail (printf "metrics.port: %v is health.port; choose another" .port) }}
+  {{- end }}
+  {{- $local := or (eq .address "localhost") (hasPrefix "127." .address) (regexMatch "^\\[[0:]*:0*1\\]$" .address) }}
+  {{- range $name, $wants := dict "metrics.annotations" .annotations "monitoring.podMonitor" $.Values.monitoring.podMonitor.enabled }}
+    {{- if and $wants (not $.Values.metrics.enabled) }}
+      {{- fail (printf "%s: there are no metrics to scrape; set metrics.enabled=true" $name) }}
+    {{- end }}
+    {{- if and $wants $local }}
+      {{- fail (printf "%s: Prometheus asks at the pod's address, and nobody is there if metrics are served on %s; leave metrics.address empty" $name $.Values.metrics.address) }}
+    {{- end }}
   {{- end }}
 {{- end }}
 
@@ -59,6 +76,14 @@ would refuse some of them with less clear words; the others would do something t
 {{- range $key, $_ := .Values.podAnnotations }}
   {{- if has $key (list "checksum/config" "linkerd.io/inject" "container.apparmor.security.beta.kubernetes.io/agent" "container.apparmor.security.beta.kubernetes.io/cleanup") }}
     {{- fail (printf "podAnnotations: %s is set by the chart" $key) }}
+  {{- end }}
+{{- end }}
+
+{{- if .Values.metrics.annotations }}
+  {{- range list "prometheus.io/scrape" "prometheus.io/port" "prometheus.io/path" }}
+    {{- if hasKey $.Values.podAnnotations . }}
+      {{- fail (printf "podAnnotations: %s is set by the chart, see metrics.annotations" .) }}
+    {{- end }}
   {{- end }}
 {{- end }}
 

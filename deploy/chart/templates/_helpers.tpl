@@ -72,6 +72,10 @@ tolerations:
 {{- with .Values.health }}{{ with .address }}{{ . }}:{{ end }}{{ .port }}{{ end }}
 {{- end }}
 
+{{- define "holdfast.metricsAddress" -}}
+{{- with .Values.metrics }}{{ with .address }}{{ . }}:{{ end }}{{ .port }}{{ end }}
+{{- end }}
+
 {{- define "holdfast.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

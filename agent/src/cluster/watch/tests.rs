@@ -16,6 +16,7 @@ fn recorded(text: &str) -> Vec<Event> {
     });
     let events = collect(
         "pods",
+        Heard::default(),
         stream::iter(events.collect::<Vec<_>>()),
         |pod: &Pod| convert::pod(pod),
         Event::PodsListed,

@@ -329,8 +329,21 @@ impl Episode {
             | Line::InvalidSetting(_) => Saying::default(),
         };
         let first = touched == 0 && self.touched() > 0;
+        let after_ready = self.after_ready(line, epoch);
         let (quiet, observes) = (self.is_quiet(), self.observes);
-        Noted { saying, quiet, observes, first, ended: None }
+        Noted { saying, quiet, observes, first, began: false, after_ready, ended: None }
+    }
+
+    /// How long after the proxy was ready a connect was established. Those that were before it, as
+    /// when kubelet's word comes late, have not waited for the agent.
+    fn after_ready(&self, line: &Line, epoch: Epoch) -> Option<Duration> {
+        let Line::Released { connect, waited, outcome: Outcome::Connected } = line else {
+            return None;
+        };
+        let connected_at = epoch.stamp(connect.caller.connect_at + *waited);
+        self.ready_at()
+            .filter(|ready| *ready <= connected_at)
+            .map(|ready| connected_at.since(ready))
     }
 
     /// Takes in a connect; one that is only counted has no span.

@@ -46,8 +46,35 @@ pub struct NodeReport {
     pub held: usize,
     /// What has happened since it was started.
     pub totals: Totals,
+    /// What the API server has told, and when; empty as long as it is not listened to.
+    #[serde(default)]
+    pub watches: Vec<WatchReport>,
     /// What an operator should look at, in words. Empty: the agent is healthy.
     pub problems: Vec<String>,
+}
+
+/// What is watched of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watched {
+    /// The pods of this node.
+    Pods,
+    /// All namespaces.
+    Namespaces,
+}
+
+/// A watch of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchReport {
+    /// What is watched.
+    pub resource: Watched,
+    /// When the API server has last said something, as it does about once a minute even if nothing
+    /// changes; `None`: not yet.
+    pub heard_at: Option<Stamp>,
+    /// How often all objects were listed.
+    pub lists: u64,
+    /// How often it was interrupted, or could not be started again.
+    pub errors: u64,
 }
 
 /// What has happened since the agent was started.
@@ -80,6 +107,19 @@ impl AgentState {
             Self::StandingBy => "standing by",
             Self::Working => "working",
             Self::Stuck => "stuck",
+        }
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// As the API calls it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Namespaces => "namespaces",
         }
     }
 }

@@ -10,7 +10,9 @@ use tokio::{
 
 use super::*;
 use crate::{
+    bpf::GateTotals,
     clock,
+    cluster::Watches,
     core::{PodName, PodRef, PodReport, PodState, PodUid, Totals},
     health::{Readiness, Reason},
     reconcile::{Ask, Asker},
@@ -47,7 +49,7 @@ impl Played {
                 let _: Result<(), Snapshot> = answer.send(snapshot());
             }
         });
-        let status = Status::new("node1", readiness.clone(), asker);
+        let status = Status::new("node1", readiness.clone(), asker, Watches::default());
         Self { status, readiness, asked }
     }
 
@@ -87,6 +89,7 @@ fn snapshot() -> Snapshot {
         episodes: Vec::new(),
         totals: Totals::default(),
         entries: Vec::new(),
+        gates: GateTotals::default(),
     }
 }
 

@@ -1,0 +1,98 @@
+//! When the API server has last said anything about what is watched.
+//!
+//! kube's watcher keeps bookmarks to itself. In a quiet cluster they are all there is to hear, and tell
+//! a watch that has nothing to say from one that is dead; so the answers themselves are listened to.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use http_body_util::BodyExt as _;
+use kube::Client;
+use tower::service_fn;
+
+use crate::{
+    clock,
+    core::{Epoch, Monotonic, WatchReport, Watched},
+};
+
+/// What has been heard of all that is watched. Clones hear the same.
+#[derive(Clone, Debug, Default)]
+pub struct Watches {
+    pub(super) pods: Heard,
+    pub(super) namespaces: Heard,
+}
+
+/// What has been heard in one watch.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// On the monotonic clock, in ns; 0: never.
+    at: AtomicU64,
+    lists: AtomicU64,
+    errors: AtomicU64,
+}
+
+// === impl Watches ===
+
+impl Watches {
+    /// How they stand, with stamps by this clock.
+    #[must_use]
+    pub fn report(&self, epoch: Epoch) -> Vec<WatchReport> {
+        let Self { pods, namespaces } = self;
+        vec![pods.report(Watched::Pods, epoch), namespaces.report(Watched::Namespaces, epoch)]
+    }
+}
+
+// === impl Heard ===
+
+impl Heard {
+    /// A client for this watch alone, which notes whatever comes.
+    pub(super) fn listen(&self, client: Client) -> Client {
+        let namespace = client.default_namespace().to_owned();
+        let heard = self.clone();
+        let service = service_fn(move |request| {
+            let (client, heard) = (client.clone(), heard.clone());
+            async move {
+                let response = client.send(request).await?;
+                // An error says nothing about what is watched.
+                let succeeded = response.status().is_success();
+                Ok::<_, kube::Error>(response.map(|body| {
+                    body.map_frame(move |frame| {
+                        if succeeded {
+                            heard.something();
+                        }
+                        frame
+                    })
+                }))
+            }
+        });
+        Client::new(service, namespace)
+    }
+
+    pub(super) fn listed(&self) {
+        self.0.lists.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn failed(&self) {
+        self.0.errors.fetch_add(1, Relaxed);
+    }
+
+    fn something(&self) {
+        self.0.at.store(clock::now().0, Relaxed);
+    }
+
+    fn report(&self, resource: Watched, epoch: Epoch) -> WatchReport {
+        let Counts { at, lists, errors } = &*self.0;
+        let at = at.load(Relaxed);
+        WatchReport {
+            resource,
+            heard_at: (at != 0).then(|| epoch.stamp(Monotonic(at))),
+            lists: lists.load(Relaxed),
+            errors: errors.load(Relaxed),
+        }
+    }
+}
