@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use holdfast::{
     command::{pods, status, terminal::Style},
-    core::{AgentState, Finding, NodeReport, Outcome, PodState, Totals},
+    core::{AgentState, Finding, NodeReport, Outcome, PodState, Totals, WatchReport, Watched},
 };
 
 use crate::{
@@ -88,6 +88,14 @@ fn node(known: &Known) -> NodeReport {
              them, holdfast explain tells why"
                 .to_owned(),
         ],
+        watches: [(Watched::Pods, 3), (Watched::Namespaces, 42)]
+            .map(|(resource, seconds)| WatchReport {
+                resource,
+                heard_at: Some(known.now - Duration::from_secs(seconds)),
+                lists: 1,
+                errors: 0,
+            })
+            .into(),
         totals,
     }
 }
