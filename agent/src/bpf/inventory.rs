@@ -109,7 +109,7 @@ fn link_inventory(hook: Option<Hook>, link: &Link) -> LinkInventory {
         wanted.contains(&key).then(|| (key.to_owned(), value.trim().to_owned()))
     });
     LinkInventory {
-        program: hook.map(|hook| hook.name()),
+        program: hook.map(Hook::name),
         pin: link.pin_path().map(|path| path.display().to_string()),
         kernel: kernel.collect(),
     }
