@@ -33,7 +33,6 @@ pub fn table(pods: &[PodReport], left_out: usize, now: Stamp, style: Style) -> S
 }
 
 fn row(pod: &PodReport, now: Stamp) -> [Cell; 8] {
-    let value = |key| pod.setting(key).map_or("-", |setting| setting.value.as_str());
     let paint = paint(pod.state);
     let state = Cell::from(pod.state.as_str());
     let held = Cell::from(pod.held.to_string());
@@ -41,7 +40,7 @@ fn row(pod: &PodReport, now: Stamp) -> [Cell; 8] {
         shortened(&name(pod), NAME_WIDTH).into(),
         paint.map_or(state.clone(), |paint| state.painted(paint)),
         pod.proxy.as_ref().map_or("-", |proxy| &proxy.profile).into(),
-        value("mode").into(),
+        pod.setting("mode").map_or("-", |_| pod.mode().as_str()).into(),
         if pod.held > 0 { held.painted(Paint::Warning) } else { held },
         age(now.since(pod.since)).into(),
         from(pod).into(),
@@ -80,12 +79,10 @@ fn from(pod: &PodReport) -> &'static str {
 pub(super) const fn paint(state: PodState) -> Option<Paint> {
     match state {
         PodState::Open | PodState::Guarded => Some(Paint::Good),
-        PodState::Closed | PodState::Opening | PodState::Checking | PodState::Observed => {
-            Some(Paint::Warning)
-        }
+        PodState::Closed | PodState::Opening | PodState::Checking => Some(Paint::Warning),
         PodState::Refusing | PodState::GivenUp | PodState::Failed => Some(Paint::Bad),
         PodState::Exempt => Some(Paint::Faint),
-        PodState::Pending => None,
+        PodState::Pending | PodState::Observed => None,
     }
 }
 

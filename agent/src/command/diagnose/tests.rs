@@ -63,7 +63,8 @@ fn the_end_tells_what_was_seen_since_the_beginning_alone() {
     let told = ends(&diagnosis, Some(&before), Some(&after));
     assert_eq!(
         told,
-        "1 start of Deployment/cart\\u{1b}[2J seen; in 1 of them 2 connections failed because nobody was there\nto take it. The proxy was ready 9.00 s after the first one.\n"
+        "1 start of Deployment/cart\\u{1b}[2J seen; in 1 of them 2 connections failed because \
+         nobody was there\nto take it. The proxy was ready 9.00 s after the first one.\n"
     );
     let idle = facts(Tally { starts: 5, ..before.tally });
     let told = ends(&diagnosis, Some(&before), Some(&idle));

@@ -75,10 +75,6 @@ impl PodReport {
             | PodState::Guarded
             | PodState::Open => Vec::new(),
         };
-        if self.observed {
-            let text = "What was observed so far of all workloads tells".to_owned();
-            hints.insert(0, (text, Some("holdfast report".to_owned())));
-        }
         let reached = self.treatments.iter().any(|treatment| treatment.reached);
         if let Some(hint) = self.proxy.as_ref().and_then(|proxy| proxy.exclusion_hint.as_ref())
             && reached

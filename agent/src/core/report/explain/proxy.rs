@@ -15,7 +15,7 @@ impl PodReport {
             let (text, source) = self.proxy_in_words(proxy);
             tell(Topic::Proxy, text, source);
         }
-        if self.exemption.is_some() {
+        if self.exemption.is_some() && self.state != PodState::Observed {
             return;
         }
         tell(Topic::Proxy, what_waits(proxy), None);
