@@ -21,3 +21,6 @@ pub use self::{
 
 /// Where the agent answers, and the commands ask, unless they are told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/holdfast/admin.sock";
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 mod event;
 mod gate;
 mod inherit;
+mod inventory;
 mod kernel_log;
 mod link;
 mod loader;
@@ -17,6 +18,7 @@ mod voice;
 pub use self::{
     event::EventReader,
     gate::{GateTotals, Gates},
+    inventory::{GateInventory, Inventory, LinkInventory},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},

@@ -11,8 +11,8 @@ use testpod::TestpodArgs;
 
 pub use self::{
     admin::{
-        DiagnoseArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs,
-        SocketArgs, StatusArgs,
+        DiagnoseArgs, DumpArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs,
+        ReportArgs, SocketArgs, StatusArgs,
     },
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     wait::{Invocation, WaitArgs},
@@ -98,6 +98,12 @@ pub enum Command {
     /// Tell what the log says, and have it say more or less, of all or of one pod.
     #[command(after_help = ASK_EXIT_CODES)]
     LogLevel(LogLevelArgs),
+    /// Write what a bug report needs into one file: what the agent, the kernel and the node say.
+    ///
+    /// No secrets are in it; but it has the names of pods, their processes and destinations. In a
+    /// container nothing can be written to: kubectl exec ... -- /holdfast dump - > dump.tar.gz
+    #[command(after_help = ASK_EXIT_CODES)]
+    Dump(DumpArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.

@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod completions;
 pub mod diagnose;
+pub mod dump;
 pub mod events;
 pub mod explain;
 pub mod gate;

@@ -48,6 +48,7 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => return command::ask::explain(&args),
         Command::Events(args) => return command::events::run(&args),
         Command::Gate(args) => return command::ask::gate(&args),
+        Command::Dump(args) => return command::dump::run(&args),
         Command::LogLevel(args) => return command::ask::log_level(&args),
         Command::Diagnose(args) => return command::ask::diagnose(&args),
         Command::Report(args) => return command::ask::report(&args),

@@ -24,6 +24,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub(crate) use self::journal::BEHIND;
 pub use self::{
     ask::{
         Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
@@ -261,6 +263,9 @@ impl Reconciler {
             }
             Ask::UnfollowAll(answer) => {
                 let _: Result<(), _> = answer.send(self.unfollow_all());
+            }
+            Ask::Inventory(answer) => {
+                let _: Result<(), _> = answer.send(self.gates.inventory());
             }
             Ask::Workloads(answer) => {
                 let _: Result<(), _> = answer.send(self.workloads());

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 pub use self::{
-    load::{Load, load},
+    load::{Flood, Load, flood, load},
     lookup::{Lookup, Resolver, lookup},
 };
 use crate::process::{Command, Process};

@@ -101,6 +101,8 @@ pub fn without_agent(options: &Options) -> Result<Run> {
 pub struct HeldNode {
     // Declared first: the agent ends before the node does.
     agent: Agent,
+    /// The latest trial's, so that the node has a pod to show.
+    latest: Option<(Process, Proxy, Pod)>,
     node: Node,
     trials: u32,
 }
@@ -112,12 +114,13 @@ impl HeldNode {
         node.api().put_namespace(NAMESPACE, &[LABEL]);
         let agent = node.start_agent(&AgentOptions::new(&options.agent).arg(page::OPTION))?;
         agent.wait_message(SOON, "agent armed")?;
-        Ok(Self { agent, node, trials: 0 })
+        Ok(Self { agent, latest: None, node, trials: 0 })
     }
 
     /// One more pod: its application starts at once, its proxy after the delay.
     pub fn trial(&mut self, options: &Options) -> Result<HeldRun> {
         self.trials += 1;
+        self.latest = None;
         let name = format!("cart-{}", self.trials);
         let pod = self.node.create_pod(PodSpec::new(NAMESPACE, &name))?;
         let app = start_app(&pod)?;
@@ -125,7 +128,7 @@ impl HeldNode {
         // Half of the delay lies on either side: the hold is well under way.
         thread::sleep(options.proxy_delay / 2);
         let programs_while_held = bpf::programs_below(pod.cgroup())?.len();
-        let (run, _proxy) = see_through(&pod, &app, options.proxy_delay)?;
+        let (run, proxy) = see_through(&pod, &app, options.proxy_delay)?;
         let (body_ns, body_ok) = if run.attempt.is_connected() {
             let body = app.wait_record(SOON, |line| line["event"] == "body")?;
             let intact = body["ok"] == true && body["bytes"] == BODY_BYTES;
@@ -134,14 +137,9 @@ impl HeldNode {
             (None, false)
         };
         let programs_after_open = self.programs_after_open(&pod)?;
-        Ok(HeldRun {
-            run,
-            agent: self.moments(&pod),
-            body_ns,
-            body_ok,
-            programs_while_held,
-            programs_after_open,
-        })
+        let agent = self.moments(&pod);
+        self.latest = Some((app, proxy, pod));
+        Ok(HeldRun { run, agent, body_ns, body_ok, programs_while_held, programs_after_open })
     }
 
     fn programs_after_open(&self, pod: &Pod) -> Result<usize> {

@@ -33,14 +33,13 @@ pub enum ClientError {
     /// Nobody listens.
     #[error(
         "no agent answers at {} ({}): run this in the agent's container: \
-         kubectl -n holdfast exec ds/holdfast -- /holdfast status", .path.display(), in_words(.source)
+         kubectl -n holdfast exec ds/holdfast -- /holdfast status", .path.display(), in_words(.why)
     )]
     NoAgent {
         /// The socket.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
+        /// Why; in full in the message.
+        why: io::Error,
     },
     /// The socket is for somebody else.
     #[error("the agent's socket {} is not for this user: run this as root", .path.display())]
@@ -116,6 +115,20 @@ impl Client {
     /// If nobody answers, or with a refusal.
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.exchange(Method::GET, target, Full::default())
+    }
+
+    /// `GET`, and the answer as it comes.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, or with a refusal.
+    pub fn get_raw(&self, target: &str) -> Result<Bytes, ClientError> {
+        let exchange = async {
+            let answer = self.request(Method::GET, target, Full::default()).await?;
+            let body = answer.into_body().collect().await.map_err(|error| self.gone(&error))?;
+            Ok(body.to_bytes())
+        };
+        self.runtime.block_on(self.within(exchange))
     }
 
     /// Another method with a body, and the answer.
@@ -203,11 +216,10 @@ impl Client {
         body: Full<Bytes>,
     ) -> Result<Response<Incoming>, ClientError> {
         let path = || self.path.clone();
-        let stream =
-            UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
-                ErrorKind::PermissionDenied => ClientError::Denied { path: path() },
-                _ => ClientError::NoAgent { path: path(), source },
-            })?;
+        let stream = UnixStream::connect(&self.path).await.map_err(|why| match why.kind() {
+            ErrorKind::PermissionDenied => ClientError::Denied { path: path() },
+            _ => ClientError::NoAgent { path: path(), why },
+        })?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.gone(&error))?;
         // What goes wrong with it, who waits for the answer is told.

@@ -19,6 +19,7 @@ use super::{
     socket::Peer,
 };
 use crate::{
+    bpf::Inventory,
     core::{
         AgentState, Diagnosis, Episode, NodeReport, ObservedReport, Orderer, PodName, PodReport,
     },
@@ -72,6 +73,7 @@ impl Admin {
             .route("/v1/episodes", get(episodes))
             .route("/v1/entries", get(tell_entries))
             .route("/v1/gate", post(gate))
+            .route("/v1/gates", get(gates))
             .route("/v1/log", get(log::tell).put(log::set).delete(log::reset))
             .route("/v1/log/pods", put(log::follow))
             .route("/v1/observed", get(observed))
@@ -174,6 +176,11 @@ async fn pod(
         }
         None => Err(Failure::no_such_pod(&namespace, &name)),
     }
+}
+
+async fn gates(State(admin): State<Admin>) -> Answer<Inventory> {
+    admin.snapshot().await?;
+    Ok(Json(admin.status.asker().inventory().await?))
 }
 
 async fn episodes(State(admin): State<Admin>) -> Answer<Vec<Episode>> {

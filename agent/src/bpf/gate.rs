@@ -462,6 +462,26 @@ impl Gates {
         self.voices.of(pod) == Voice::Loud
     }
 
+    /// What is on which cgroup.
+    pub(super) fn attached(&self) -> impl Iterator<Item = (CgroupId, &Attached)> {
+        self.attached.iter().map(|(cgroup, attached)| (*cgroup, attached))
+    }
+
+    /// The same of what another agent has left.
+    pub(super) fn left(&self) -> impl Iterator<Item = (CgroupId, &Attached)> {
+        self.left.iter().map(|(cgroup, left)| (*cgroup, &left.attached))
+    }
+
+    /// Where things are pinned, if they are.
+    pub(super) const fn claim(&self) -> Option<&Claim> {
+        self.claim.as_ref()
+    }
+
+    /// What the programs read of a gate.
+    pub(super) fn state(&self, cgroup: CgroupId) -> Option<Gate> {
+        self.maps.gates.get(&cgroup.0, 0).ok()
+    }
+
     /// What the kernel counted for a gate that is attached.
     #[must_use]
     pub fn counts(&self, cgroup: CgroupId) -> Option<GateCounts> {

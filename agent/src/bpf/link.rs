@@ -2,8 +2,8 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
 };
 
 use aya_obj::generated::bpf_attach_type;
@@ -42,6 +42,16 @@ impl Link {
     /// Replaces its program, without a gap.
     pub(super) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         sys::link_update(self.fd.as_fd(), program)
+    }
+
+    /// Its number among the agent's descriptors.
+    pub(super) fn number(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Its name in a BPF file system, if it has one.
+    pub(super) fn pin_path(&self) -> Option<&Path> {
+        self.pin.as_deref()
     }
 
     /// Leaves it to the next agent, if it has a name.

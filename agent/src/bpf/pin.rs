@@ -207,6 +207,11 @@ impl Claim {
         }
     }
 
+    /// The directory.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The links that stand here, of all versions.
     #[must_use]
     pub fn standing_links(&self) -> usize {

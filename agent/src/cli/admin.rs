@@ -200,6 +200,23 @@ pub struct LogLevelArgs {
     pub output: Output,
 }
 
+/// Options of `holdfast dump`.
+#[derive(Args, Debug)]
+pub struct DumpArgs {
+    /// Where to write it, "-" for standard output [default: holdfast-dump-NODE-TIME.tar.gz in the
+    /// working directory].
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Overwrite the file if it is there.
+    #[arg(long)]
+    pub force: bool,
+
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
 impl ValueEnum for OrderWish {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Open, Self::Close, Self::Auto]

@@ -25,12 +25,13 @@ const EPISODES: usize = 5;
 /// first.
 #[must_use]
 pub fn text(pod: &PodReport, episodes: &[Episode], now: Stamp, style: Style) -> String {
-    use Topic::{Container, Hold, Next, Order, Problem, Proxy, Ready, Seen, Setting, State};
+    use Topic::{Container, Hold, Next, Order, Problem, Proxy, Ready, Setting, State};
     let mut page = Page::new(style);
     page.title(pod, now);
     page.sentences(&pod.reasons, State);
     page.section("waiting", &waiting(pod, now), Some(Paint::Warning));
-    for topic in [Seen, Hold, Order, Proxy, Ready, Container, Setting] {
+    page.section("seen last", &seen(pod, now), None);
+    for topic in [Hold, Order, Proxy, Ready, Container, Setting] {
         page.sentences(&pod.reasons, topic);
     }
     page.section("lately", &lately(episodes, now), None);
@@ -54,25 +55,19 @@ impl Page {
     }
 
     pub(super) fn title(&mut self, pod: &PodReport, now: Stamp) {
-        let state = pod.state.as_str();
-        let since = format!("for {}", age(now.since(pod.since)));
-        let held = match pod.held {
-            0 => String::new(),
-            held => format!(", {held} waiting now"),
-        };
-        let state = paint(pod.state)
-            .map_or_else(|| state.to_owned(), |paint| self.style.paint(paint, state));
-        for line in wrap(&safe(&name(pod)), WIDTH) {
-            self.text += &self.style.paint(Paint::Heading, &line);
+        self.lines(&name(pod), Paint::Heading);
+        if let Some(workload) = &pod.pod.workload {
+            self.lines(&format!("of {workload}"), Paint::Faint);
+        }
+        self.text.push('\n');
+        self.section("state", &[state(pod, now)], paint(pod.state));
+    }
+
+    fn lines(&mut self, text: &str, paint: Paint) {
+        for line in wrap(&safe(text), WIDTH) {
+            self.text += &self.style.paint(paint, &line);
             self.text.push('\n');
         }
-        if let Some(workload) = &pod.pod.workload {
-            for line in wrap(&format!("of {}", safe(&workload.to_string())), WIDTH) {
-                self.text += &self.style.paint(Paint::Faint, &line);
-                self.text.push('\n');
-            }
-        }
-        self.text += &format!("{state} {since}{held}\n\n");
     }
 
     pub(super) fn sentences(&mut self, reasons: &[Reason], topic: Topic) {
@@ -125,6 +120,25 @@ impl Page {
     }
 }
 
+/// Where its gate stands, and since when.
+fn state(pod: &PodReport, now: Stamp) -> String {
+    let since = age(now.since(pod.since));
+    let held = match pod.held {
+        0 => String::new(),
+        1 => ", 1 connection waiting now".to_owned(),
+        held => format!(", {held} connections waiting now"),
+    };
+    format!("{} for {since}{held}", pod.state.as_str())
+}
+
+/// What was seen of the proxy last, and since when it has been so.
+fn seen(pod: &PodReport, now: Stamp) -> Vec<String> {
+    let seen = pod.reasons.iter().filter(|reason| reason.topic == Topic::Seen);
+    let since = pod.probe.as_ref().map(|probe| age(now.since(probe.since)));
+    let since = since.map(|since| format!(" So it has been for {since}.")).unwrap_or_default();
+    seen.map(|reason| format!("{}{since}", reason.text)).collect()
+}
+
 /// Who waits, since when, and how long at most.
 fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
     let mut lines: Vec<String> = pod.waiting.iter().map(|connect| waits(connect, now)).collect();
@@ -136,7 +150,10 @@ fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
     if pod.state == PodState::Closed && holds {
         lines.push(match pod.deadline {
             Some(deadline) if pod.held > 0 => {
-                format!("They go on in {} at the latest.", in_words(deadline.since(now)))
+                format!(
+                    "The kernel lets them go on in {} at the latest.",
+                    in_words(deadline.since(now))
+                )
             }
             _ if pod.settings.is_none() => {
                 "Nobody waits yet. Who comes waits until more is known of this pod.".to_owned()

@@ -1,18 +1,18 @@
 //! Every metric: its name, what tells its series apart, and what it means.
 
+mod table;
+
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::{
-    metrics::{
-        MetricType, TypedMetric,
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-        info::Info,
-    },
-    registry::{Metric, Registry, Unit},
+use prometheus_client::metrics::{
+    counter::{ConstCounter, Counter},
+    family::Family,
+    gauge::{ConstGauge, Gauge},
+    info::Info,
 };
 
+pub use self::table::Description;
+use self::table::Table;
 use super::{
     Counts, Format, Reading, expose,
     labels::{self, OfBuild, OfKernel, OfMap, OfPod, OfResource, OfResult, OfState},
@@ -20,21 +20,6 @@ use super::{
     reading::Filled,
 };
 use crate::core::{AgentState, PodState};
-
-/// A metric, as it is asked for in queries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    /// Its name; a histogram's without `_bucket`, `_sum` and `_count`.
-    pub name: String,
-    /// `counter`, `gauge`, `histogram` or `info`.
-    pub kind: String,
-    /// Its unit, if it has one.
-    pub unit: Option<String>,
-    /// What tells its series apart.
-    pub labels: &'static [&'static str],
-    /// What it means.
-    pub help: &'static str,
-}
 
 /// All metrics, those of single pods among them.
 #[must_use]
@@ -48,14 +33,8 @@ pub fn render(counts: &Counts, reading: &Reading, format: Format) -> String {
     expose::text(&table(counts, Some(reading)).registry, format)
 }
 
-/// The registry of one scrape: the counters that go on, and what was read for it.
-struct Table {
-    registry: Registry,
-    described: Vec<Description>,
-}
-
 fn table(counts: &Counts, reading: Option<&Reading>) -> Table {
-    let mut table = Table { registry: Registry::default(), described: Vec::new() };
+    let mut table = Table::default();
     table.agent(reading);
     table.pods(reading);
     table.holds(counts);
@@ -211,8 +190,8 @@ impl Table {
             counts.found_to_attached.clone(),
         );
         let probes = Family::<OfResult, Counter>::default();
-        for (result, count) in reading.into_iter().flat_map(|reading| &reading.probes) {
-            probes.get_or_create(&OfResult { result }).inc_by(*count);
+        for &(result, count) in reading.into_iter().flat_map(|reading| &reading.probes) {
+            probes.get_or_create(&OfResult { result }).inc_by(count);
         }
         self.add(
             "holdfast_probe_rounds",
@@ -411,57 +390,6 @@ impl Table {
             process.map(|process| ConstGauge::new(process.threads)),
         );
     }
-
-    /// One that is left out as long as it is not known.
-    fn add_known<M: Metric + TypedMetric>(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        metric: Option<M>,
-    ) {
-        match metric {
-            Some(metric) => self.add(name, &[], help, metric),
-            None => self.describe(name, M::TYPE, &[], help),
-        }
-    }
-
-    /// `name` is without the suffix that the format gives a type, and with the unit.
-    fn add<M: Metric + TypedMetric>(
-        &mut self,
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-        metric: M,
-    ) {
-        self.describe(name, M::TYPE, labels, help);
-        match unit_of(name) {
-            // The registry puts the unit behind the name itself.
-            Some((name, unit)) => self.registry.register_with_unit(name, help, unit, metric),
-            None => self.registry.register(name, help, metric),
-        }
-    }
-
-    fn describe(
-        &mut self,
-        name: &'static str,
-        kind: MetricType,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) {
-        self.described.push(Description {
-            name: format!("{name}{}", expose::suffix(kind.as_str())),
-            kind: kind.as_str().to_owned(),
-            unit: unit_of(name).map(|(_, unit)| unit.as_str().to_owned()),
-            labels,
-            help,
-        });
-    }
-}
-
-/// The base units stand at the end of the name.
-fn unit_of(name: &'static str) -> Option<(&'static str, Unit)> {
-    let of = |unit: Unit| Some((name.strip_suffix(unit.as_str())?.strip_suffix('_')?, unit));
-    of(Unit::Seconds).or_else(|| of(Unit::Bytes))
 }
 
 #[cfg(test)]

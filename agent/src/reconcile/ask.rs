@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{FollowError, Followed};
 use crate::{
-    bpf::GateTotals,
+    bpf::{GateTotals, Inventory},
     core::{
         Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
         WatchRefusal, WorkloadFacts,
@@ -62,6 +62,8 @@ pub enum Ask {
         /// Whether it does.
         answer: oneshot::Sender<Result<(), FollowError>>,
     },
+    /// What stands in the kernel.
+    Inventory(oneshot::Sender<Inventory>),
     /// Have the log say what it said when the agent was started.
     UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
     /// What was found out about the workloads.
@@ -275,6 +277,15 @@ impl Asker {
     /// If nobody answers.
     pub async fn unfollow_all(&self) -> Result<Result<(), FollowError>, AskError> {
         self.ask(Ask::UnfollowAll).await
+    }
+
+    /// What stands in the kernel for the gates.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers.
+    pub async fn inventory(&self) -> Result<Inventory, AskError> {
+        self.ask(Ask::Inventory).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {

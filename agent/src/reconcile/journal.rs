@@ -23,7 +23,7 @@ use crate::{
 const RECENT: usize = 512;
 
 /// Entries that a reader of the stream may be behind; then it loses some, and is told how many.
-const BEHIND: usize = 4096;
+pub(crate) const BEHIND: usize = 4096;
 
 /// Tells. The agent never waits for who is told.
 #[derive(Debug)]
@@ -68,6 +68,18 @@ impl EntryStream {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Tells all readers, without waiting for any.
+    pub(crate) fn tell(&self, entry: Arc<Entry>) {
+        // Fails if nobody listens.
+        let _: Result<usize, _> = self.entries.send(entry);
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn readers(&self) -> usize {
+        self.entries.receiver_count()
     }
 }
 
@@ -128,8 +140,7 @@ impl Journal {
             self.recent.pop_front();
         }
         self.recent.push_back(Arc::clone(&entry));
-        // Fails if nobody listens.
-        let _: Result<usize, _> = self.stream.entries.send(entry);
+        self.stream.tell(entry);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);

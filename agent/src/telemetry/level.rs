@@ -66,6 +66,12 @@ impl Levels {
         Ok((levels, log_filter))
     }
 
+    /// Those of a log that nobody writes.
+    #[cfg(test)]
+    pub(crate) fn of_no_log() -> Self {
+        Self::new("info").expect("it is a level").0
+    }
+
     /// Has the log say what this filter takes, of the same form as `--log-level`.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ pub(crate) fn pod(pod: &'static str) -> Given {
 }
 
 impl Given {
-    fn labels(mut self, labels: &[(&'static str, &'static str)]) -> Self {
+    pub(crate) fn labels(mut self, labels: &[(&'static str, &'static str)]) -> Self {
         self.labels = labels.to_vec();
         self
     }
@@ -133,7 +133,7 @@ pub(crate) fn starts(containers: &[&'static str]) -> Vec<Step> {
 }
 
 /// The same, and the proxy has said that it is ready and all that waited has gone on.
-fn ready(containers: &[&'static str]) -> Vec<Step> {
+pub(crate) fn ready(containers: &[&'static str]) -> Vec<Step> {
     let mut steps = starts(containers);
     steps.extend([Step::Probe(true), seconds(5)]);
     steps

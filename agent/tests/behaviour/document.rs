@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 use crate::cases::{self, Case};
 
 /// Set, the document is written instead of compared.
-const WRITE: &str = "HOLDFAST_WRITE_DOCS";
+pub(crate) const WRITE: &str = "HOLDFAST_WRITE_DOCS";
 
 const HEAD: &str = "\
 # Behaviour

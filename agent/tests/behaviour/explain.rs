@@ -19,7 +19,7 @@ use crate::{
 /// Columns that a terminal has at least.
 const WIDTH: usize = 100;
 
-fn text_of(known: &Known) -> String {
+pub(crate) fn text_of(known: &Known) -> String {
     explain::text(&known.pod, &known.episodes, known.now, Style::PLAIN)
 }
 
@@ -123,12 +123,12 @@ fn waits() -> (Given, Vec<Step>) {
     (given, cases::then(steps, [Step::Found(refused), Step::Held("cart")]))
 }
 
-fn after(more: impl IntoIterator<Item = Step>) -> Known {
+pub(crate) fn after(more: impl IntoIterator<Item = Step>) -> Known {
     let (given, steps) = waits();
     scene::known(&given, &cases::then(steps, more)).unwrap()
 }
 
-fn seconds(seconds: u64) -> Step {
+pub(crate) fn seconds(seconds: u64) -> Step {
     Step::Wait(Duration::from_secs(seconds))
 }
 
@@ -138,10 +138,10 @@ fn who_waits_is_told_with_what_was_seen_and_what_to_do() {
     check("waits", &known);
     let text = text_of(&known);
     for part in [
-        "closed for 4s, 1 waiting now",
+        "closed for 4s, 1 connection waiting now",
         "cart (app, pid 4711) connects to 203.0.113.9:443, for 4.01 s so far",
-        "They go on in 56.0 s at the latest",
-        "Nobody listens on port 15001.",
+        "go on in 56.0 s at the latest",
+        "Nobody listens on port 15001. So it has been for 4s.",
         "kubectl -n shop logs cart-a1e091e9d-trhlq -c istio-proxy",
         "holdfast gate open shop/cart-a1e091e9d-trhlq",
     ] {

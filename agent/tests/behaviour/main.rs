@@ -7,6 +7,7 @@ mod cases;
 mod document;
 mod explain;
 mod kernel;
+mod printed;
 mod scene;
 
 use cases::Case;
@@ -36,4 +37,9 @@ fn the_cases_are_many_and_each_has_a_name_of_its_own() {
 #[test]
 fn the_document_is_the_table() {
     document::check();
+}
+
+#[test]
+fn the_commands_print_what_their_document_shows() {
+    printed::check();
 }

@@ -23,7 +23,9 @@ pub(crate) fn check() {
     ];
     check_document("docs/configuration.md", &configuration);
     check_document("docs/metrics.md", &[("metrics", metrics::table())]);
-    check_document("docs/commands.md", &[("check", options("check"))]);
+    let commands =
+        ["check", "events", "gate", "log-level", "dump"].map(|name| (name, options(name)));
+    check_document("docs/commands.md", &commands);
 }
 
 fn check_document(document: &str, tables: &[(&str, String)]) {
@@ -82,7 +84,10 @@ fn options(command: &str) -> String {
     let command = cli.find_subcommand(command).unwrap();
     let mut table =
         "| Option | Variable | Default | What it does |\n|---|---|---|---|\n".to_owned();
-    for option in command.get_arguments().filter(|option| option.get_id() != "help") {
+    for option in command
+        .get_arguments()
+        .filter(|option| option.get_long().is_some_and(|name| name != "help"))
+    {
         let _ = writeln!(table, "{}", row(option));
     }
     table

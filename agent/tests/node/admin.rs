@@ -1,8 +1,9 @@
 //! The commands that ask a running agent.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -13,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use testbed::{Agent, Pod, PodSpec, backend_v4, bpf};
+use testbed::{Agent, Pod, PodSpec, apps, backend_v4, bpf};
 
 use crate::common::{
     SOON, assert_released, binary, dials, enabled_node, events, eventually, idle, is, options,
@@ -77,8 +78,9 @@ impl Following {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    fn end(self) -> (Option<i32>, String) {
-        drop(self.lines);
+    /// Reads what there is until it ends.
+    fn end(mut self) -> (Option<i32>, String) {
+        self.lines.by_ref().for_each(drop);
         let output = self.child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
@@ -341,6 +343,7 @@ fn the_operator_closes_and_opens_a_gate() {
     });
 
     // Of a pod that nobody has enabled there is nothing to close.
+    node.api().put_namespace("other", &[]);
     let other = node.create_pod(PodSpec::new("other", "cart")).unwrap();
     let _idle_too = idle(&other, "app");
     eventually("it is known", || {
@@ -384,4 +387,99 @@ fn the_log_says_more_when_it_is_told_to() {
     let _idle_too = idle(&other, "app");
     wait_for(&agent, &other, "container started");
     assert_eq!(run(&agent, &["log-level", "--reset"], 0), "info\n");
+}
+
+/// The files of a dump, by their names without the folder's.
+fn files_of(dump: &[u8]) -> BTreeMap<String, String> {
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(dump));
+    let files = tar.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        (path.split_once('/').unwrap().1.to_owned(), content)
+    });
+    files.collect()
+}
+
+#[test]
+fn a_dump_has_what_a_bug_report_needs_and_no_secret() {
+    const SECRET: &str = "planted-s3cret";
+    let node = enabled_node();
+    let options = options().env("API_TOKEN", SECRET).env("HOLDFAST_MESH_WISHES", "enabled");
+    let agent = start_agent_with(&node, &options);
+    let spec = PodSpec::new("shop", "cart")
+        .annotation("example.com/token", SECRET)
+        .annotation("sidecar.istio.io/status", format!("{{\"token\":\"{SECRET}\"}}"))
+        .annotation("kubectl.kubernetes.io/last-applied-configuration", SECRET);
+    let pod = node.create_pod(spec).unwrap();
+    let app = pod
+        .start_container(
+            "app",
+            testbed::Command::from(apps::connect(backend_v4()).unwrap()).env("PASSWORD", SECRET),
+        )
+        .unwrap();
+    wait_for(&agent, &pod, "connect held");
+
+    let dump = agent.command(["dump", "-"]).unwrap();
+    assert_eq!(dump.status.code(), Some(0), "{}", String::from_utf8_lossy(&dump.stderr));
+    let files = files_of(&dump.stdout);
+    for (name, content) in &files {
+        assert!(!content.contains(SECRET), "{name}: {content}");
+    }
+    let json = |name: &str| serde_json::from_str::<Value>(&files[name]).unwrap();
+    assert_eq!(json("agent/status.json")["state"], "working");
+    assert_eq!(json("agent/pods.json")[0]["waiting"][0]["pid"], app.pid());
+    assert_eq!(json("agent/episodes.json")[0]["held"], 1);
+    assert!(files["agent/entries.jsonl"].contains("connect held"));
+    let gate = &json("agent/gates.json")["gates"][0];
+    assert_eq!(gate["counts"]["held"], 1);
+    assert_eq!(gate["gate"]["state"], 1);
+    let link = &gate["links"][0];
+    assert!(link["program"].as_str().unwrap().starts_with("holdfast_"));
+    assert!(link["kernel"]["link_id"].as_str().unwrap().parse::<u32>().unwrap() > 0);
+    assert!(link["pin"].as_str().unwrap().contains("/links/"), "{link}");
+    let options = json("agent/options.json");
+    assert_eq!(options["arguments"][1], "run");
+    let variables = options["variables"].as_array().unwrap();
+    assert!(variables.contains(&Value::from("HOLDFAST_MESH_WISHES=enabled")), "{variables:?}");
+    assert!(json("agent/process/descriptors.json")["open"].as_u64().unwrap() > 3);
+    assert!(files["agent/process/status.txt"].contains("VmRSS"));
+    assert!(files["node/mounts.txt"].contains("cgroup2"));
+    assert!(files["node/kernel.txt"].starts_with("Linux version"));
+    assert!(files["node/check.txt"].contains("kernel"));
+    assert!(files["version.txt"].contains(env!("CARGO_PKG_VERSION")));
+    assert!(files["manifest.txt"].contains("agent/pods.json: "));
+
+    // A file of its own, complete or not there.
+    let dir = tempfile::tempdir().unwrap();
+    let names = || fs::read_dir(dir.path()).unwrap().count();
+    let path = dir.path().join("dump.tar.gz");
+    let path = path.to_str().unwrap();
+    run(&agent, &["dump", path], 0);
+    assert!(files_of(&fs::read(path).unwrap()).contains_key("manifest.txt"));
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(path, "precious").unwrap();
+    let line = run(&agent, &["dump", path], REFUSED);
+    assert!(line.contains("is there already"), "{line}");
+    assert_eq!(fs::read_to_string(path).unwrap(), "precious");
+    let line = run(&agent, &["dump", "--force", "/dev/full"], REFUSED);
+    assert!(line.contains("/dev/full is no file"), "{line}");
+    run(&agent, &["dump", "--force", path], 0);
+    assert_eq!(names(), 1);
+
+    // A disk without room.
+    let script = "mount -t tmpfs -o size=4k none \"$0\"; \"$@\" \"$0/dump\"; code=$?; ls -A \"$0\"; exit $code";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(dir.path())
+        .arg(binary())
+        .arg("dump")
+        .env("HOLDFAST_ADMIN_SOCKET", agent.socket())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert_eq!((stderr.lines().count(), output.stdout.len()), (1, 0), "{stderr}");
 }

@@ -67,10 +67,10 @@ fn a_hold_is_explained_before_it_while_it_lasts_and_afterwards() {
         &pod,
         &[
             "closed for",
-            "1 waiting now",
+            "1 connection waiting now",
             "Connections through istio-proxy wait until it is ready. The pod is starting.",
             &who,
-            "They go on in",
+            "The kernel lets them go on in",
             "http://:15021/healthz/ready answers 200",
             "kubectl -n shop logs cart -c istio-proxy",
             "holdfast gate open shop/cart",

@@ -18,6 +18,7 @@ mod enablement;
 mod exempt;
 mod explain;
 mod explicit;
+mod flood;
 mod health;
 mod hold;
 mod kernel_log;

@@ -20,7 +20,7 @@ const LIMIT_KIB: u64 = 25 * 1024;
 const POD_KIB: u64 = 64;
 
 /// A field of the process's memory in /proc, in KiB.
-fn memory(agent: &Agent, field: &str) -> u64 {
+pub(crate) fn memory(agent: &Agent, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

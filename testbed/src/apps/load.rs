@@ -49,7 +49,27 @@ pub struct Load {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// A client that begins connects to this destination for `time` and closes each at once.
+pub fn flood(to: SocketAddr, time: Duration) -> Result<Command> {
+    let (to, time) = (to.to_string(), time.as_millis().to_string());
+    Ok(testbed_app()?.args(["flood", "--to", &to, "--time", &time]))
+}
+
+/// What [`flood`] has done.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+pub struct Flood {
+    /// Connects begun.
+    pub begun: u64,
+    /// In so many seconds.
+    pub seconds: f64,
+}
+
 impl Process {
+    /// Waits until the client of [`flood`] has ended.
+    pub fn wait_flood(&self, timeout: Duration) -> Result<Flood> {
+        parse(self.wait_record(timeout, |line| line["event"] == "flood")?)
+    }
+
     /// Waits until the client of [`load`] has told what became of its connections.
     pub fn wait_load(&self, timeout: Duration) -> Result<Load> {
         parse(self.wait_record(timeout, |line| line["event"] == "load")?)

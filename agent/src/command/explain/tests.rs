@@ -34,11 +34,11 @@ fn who_is_not_named_is_counted() {
     let text = text(&pod, &[], at(2_500), Style::PLAIN);
     let expected = "\
 shop/cart
-closed for 2s, 1000 waiting now
 
+state        closed for 2s, 1000 connections waiting now
 waiting      a container that is not known yet (dig) asks 10.96.0.10:53, for 2.50 s so far
              and 999 more
-             They go on in 57.5 s at the latest.
+             The kernel lets them go on in 57.5 s at the latest.
 ";
     assert_eq!(text, expected);
 }

@@ -3,6 +3,7 @@
 
 mod connect;
 mod epoll;
+mod flood;
 mod http;
 mod load;
 mod lookup;
@@ -42,6 +43,8 @@ enum Command {
     Lookup(lookup::Args),
     /// Opens connections at a steady pace and reports what became of them.
     Load(load::Args),
+    /// Begins connects and closes them at once, as fast as it can, and counts them.
+    Flood(flood::Args),
     /// Accepts and keeps connections on loopback.
     Listen(serve::ListenArgs),
     /// Serves HTTP on a port of every address.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Throughput(args) => throughput::run(&args),
         Command::Lookup(args) => lookup::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Flood(args) => flood::run(&args),
         Command::Listen(args) => serve::listen(&args),
         Command::Serve(args) => serve::serve(&[args.port]),
         Command::Outside => serve::outside(),

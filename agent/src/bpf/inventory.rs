@@ -1,0 +1,149 @@
+//! What stands in the kernel for the gates, for bug reports.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use agent_ebpf::{Gate, GateCounts};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Gates, gate::Attached, link::Link, program::Hook};
+use crate::core::CgroupId;
+
+/// Names that are listed: the programs of some hundred pods.
+const MAX_NAMES: usize = 2048;
+
+/// What stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inventory {
+    /// What has a name in the BPF file system, links of all versions and maps among it;
+    /// [`MAX_NAMES`] at most. Nothing: there is no such file system.
+    pub pinned: Vec<String>,
+    /// The gates, by cgroup.
+    pub gates: Vec<GateInventory>,
+}
+
+/// One gate.
+#[derive(Clone, Debug, Serialize)]
+pub struct GateInventory {
+    /// The id of the pod's cgroup.
+    pub cgroup: u64,
+    /// Another agent has left it, and no pod has been found for it yet.
+    pub left: bool,
+    /// Its programs write debug lines.
+    pub kernel_log: bool,
+    /// Its programs on the cgroup.
+    pub links: Vec<LinkInventory>,
+    /// What the programs read; null: it cannot be read.
+    pub gate: Value,
+    /// What they have counted; null: it cannot be read.
+    pub counts: Value,
+}
+
+/// One program on a cgroup.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkInventory {
+    /// The program's name; `None`: it is of another version's agent.
+    pub program: Option<&'static str>,
+    /// Its name in the BPF file system, if it has one.
+    pub pin: Option<String>,
+    /// What the kernel tells of it (`link_id`, `prog_id`, `prog_tag`, `attach_type`, `cgroup_id`).
+    pub kernel: BTreeMap<String, String>,
+}
+
+// === impl Gates ===
+
+impl Gates {
+    /// All that stands.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        let own = self.attached().map(|(cgroup, attached)| (cgroup, attached, false));
+        let left = self.left().map(|(cgroup, attached)| (cgroup, attached, true));
+        let mut gates: Vec<GateInventory> = own
+            .chain(left)
+            .map(|(cgroup, attached, left)| self.gate(cgroup, attached, left))
+            .collect();
+        gates.sort_by_key(|gate| gate.cgroup);
+        let mut pinned = Vec::new();
+        if let Some(claim) = self.claim() {
+            names_below(claim.root(), &mut pinned);
+            pinned.sort();
+        }
+        Inventory { pinned, gates }
+    }
+
+    fn gate(&self, cgroup: CgroupId, attached: &Attached, left: bool) -> GateInventory {
+        let own = attached.links.iter().map(|(hook, link)| link_inventory(Some(*hook), link));
+        let foreign = attached.foreign.iter().map(|link| link_inventory(None, link));
+        GateInventory {
+            cgroup: cgroup.0,
+            left,
+            kernel_log: self.has_kernel_log(cgroup),
+            links: own.chain(foreign).collect(),
+            gate: self.state(cgroup).map_or(Value::Null, |gate| of_gate(&gate)),
+            counts: self.counts(cgroup).map_or(Value::Null, |counts| of_counts(&counts)),
+        }
+    }
+}
+
+fn names_below(directory: &Path, names: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if names.len() >= MAX_NAMES {
+            return;
+        }
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names_below(&path, names);
+        } else {
+            names.push(path.display().to_string());
+        }
+    }
+}
+
+fn link_inventory(hook: Option<Hook>, link: &Link) -> LinkInventory {
+    // The kernel's own words, without a call of bpf(2): Documentation/filesystems/proc.rst, 3.8.
+    let path = format!("/proc/self/fdinfo/{}", link.number());
+    let told = fs::read_to_string(path).unwrap_or_default();
+    let kernel = told.lines().filter_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        let wanted = ["link_type", "link_id", "prog_tag", "prog_id", "cgroup_id", "attach_type"];
+        wanted.contains(&key).then(|| (key.to_owned(), value.trim().to_owned()))
+    });
+    LinkInventory {
+        program: hook.map(Hook::name),
+        pin: link.pin_path().map(|path| path.display().to_string()),
+        kernel: kernel.collect(),
+    }
+}
+
+fn of_gate(gate: &Gate) -> Value {
+    let Gate {
+        deadline_ns,
+        since_ns,
+        reached_before,
+        refuse_until_ns,
+        guard_ns,
+        state,
+        mode,
+        socket_quota,
+        proxy_uid,
+        errno,
+        dns_port,
+        closed_for,
+        ports,
+    } = gate;
+    json!({
+        "deadline_ns": deadline_ns, "since_ns": since_ns, "reached_before": reached_before,
+        "refuse_until_ns": refuse_until_ns, "guard_ns": guard_ns, "state": state, "mode": mode,
+        "socket_quota": socket_quota, "proxy_uid": proxy_uid, "errno": errno, "dns_port": dns_port,
+        "closed_for": closed_for, "ports": ports,
+    })
+}
+
+fn of_counts(counts: &GateCounts) -> Value {
+    let GateCounts { records, datagrams, held, held_queries, dropped, refused, observed, around } =
+        counts;
+    json!({
+        "records": records, "datagrams": datagrams, "held": held, "held_queries": held_queries,
+        "dropped": dropped, "refused": refused, "observed": observed, "around": around,
+    })
+}
