@@ -83,7 +83,6 @@ fn node(known: &Known) -> NodeReport {
         missing: Vec::new(),
         pods: pods.into_iter().chain([(PodState::Exempt, 10)]).collect(),
         held: 1,
-        watches: Vec::new(),
         problems: vec![
             "1 pod is without a ready proxy, and the time to wait for it is up; holdfast pods lists \
              them, holdfast explain tells why"
