@@ -1,8 +1,6 @@
 //! The Kubernetes API: pods of this node, namespaces, Events, the agent's own DaemonSet and the
 //! node's start-up taint. The only module that knows kube.
 
-#[cfg(test)]
-mod captured_log;
 mod client;
 mod convert;
 mod event;

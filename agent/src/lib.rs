@@ -7,6 +7,8 @@
 pub mod admin;
 pub mod app;
 pub mod bpf;
+#[cfg(test)]
+mod captured_log;
 pub mod check;
 pub mod cleanup;
 pub mod cli;

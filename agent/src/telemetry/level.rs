@@ -178,6 +178,7 @@ mod tests {
         let filter = EnvFilter::try_new(directives(filter)).unwrap();
         let text = filter.to_string();
         let subscriber = tracing_subscriber::registry().with(filter);
+        crate::captured_log::never_alone();
         tracing::subscriber::with_default(subscriber, || {
             for (case, expected) in wanted {
                 let now = match *case {

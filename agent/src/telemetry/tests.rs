@@ -50,6 +50,7 @@ fn logged(filter: &str, work: impl FnOnce(&Levels, &Written)) {
     let writer = written.clone();
     let layer = fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+    crate::captured_log::never_alone();
     tracing::subscriber::with_default(subscriber, || work(&levels, &written));
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
 use super::*;
-use crate::cluster::captured_log::Log;
+use crate::captured_log::Log;
 
 /// Long enough for anything that should happen soon, on any machine.
 const SOON: Duration = Duration::from_secs(20);

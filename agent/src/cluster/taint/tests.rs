@@ -13,7 +13,7 @@ use kube::Config;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::*;
-use crate::cluster::captured_log::Log;
+use crate::captured_log::Log;
 
 /// Long enough for anything that should happen soon, on any machine.
 const SOON: Duration = Duration::from_secs(20);
