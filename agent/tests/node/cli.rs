@@ -25,7 +25,7 @@ const UNAVAILABLE: i32 = 69;
 const NO_PERMISSION: i32 = 77;
 
 /// How an agent may be started without doing any harm: all that matters comes from the test.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "NODE_NAME",
     "KUBECONFIG",
     "KUBERNETES_SERVICE_HOST",
@@ -42,6 +42,7 @@ const VARIABLES: [&str; 19] = [
     "HOLDFAST_ON_EXIT",
     "HOLDFAST_DAEMONSET",
     "HOLDFAST_HEALTH_ADDRESS",
+    "HOLDFAST_ADMIN_SOCKET",
     "HOLDFAST_REMOVE_STARTUP_TAINT",
     "HOLDFAST_LOG",
     "HOLDFAST_LOG_FORMAT",
