@@ -105,6 +105,9 @@ impl Bench {
         let mut command = command("strace");
         command.args(["-f", "-qq", "-e", "trace=bpf", "-o"]).arg(&trace);
         command.args(wrapper).arg(&self.agent).args(arguments);
+        // What it serves before it fails is not the machine's, and no news.
+        command.env("HOLDFAST_ADMIN_SOCKET", self.dir.path().join("admin.sock"));
+        command.env("HOLDFAST_PAGE_ADDRESS", "none").env("HOLDFAST_LOG", "warn");
         let output = run(&mut command);
         let Output { status, stdout, stderr } = &output;
         let text = String::from_utf8(stderr.clone()).unwrap();
