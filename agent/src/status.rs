@@ -7,12 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use crate::{
     clock,
     cluster::Watches,
-    core::{AgentState, Epoch, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals},
+    core::{
+        AgentState, Epoch, NodeReport, ObservedReport, PodReport, PodState, Stamp, Totals, Watched,
+        in_words,
+    },
     health::Readiness,
     preflight::Kernel,
     reconcile::{AskError, Asker, Snapshot, Workloads},
@@ -100,20 +104,24 @@ impl Status {
             lost_reports: self.lost_reports.load(Ordering::Relaxed),
             ..snapshot.map(|snapshot| snapshot.totals.clone()).unwrap_or_default()
         };
+        let at = snapshot.map_or_else(|| self.epoch.stamp(clock::now()), |snapshot| snapshot.at);
+        let watches = self.watches.report(self.epoch);
+        let silent =
+            watches.iter().filter_map(|watch| Some((watch.resource, watch.silent_for(at)?)));
         NodeReport {
-            at: snapshot.map_or_else(|| self.epoch.stamp(clock::now()), |snapshot| snapshot.at),
+            at,
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: Kernel::running().release,
             pid: std::process::id(),
             started_at: self.started_at,
             state,
-            problems: problems(state, &missing, &by_state, &totals),
+            problems: problems(state, &missing, &by_state, &totals, silent),
             missing,
             pods: by_state,
             held: pods.iter().map(|pod| pod.held).sum(),
             totals,
-            watches: self.watches.report(self.epoch),
+            watches,
         }
     }
 }
@@ -123,6 +131,7 @@ fn problems(
     missing: &[String],
     pods: &BTreeMap<PodState, usize>,
     totals: &Totals,
+    silent: impl Iterator<Item = (Watched, Duration)>,
 ) -> Vec<String> {
     let count = |state| pods.get(&state).copied().unwrap_or_default();
     let mut problems = missing.to_vec();
@@ -151,6 +160,13 @@ fn problems(
              that"
         ));
     }
+    problems.extend(silent.map(|(watched, silent)| {
+        format!(
+            "the API server has not told of {} for {}: labels that change have no effect until it does",
+            watched.as_str(),
+            in_words(silent)
+        )
+    }));
     problems
 }
 

@@ -7,7 +7,7 @@ use super::{
     table::{WIDTH, wrap},
     terminal::{Paint, Style, safe},
 };
-use crate::core::{AgentState, NodeReport, Outcome, PodState, Totals, age};
+use crate::core::{AgentState, NodeReport, Outcome, PodState, Totals, WatchReport, age};
 
 /// The column of headings, with the gap behind it.
 const HEADINGS: usize = 10;
@@ -30,6 +30,9 @@ pub fn text(node: &NodeReport, style: Style) -> String {
     let up = age(at.since(*started_at));
     screen.line("agent", &format!("{}, pid {pid}, up {up}, Linux {kernel}", state.as_str()), None);
     screen.line("armed", &armed(node), None);
+    if !node.watches.is_empty() {
+        screen.line("api", &api(node), None);
+    }
     if *state == AgentState::Working {
         screen.line("pods", &pods(node), None);
         let waiting = (node.held > 0).then_some(Paint::Warning);
@@ -85,6 +88,23 @@ fn armed(node: &NodeReport) -> String {
         }
         _ => "NO: new pods are not held yet".to_owned(),
     }
+}
+
+/// When the API server was heard of last, which is about once a minute even if nothing changes.
+fn api(node: &NodeReport) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for WatchReport { resource, heard_at, lists: _, errors: _ } in &node.watches {
+        let resource = resource.as_str();
+        parts.push(match heard_at {
+            Some(at) => format!("{resource} heard of {} ago", age(node.at.since(*at))),
+            None => format!("{resource} not heard of yet"),
+        });
+    }
+    let errors: u64 = node.watches.iter().map(|watch| watch.errors).sum();
+    if errors > 0 {
+        parts.push(format!("interruptions so far: {errors}"));
+    }
+    parts.join(", ")
 }
 
 /// `3 open, 1 closed; 12 left alone`.

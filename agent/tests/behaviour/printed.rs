@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use holdfast::{
     command::{pods, status, terminal::Style},
-    core::{AgentState, Finding, NodeReport, Outcome, PodState, Totals},
+    core::{AgentState, Finding, NodeReport, Outcome, PodState, Totals, WatchReport, Watched},
 };
 
 use crate::{
@@ -83,12 +83,19 @@ fn node(known: &Known) -> NodeReport {
         missing: Vec::new(),
         pods: pods.into_iter().chain([(PodState::Exempt, 10)]).collect(),
         held: 1,
-        watches: Vec::new(),
         problems: vec![
             "1 pod is without a ready proxy, and the time to wait for it is up; holdfast pods lists \
              them, holdfast explain tells why"
                 .to_owned(),
         ],
+        watches: [(Watched::Pods, 3), (Watched::Namespaces, 42)]
+            .map(|(resource, seconds)| WatchReport {
+                resource,
+                heard_at: Some(known.now - Duration::from_secs(seconds)),
+                lists: 1,
+                errors: 0,
+            })
+            .into(),
         totals,
     }
 }

@@ -4,7 +4,10 @@ use std::{fs, thread};
 
 use testbed::{Agent, AgentOptions, Pod, PodSpec, Process, apps, backend_v4};
 
-use crate::common::{SOON, binary, enabled_node, eventually, start_agent_with};
+use crate::{
+    common::{SOON, binary, enabled_node, eventually, start_agent_with},
+    metrics::{self, Scrape},
+};
 
 /// Enabled pods, each with a connect that waits: kubelet's own limit is 110 pods a node.
 const PODS: usize = 100;
@@ -38,7 +41,10 @@ fn tell(agent: &Agent, when: &str) -> (u64, u64) {
 #[test]
 fn a_hundred_pods_that_wait_take_little_memory() {
     let node = enabled_node();
-    let options = AgentOptions::new(binary()).arg("--health-address=127.0.0.1:0");
+    let options = AgentOptions::new(binary())
+        .arg("--health-address=127.0.0.1:0")
+        .arg("--metrics-address=127.0.0.1:0")
+        .arg("--pod-metrics");
     let agent = start_agent_with(&node, &options);
     let (_, before) = tell(&agent, "armed, no pod");
 
@@ -58,7 +64,9 @@ fn a_hundred_pods_that_wait_take_little_memory() {
         builders.into_iter().flat_map(|builder| builder.join().unwrap()).collect()
     });
     eventually("every connect is held", || agent.logged("connect held").len() >= PODS);
-    let (all_held, held) = tell(&agent, "100 pods held");
+    let held_now = Scrape::take(metrics::address(&agent)).value("holdfast_held_connects");
+    assert_eq!(held_now, PODS as f64);
+    let (all_held, held) = tell(&agent, "100 pods held, and scraped");
 
     node.api().label_namespace("shop", "holdfast.dev/hold", None);
     for (pod, app) in &pods {

@@ -18,7 +18,7 @@ const OPEN_METRICS: &str =
     "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
 /// One answer.
-struct Scrape {
+pub(crate) struct Scrape {
     content_type: String,
     body: String,
 }
@@ -28,7 +28,7 @@ fn with_metrics() -> AgentOptions {
 }
 
 /// Where this agent serves.
-fn address(agent: &Agent) -> SocketAddr {
+pub(crate) fn address(agent: &Agent) -> SocketAddr {
     let line = agent.wait_message(SOON, "metrics are served").unwrap();
     line["address"].as_str().unwrap().parse().unwrap()
 }
@@ -47,7 +47,7 @@ fn get(address: SocketAddr, accept: &str) -> Scrape {
 }
 
 impl Scrape {
-    fn take(address: SocketAddr) -> Self {
+    pub(crate) fn take(address: SocketAddr) -> Self {
         get(address, "*/*")
     }
 
@@ -57,6 +57,10 @@ impl Scrape {
             .map(|line| line.rsplit_once(' ').unwrap())
             .map(|(series, value)| (series, value.parse().unwrap()))
             .collect()
+    }
+
+    pub(crate) fn value(&self, series: &str) -> f64 {
+        self.series()[series]
     }
 
     /// Asserts that these series have these values; `None`: they are not there.
@@ -134,9 +138,9 @@ fn a_held_pod_is_counted_exactly() {
         (&pod_waited, Some(0.0)),
     ]);
     // Each of the three has been sent again by its own stack meanwhile, and dropped again.
-    let dropped = during.series()["holdfast_dropped_packets_total"];
+    let dropped = during.value("holdfast_dropped_packets_total");
     assert!(dropped >= 6.0, "{dropped}");
-    assert!(during.series()["holdfast_probe_rounds_total{result=\"refused\"}"] >= 1.0);
+    assert!(during.value("holdfast_probe_rounds_total{result=\"refused\"}") >= 1.0);
 
     let proxy = pod.start_proxy().unwrap();
     proxy.wait_ready(SOON).unwrap();
@@ -171,11 +175,11 @@ fn a_held_pod_is_counted_exactly() {
         .map(|line| line["held_ms"].as_f64().unwrap() / 1000.0)
         .sum();
     for total in [&*pod_waited, "holdfast_hold_duration_seconds_sum"] {
-        let waited = after.series()[total];
+        let waited = after.value(total);
         assert!((waited - told).abs() < 0.001, "{total}: {waited}, {told}");
     }
     // What its gate has dropped is not forgotten with it.
-    assert!(after.series()["holdfast_dropped_packets_total"] >= dropped);
+    assert!(after.value("holdfast_dropped_packets_total") >= dropped);
 
     let open_metrics = get(address, OPEN_METRICS);
     assert_eq!(
@@ -190,7 +194,7 @@ fn a_held_pod_is_counted_exactly() {
     pod.delete().unwrap();
     eventually("the pod's series go with it", || !Scrape::take(address).body.contains(&uid));
     let held = "holdfast_connects_held_total{namespace=\"shop\"}";
-    assert_eq!(Scrape::take(address).series()[held], 3.0);
+    assert_eq!(Scrape::take(address).value(held), 3.0);
     node.api().delete(Resource::Namespaces, None, "shop");
     eventually("the namespace's series go with it", || {
         !Scrape::take(address).body.contains("namespace=\"shop\"")
@@ -204,7 +208,7 @@ fn a_watch_of_which_nothing_is_heard_grows_old_and_others_do_not() {
     let node = enabled_node();
     let agent = start_agent_with(&node, &with_metrics());
     let address = address(&agent);
-    let value = |series| Scrape::take(address).series()[series];
+    let value = |series| Scrape::take(address).value(series);
     // No object changes, and this API server sends a bookmark each second.
     let quiet = Instant::now();
     let oldest = std::iter::repeat_with(|| {

@@ -3,7 +3,11 @@ use std::{collections::BTreeMap, time::Duration};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
-use crate::core::Stamp;
+use crate::core::{Stamp, Watched};
+
+fn watch(resource: Watched, heard_at: Option<Stamp>, errors: u64) -> WatchReport {
+    WatchReport { resource, heard_at, lists: 1, errors }
+}
 
 fn node() -> NodeReport {
     let at = |seconds: u64| Stamp::new(Duration::from_secs(1_700_000_000 + seconds));
@@ -23,7 +27,10 @@ fn node() -> NodeReport {
             outcomes: [(Outcome::Connected, 38), (Outcome::ClosedByApplication, 1)].into(),
             ..Totals::default()
         },
-        watches: Vec::new(),
+        watches: vec![
+            watch(Watched::Pods, Some(at(7_497)), 0),
+            watch(Watched::Namespaces, Some(at(7_458)), 2),
+        ],
         problems: Vec::new(),
     }
 }
@@ -43,6 +50,7 @@ fn a_healthy_node_is_one_short_screen() {
 holdfast  0.1.0 on node-a: healthy
 agent     working, pid 1, up 2h, Linux 6.12.94+deb13-cloud-amd64
 armed     yes: pods, namespaces and cgroups are known, new pods are held from their start on
+api       pods heard of 3s ago, namespaces heard of 42s ago, interruptions so far: 2
 pods      1 closed, 12 open; 31 left alone
 waiting   2 connections now
 so far    41 connections held (38 connected, 1 closed by the application)
@@ -61,6 +69,7 @@ fn what_is_wrong_is_told_at_the_end() {
 holdfast  0.1.0 on node-a: NOT healthy
 agent     working, pid 1, up 2h, Linux 6.12.94+deb13-cloud-amd64
 armed     yes: pods, namespaces and cgroups are known, new pods are held from their start on
+api       pods heard of 3s ago, namespaces heard of 42s ago, interruptions so far: 2
 pods      1 failed; 0 left alone
 waiting   0 connections now
 so far    0 connections held; gates whose time was up: 2; gates that failed: 1; reports of the

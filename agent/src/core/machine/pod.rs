@@ -263,6 +263,10 @@ impl Pod {
     pub(super) fn plan(&self, standing: Standing, unknown: &Arc<Plan>) -> Arc<Plan> {
         let plan = match (standing, &self.judged) {
             (Standing::Observe, _) => self.observation.as_ref(),
+            // What has been let pass is not held because less is known again.
+            (Standing::Unknown, _) if self.observes && self.gate.is_closed() => {
+                self.applied.as_ref()
+            }
             (_, Some(Ok(plan))) => Some(plan),
             (_, Some(Err(_)) | None) => None,
         };

@@ -42,7 +42,7 @@ impl Pod {
         let renew_at = (until.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
-        self.opened = None;
+        (self.opened, self.error) = (None, None);
         self.closed_unknown = (!context.is_known()).then_some(now);
         self.observes = context.standing == Standing::Observe;
         self.tell_closed(reason, now, context, actions);

@@ -1,6 +1,6 @@
 //! The agent itself, and the node in sum.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,21 @@ impl Watched {
     }
 }
 
+// === impl WatchReport ===
+
+impl WatchReport {
+    /// From then on the API server counts as silent: it says something about once a minute, and ends
+    /// each watch after two.
+    pub const SILENT_AFTER: Duration = Duration::from_secs(300);
+
+    /// For how long nothing has been heard, if that is for too long.
+    #[must_use]
+    pub fn silent_for(&self, now: Stamp) -> Option<Duration> {
+        let silent = now.since(self.heard_at?);
+        (silent > Self::SILENT_AFTER).then_some(silent)
+    }
+}
+
 // === impl NodeReport ===
 
 impl NodeReport {
@@ -144,5 +159,23 @@ impl PodReport {
         !matches!(self.state, PodState::Exempt)
             || (self.wanted
                 && !matches!(self.exemption, Some(Exemption::Finished | Exemption::Deleted)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_silent_only_after_what_an_api_server_may_take() {
+        let at = |seconds: u64| Stamp::new(Duration::from_secs(seconds));
+        let watch =
+            |heard_at| WatchReport { resource: Watched::Pods, heard_at, lists: 1, errors: 0 };
+        let heard = watch(Some(at(1_000)));
+        assert_eq!(heard.silent_for(at(900)), None);
+        assert_eq!(heard.silent_for(at(1_300)), None);
+        assert_eq!(heard.silent_for(at(1_301)), Some(Duration::from_secs(301)));
+        // What has not begun is missing, not silent.
+        assert_eq!(watch(None).silent_for(at(9_000)), None);
     }
 }

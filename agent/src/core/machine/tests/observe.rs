@@ -218,3 +218,19 @@ fn an_order_to_open_ends_the_observing() {
     run.apply(50, Event::Tick);
     assert_eq!((run.gate(), run.machine.attached()), (Some(GatePhase::Absent), 0));
 }
+
+#[test]
+fn what_is_observed_is_not_held_because_less_is_known_again() {
+    let mut run = Run::ruled(OBSERVE, None, vec![view()]);
+    run.apply(10, found(false));
+    run.apply(20, Event::NamespacesListed(vec![]));
+    run.apply(25, Event::PodApplied(view()));
+    assert_eq!(run.machine.pods[&uid()].standing(), Standing::Unknown);
+    run.apply(30_010, Event::Tick);
+    run.apply(30_010, counted(0));
+    assert!(run.is_closed());
+    assert!(modes(&run.actions).iter().all(|mode| *mode == Mode::Observe), "{:?}", run.actions);
+    run.apply(30_020, Event::NamespacesListed(vec![namespace(None)]));
+    assert!(modes(&run.actions).iter().all(|mode| *mode == Mode::Observe));
+    assert_eq!(state(&run), PodState::Observed);
+}

@@ -31,6 +31,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         hold.prop_map(|hold| Event::NamespaceApplied(namespace(hold))),
         proptest::collection::vec(view.clone(), 0..2).prop_map(Event::PodsListed),
         view.prop_map(Event::PodApplied),
+        Just(Event::NamespacesListed(vec![])),
         Just(Event::PodDeleted(uid())),
         any::<bool>().prop_map(found),
         Just(Event::PodCgroupGone(uid())),
@@ -104,6 +105,11 @@ proptest! {
                 }
                 // Nor is anybody looked at who has said no, or is not one to look at.
                 (Some(Standing::Exempt(_)) | None, gate) => prop_assert!(gate.is_none()),
+                // Nor does it begin when less is known again.
+                (Some(Standing::Unknown), Some(set)) => {
+                    let observes = run.is_closed() && run.machine.pods[&uid()].observes;
+                    prop_assert!(!observes || lets_all_pass(set), "{:?}", set);
+                }
                 _ => {}
             }
         }
