@@ -93,12 +93,6 @@ impl Journal {
         Self { history, counts, events, recent, stream, next_seq: 1 }
     }
 
-    /// The stream of entries.
-    #[must_use]
-    pub fn stream(&self) -> EntryStream {
-        self.stream.clone()
-    }
-
     /// The clock by which its stamps are made.
     pub(super) const fn epoch(&self) -> Epoch {
         self.history.epoch()
