@@ -1,6 +1,7 @@
 //! The one task that owns all state. Sources send it facts; it asks the core what follows and has
 //! the edges do it.
 
+mod answer;
 mod ask;
 mod diagnose;
 mod follow;
@@ -38,10 +39,7 @@ pub use self::{
 use crate::{
     bpf::{BpfError, Gates, SocketTable},
     clock,
-    core::{
-        Action, CgroupId, Event, Finding, KernelEvent, Line, Machine, Monotonic, Order, Orderer,
-        PodName, PodReport, PodUid, SetGate,
-    },
+    core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid, SetGate},
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
@@ -231,77 +229,6 @@ impl Reconciler {
             }
             _ => {}
         }
-    }
-
-    fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Snapshot(answer) => {
-                let epoch = self.journal.epoch();
-                let snapshot = Snapshot {
-                    at: epoch.stamp(clock::now()),
-                    pods: self.machine.report(epoch),
-                    episodes: self.journal.episodes(),
-                    totals: self.journal.totals(),
-                    entries: self.journal.entries(),
-                    gates: self.gates.totals(),
-                };
-                // Whoever asked may have given up.
-                let _: Result<(), _> = answer.send(snapshot);
-            }
-            Ask::Pod { pod, answer } => {
-                let report = self.machine.find(&pod).and_then(|uid| self.report(&uid));
-                let _: Result<(), _> = answer.send(report);
-            }
-            Ask::Order { pod, order, by, answer } => {
-                let _: Result<(), _> = answer.send(self.order(&pod, order, by));
-            }
-            Ask::Followed(answer) => {
-                let _: Result<(), _> = answer.send(self.followed());
-            }
-            Ask::Follow { pod, on, kernel, answer } => {
-                let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
-            }
-            Ask::UnfollowAll(answer) => {
-                let _: Result<(), _> = answer.send(self.unfollow_all());
-            }
-            Ask::Inventory(answer) => {
-                let _: Result<(), _> = answer.send(self.gates.inventory());
-            }
-            Ask::Workloads(answer) => {
-                let _: Result<(), _> = answer.send(self.workloads());
-            }
-            Ask::Diagnose { pod, answer } => self.diagnose(&pod, answer),
-            Ask::Watch { pod, time, by, answer } => {
-                let _: Result<(), _> = answer.send(self.watch(pod, time, by));
-            }
-        }
-    }
-
-    fn report(&self, uid: &PodUid) -> Option<PodReport> {
-        self.machine.report_of(uid, self.journal.epoch())
-    }
-
-    fn order(
-        &mut self,
-        pod: &PodName,
-        request: OrderRequest,
-        by: Orderer,
-    ) -> Result<PodReport, OrderError> {
-        let uid = self.machine.find(pod).ok_or(OrderError::NoSuchPod)?;
-        let now = clock::now();
-        let (order, limit) = match request {
-            OrderRequest::Open(limit) => {
-                (Some(Order::Open { until: limit.map(|limit| now + limit) }), limit)
-            }
-            OrderRequest::Close(limit) => (Some(Order::Closed { until: now + limit }), Some(limit)),
-            OrderRequest::Auto => (None, None),
-        };
-        self.machine.may_order(&uid, order)?;
-        if let Some(report) = self.report(&uid) {
-            self.journal.record(report.pod, Line::Ordered { order, limit, by });
-        }
-        self.apply(Event::Ordered { uid: uid.clone(), order });
-        self.report(&uid).ok_or(OrderError::NoSuchPod)
     }
 
     fn cgroup(&mut self, event: CgroupEvent) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
-use super::node_name;
+use super::run::node_name;
 use crate::{cluster::DaemonSetName, command::Output};
 
 /// Where the node's parts are.

@@ -7,10 +7,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Action, CgroupId, ContainerId, ContainerIdentity, Event, KernelEvent, KernelEventKind,
-    Monotonic, NamespaceView, Plan, PodName, PodUid, PodView, Rules, namespace_problems,
+    Action, CgroupId, Event, KernelEvent, KernelEventKind, Monotonic, NamespaceView, Plan, PodName,
+    PodUid, PodView, Rules, namespace_problems,
 };
 
+mod container;
 mod evaluate;
 mod gate;
 mod held;
@@ -36,33 +37,6 @@ pub struct Machine {
     pods: HashMap<PodUid, Pod>,
     by_cgroup: HashMap<CgroupId, PodUid>,
     watches: Watches,
-}
-
-/// One container of a pod, by its cgroup.
-#[derive(Debug)]
-struct Container {
-    cgroup: CgroupId,
-    identity: Option<ContainerIdentity>,
-    /// It has a process; `None`: not yet told.
-    populated: Option<bool>,
-    /// When it was first seen to have one.
-    started: Option<Monotonic>,
-    /// The log has told that it runs.
-    told_running: bool,
-    /// The verdict that the kernel was told.
-    told: Option<super::Verdict>,
-}
-
-/// The containers of a pod, by id.
-type Containers = HashMap<ContainerId, Container>;
-
-// === impl Container ===
-
-impl Container {
-    /// Its name in the pod's spec, if known.
-    fn name(&self) -> Option<&str> {
-        self.identity.as_ref().map(|identity| identity.name.as_str())
-    }
 }
 
 // === impl Machine ===

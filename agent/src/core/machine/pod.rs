@@ -6,16 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Container, Containers, gate::GatePhase, waiting::Waiting};
+use super::{container::Containers, gate::GatePhase, waiting::Waiting};
 use crate::core::{
-    Action, CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Exemption,
-    Finding, InheritedGate, Judgement, Line, Monotonic, OpenReason, Order, Plan, PodName, PodRef,
-    PodUid, PodView, Problem, Proxy, Settings, Unused,
+    Action, CgroupId, ContainerId, Exemption, Finding, InheritedGate, Judgement, Line, Monotonic,
+    OpenReason, Order, Plan, PodName, PodRef, PodUid, PodView, Problem, Proxy, Settings, Unused,
 };
-
-/// Ended containers that are remembered: of one pod, more do not end within the milliseconds that a
-/// report takes.
-const MAX_ENDED: usize = 16;
 
 /// A pod's facts and the state of its gate.
 #[derive(Debug)]
@@ -61,7 +56,7 @@ pub(super) struct Pod {
     /// Its containers may have run without a gate, so its proxy may be ready.
     pub(super) late: bool,
     /// The containers that the API told of before the pod's cgroup was made: none of them is in it.
-    former: HashSet<ContainerId>,
+    pub(super) former: HashSet<ContainerId>,
     pub(super) gate: GatePhase,
     /// The phase that the gate was last seen in, and since when it is in it.
     noted: (Discriminant<GatePhase>, Monotonic),
@@ -308,69 +303,6 @@ impl Pod {
         };
     }
 
-    pub(super) fn container_found(
-        &mut self,
-        id: ContainerId,
-        cgroup: CgroupId,
-        identity: Option<ContainerIdentity>,
-    ) {
-        let container = self.containers.entry(id).or_insert(Container {
-            cgroup,
-            identity: None,
-            populated: None,
-            started: None,
-            told_running: false,
-            told: None,
-        });
-        container.identity = identity.or(container.identity.take());
-    }
-
-    pub(super) fn container_populated(
-        &mut self,
-        id: &ContainerId,
-        populated: bool,
-        now: Monotonic,
-    ) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.populated = Some(populated);
-            if populated {
-                container.started.get_or_insert(now);
-            }
-        }
-    }
-
-    /// Tells which containers have come to run, or have ended, of a pod that is not left alone.
-    pub(super) fn tell_containers(&mut self, plan: &Plan, actions: &mut Vec<Action>) {
-        let mut lines = Vec::new();
-        for container in self.containers.values_mut() {
-            let Some(ContainerIdentity { kind: ContainerKind::Container, name }) =
-                &container.identity
-            else {
-                continue;
-            };
-            let runs = container.populated == Some(true);
-            if std::mem::replace(&mut container.told_running, runs) == runs {
-                continue;
-            }
-            let container_name = name.clone();
-            lines.push(match container.started {
-                Some(at) if runs => Line::ContainerStarted {
-                    role: role_in(self.view.as_ref(), name),
-                    is_proxy: *name == plan.proxy.container,
-                    container: container_name,
-                    at,
-                },
-                _ => {
-                    container.started = None;
-                    Line::ContainerEnded { container: container_name }
-                }
-            });
-        }
-        for line in lines {
-            self.log(line, actions);
-        }
-    }
-
     /// Notes since when the gate is in the phase that it is in.
     pub(super) fn note_phase(&mut self, now: Monotonic) {
         let phase = discriminant(&self.gate);
@@ -410,25 +342,6 @@ impl Pod {
         self.error = None;
     }
 
-    pub(super) fn container_gone(&mut self, id: &ContainerId, actions: &mut Vec<Action>) {
-        let Some(container) = self.containers.remove(id) else { return };
-        let Container { cgroup, identity, populated: _, started: _, told_running, told } =
-            container;
-        if told.is_some() || self.inherits_verdicts {
-            actions.push(Action::ForgetVerdict { container: cgroup });
-        }
-        // Its last connects end with it, and their ends are read after its own: they keep its name.
-        if let Some(ContainerIdentity { kind: _, name }) = identity {
-            if told_running {
-                self.log(Line::ContainerEnded { container: name.clone() }, actions);
-            }
-            self.ended.push_back((cgroup, name));
-            if self.ended.len() > MAX_ENDED {
-                self.ended.pop_front();
-            }
-        }
-    }
-
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
         self.error = Some(error.clone());
@@ -436,74 +349,6 @@ impl Pod {
         self.let_go(now, actions);
         self.gate = GatePhase::Failed;
         self.note_phase(now);
-    }
-
-    /// Names the containers that only the API can name: the second source of their identity.
-    pub(super) fn name_containers(&mut self) {
-        let Some(view) = &self.view else { return };
-        for (id, container) in &mut self.containers {
-            if container.identity.is_none() {
-                container.identity =
-                    view.containers.iter().find(|named| named.id.as_ref() == Some(id)).map(
-                        |named| ContainerIdentity {
-                            kind: ContainerKind::Container,
-                            name: named.name.clone(),
-                        },
-                    );
-            }
-        }
-    }
-
-    /// Notes that the proxy has run, which is what makes its end one; and that another container of
-    /// it has become ready without anybody having waited.
-    pub(super) fn note_proxy(&mut self, plan: &Plan) {
-        self.proxy_ran |= self.running_proxy(plan).is_some();
-        if self.ready_proxy.is_some() && self.kube_ready(plan) {
-            self.ready_proxy = self.running_proxy(plan).or(self.ready_proxy.take());
-        }
-    }
-
-    /// Notes that the proxy is ready.
-    pub(super) fn note_ready(&mut self, plan: &Plan) {
-        self.ready_proxy = self.running_proxy(plan);
-    }
-
-    /// The proxy's container that has a process.
-    fn running_proxy(&self, plan: &Plan) -> Option<ContainerId> {
-        let runs = |container: &Container| {
-            container.populated == Some(true)
-                && container.name() == Some(plan.proxy.container.as_str())
-        };
-        self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone())
-    }
-
-    /// The proxy that was ready has ended, none is known to be ready in its place, and an
-    /// application is there that needs one.
-    pub(super) fn proxy_died(&self, plan: &Plan) -> bool {
-        let ended = match &self.ready_proxy {
-            Some(id) => self.containers.get(id).is_none_or(|proxy| proxy.populated == Some(false)),
-            None => self.proxy_ran && self.running_proxy(plan).is_none(),
-        };
-        ended && !self.kube_ready(plan) && self.application_runs(plan)
-    }
-
-    /// Whether a container other than the proxy and the sandbox may still connect. One of which
-    /// nothing is known counts: being wrong costs a delay.
-    fn application_runs(&self, plan: &Plan) -> bool {
-        let ended = |container: &Container| container.populated == Some(false);
-        self.containers.values().filter(|container| !ended(container)).any(|container| {
-            match &container.identity {
-                None => true,
-                Some(ContainerIdentity { kind: ContainerKind::Sandbox, name: _ }) => false,
-                Some(ContainerIdentity { kind: ContainerKind::Container, name }) => {
-                    *name != plan.proxy.container && self.role(name) != Some(ContainerRole::Init)
-                }
-            }
-        })
-    }
-
-    pub(super) fn role(&self, container: &str) -> Option<ContainerRole> {
-        role_in(self.view.as_ref(), container)
     }
 
     /// Takes in what the kernel has counted.
@@ -554,27 +399,4 @@ impl Pod {
         let gate = self.gate.ends(!self.held.is_empty());
         [gate, self.queries_expire(), order, self.watched_until].into_iter().flatten().min()
     }
-
-    /// Kubelet's word counts if it is about a container that runs: after a reboot of the node, and
-    /// after the proxy's death, the API tells for a while what was before.
-    pub(super) fn kube_ready(&self, plan: &Plan) -> bool {
-        let runs = |id: &ContainerId| match self.containers.get(id) {
-            Some(found) => found.populated != Some(false),
-            // A runtime whose cgroups have unknown names. Of a pod that was there before there is
-            // no telling whether its containers are still those.
-            None => !self.late && self.containers.is_empty() && !self.former.contains(id),
-        };
-        let there = !self.proxy_ran || self.running_proxy(plan).is_some();
-        plan.proxy.kube_ready
-            && there
-            && self
-                .view
-                .as_ref()
-                .and_then(|view| view.container(&plan.proxy.container))
-                .is_some_and(|proxy| proxy.ready && proxy.id.as_ref().map_or(!self.late, runs))
-    }
-}
-
-fn role_in(view: Option<&PodView>, container: &str) -> Option<ContainerRole> {
-    view?.container(container).map(|container| container.role)
 }

@@ -1,7 +1,8 @@
 //! What is known of the pods, for whoever asks.
 
 use super::{
-    Container, Machine,
+    Machine,
+    container::Container,
     gate::GatePhase,
     pod::{Pod, Standing},
 };

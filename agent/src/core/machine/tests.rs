@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::{gate::GatePhase, *};
 use crate::core::{
-    Caller, Choices, CloseReason, ContainerKind, ContainerRole, ContainerSpec, ContainerView,
-    Defaults, Exemption, GateSetting, KernelEventKind, Line, OnTimeout, OpenReason, Order, Outcome,
-    Pace, PodName, Profiles, QueryId, ReadyCheck, SocketCookie, Verdict,
+    Caller, Choices, CloseReason, ContainerId, ContainerIdentity, ContainerKind, ContainerRole,
+    ContainerSpec, ContainerView, Defaults, Exemption, GateSetting, KernelEventKind, Line,
+    OnTimeout, OpenReason, Order, Outcome, Pace, PodName, Profiles, QueryId, ReadyCheck,
+    SocketCookie, Verdict,
 };
 
 mod death;
