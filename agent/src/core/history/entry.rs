@@ -147,7 +147,7 @@ fn fields(line: &Line) -> Value {
                 "profile": profile,
                 "mode": mode.as_str(),
                 "enabled_by": enabled_by.map(crate::core::Origin::as_str),
-                "observes": observes,
+                "observes": observes.then_some(true),
                 "timeout_ms": millis::of(*timeout),
                 "mono_ns": at,
             })

@@ -242,6 +242,10 @@ impl Episode {
                 self.proxy.clone_from(proxy);
                 (self.mode, self.timeout, self.observes) = (*mode, *timeout, *observes);
                 self.enabled_by = enabled_by.or(self.enabled_by);
+                // Which container is the proxy is known now, and those that came before count, too.
+                for container in &mut self.containers {
+                    container.is_proxy = container.name == *proxy;
+                }
                 Saying::default()
             }
             Line::GateInherited { reason, held } => {

@@ -112,11 +112,22 @@ fn a_pod_that_turns_out_not_to_be_enabled_is_quiet_and_forgotten() {
 fn a_pod_that_turns_out_to_be_enabled_is_one_episode_and_told() {
     let (history, noted) = told(&[
         (0, closed(0, CloseReason::Start, false)),
+        (
+            1,
+            Line::ContainerStarted {
+                container: "istio-proxy".to_owned(),
+                role: None,
+                is_proxy: false,
+                at: at(1),
+            },
+        ),
         (5, closed(0, CloseReason::Start, true)),
     ]);
-    assert_eq!(noted.iter().map(|noted| noted.quiet).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(noted.iter().map(|noted| noted.quiet).collect::<Vec<_>>(), [true, true, false]);
     assert_eq!(history.episodes().count(), 1);
     assert_eq!(history.running(&pod(1).uid).unwrap().enabled_by, Some(Origin::Namespace));
+    let containers = &history.running(&pod(1).uid).unwrap().containers;
+    assert!(containers[0].is_proxy, "as was not known when it was told");
 }
 
 #[test]
