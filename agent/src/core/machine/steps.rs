@@ -37,9 +37,9 @@ impl Pod {
         // A connect that waits already has made the proxy's absence known.
         self.first_wait = self.held.first();
         let timeout = self.timeout(context);
-        let until = self.ordered_until(context);
-        let deadline = until.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
-        let renew_at = (until.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
+        let ordered = self.ordered_deadline(context);
+        let deadline = ordered.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
+        let renew_at = (ordered.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
         (self.opened, self.error) = (None, None);
@@ -73,10 +73,14 @@ impl Pod {
         self.log(line, actions);
     }
 
-    /// Until when the operator wants it closed.
-    fn ordered_until(&self, context: &Context<'_>) -> Option<Monotonic> {
+    /// When the kernel opens a gate that the operator wants closed: when the order ends, or when the
+    /// hold would end that the facts may ask for then. Between the two it must not be open.
+    fn ordered_deadline(&self, context: &Context<'_>) -> Option<Monotonic> {
+        let facts = self.first_wait.unwrap_or(context.now) + context.plan.settings.timeout.value;
         match self.order {
-            Some(Order::Closed { until }) if context.standing != Standing::Observe => Some(until),
+            Some(Order::Closed { until }) if context.standing != Standing::Observe => {
+                Some(until.max(facts))
+            }
             _ => None,
         }
     }
@@ -146,14 +150,20 @@ impl Pod {
         let GatePhase::Closed { reason, deadline, renew_at } = self.gate else {
             return context.now;
         };
-        let (now, timeout) = (context.now, self.timeout(context));
-        if let Some(until) = self.ordered_until(context) {
-            // Whoever waits already waits as long as the operator says.
-            if until != deadline {
-                self.set_gate(self.closed_until(until, reason, context), context, actions);
-                self.gate = GatePhase::Closed { reason, deadline: until, renew_at: None };
+        let (now, timeout) = (context.now, context.plan.settings.timeout.value);
+        if let Some(ordered) = self.ordered_deadline(context) {
+            // Whoever waits already waits as long as the operator says. Where nobody does, the facts' time
+            // would begin anew with each look: it is moved on when half of it has passed.
+            let is_outdated = match self.first_wait {
+                Some(_) => ordered != deadline,
+                None => ordered > deadline + timeout / 2,
+            };
+            if is_outdated {
+                self.set_gate(self.closed_until(ordered, reason, context), context, actions);
+                self.gate = GatePhase::Closed { reason, deadline: ordered, renew_at: None };
+                return ordered;
             }
-            return until;
+            return deadline;
         }
         let (new, renew_at) = match (self.first_wait, renew_at) {
             (Some(first), Some(_)) => (first + timeout, None),

@@ -176,7 +176,7 @@ fn the_operator_outweighs_the_facts_until_his_order_ends() {
     let mut run = running(TestRules::default());
     let actions = run.apply(1_000, order(Some(Order::Closed { until: at(11_000) })));
     assert_eq!(reason(&actions), Some(CloseReason::Operator));
-    assert_eq!(closes(&actions), Some(at(11_000)));
+    assert_eq!(closes(&actions), Some(at(61_000)));
     assert!(opened(&run.apply(2_000, Event::ProxyReady(uid()))).is_none());
     let actions = run.apply(11_000, Event::Tick);
     assert_eq!(opened(&actions), Some(OpenReason::ProbeReady));
