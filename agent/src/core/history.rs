@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    CloseReason, Epoch, Exemption, Line, Monotonic, Observed, OpenReason, PodRef, PodUid, Totals,
-    WorkloadFacts,
+    CloseReason, Epoch, Exemption, HeldConnect, Line, Monotonic, Observed, OpenReason, PodRef,
+    PodUid, Stamp, Totals, WorkloadFacts,
 };
 
 mod entry;
@@ -18,6 +18,7 @@ mod episode;
 mod pace;
 mod words;
 
+use self::episode::Before;
 pub use self::{
     entry::Entry,
     episode::{ConnectSpan, ContainerSpan, Episode, Fate},
@@ -27,6 +28,10 @@ pub use self::{
 /// Episodes that are remembered after their end: the last start of each pod of a full node (110,
 /// kubelet's default).
 const MAX_ENDED: usize = 128;
+
+/// Ended episodes in which nobody had come when they ended: they are nobody's story, unless a report of
+/// the kernel is read so late that it belongs to one. A second's worth of pods that come and go.
+const MAX_UNTOUCHED: usize = 64;
 
 /// Episodes that go on: as many as there can be gates.
 const MAX_RUNNING: usize = 4096;
@@ -38,6 +43,7 @@ pub struct History {
     next_id: u64,
     running: HashMap<PodUid, Episode>,
     ended: VecDeque<Episode>,
+    untouched: VecDeque<Episode>,
     totals: Totals,
     observed: Observed,
 }
@@ -53,8 +59,10 @@ pub struct Noted {
     pub observes: bool,
     /// It is the first connect of its episode that waits, fails or is observed.
     pub first: bool,
-    /// An episode began with it.
-    pub began: bool,
+    /// A gate has closed: not told before, and not by an agent before this one.
+    pub closes: bool,
+    /// A gate that an agent before this one had not closed is known to be that of a pod to hold.
+    pub becomes_known: bool,
     /// It is a connect that was established so long after its proxy was ready.
     pub after_ready: Option<Duration>,
     /// The episode that ended with it.
@@ -67,9 +75,9 @@ impl History {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
-        let (running, ended) = (HashMap::new(), VecDeque::new());
+        let (running, ended, untouched) = (HashMap::new(), VecDeque::new(), VecDeque::new());
         let (totals, observed) = (Totals::default(), Observed::default());
-        Self { epoch, next_id: 1, running, ended, totals, observed }
+        Self { epoch, next_id: 1, running, ended, untouched, totals, observed }
     }
 
     /// The clock by which its stamps are made.
@@ -116,6 +124,7 @@ impl History {
         if let Some(episode) = self.running.remove(uid) {
             self.bury(episode, now);
         }
+        self.untouched.retain(|episode| episode.pod.uid != *uid);
     }
 
     /// The episodes, the latest first; those that go on before those that have ended.
@@ -156,41 +165,56 @@ impl History {
             Line::GateClosed { at, .. } => *at,
             _ => now,
         };
-        // Told again, or of a connect that was told first.
-        let goes_on = self.running.get(&pod.uid).is_some_and(|episode| {
-            episode.opened_at.is_none()
-                && (episode.reason.is_none() || episode.closed_at == self.epoch.stamp(at))
+        let closed_at = self.epoch.stamp(at);
+        let goes_on = self.running.get(&pod.uid).and_then(|episode| {
+            (episode.opened_at.is_none()).then(|| episode.goes_on_as(closed_at)).flatten()
         });
-        if !goes_on {
-            self.forget(&pod.uid, now);
-            self.make_room(now);
-            let episode = Episode::new(self.next_id, pod.clone(), self.epoch.stamp(at));
-            self.next_id += 1;
-            self.running.insert(pod.uid.clone(), episode);
+        let mut replaced = None;
+        if goes_on.is_none() {
+            replaced =
+                self.running.remove(&pod.uid).map(|episode| Box::new(self.bury(episode, now)));
+            self.start(pod, closed_at, now);
         }
-        Noted { began: !goes_on, ..self.go_on(pod, line, now) }
+        let closes = match goes_on {
+            Some(before) => before == Before::OfConnect,
+            None => matches!(line, Line::GateClosed { .. }),
+        };
+        let was_known =
+            self.running.get(&pod.uid).is_some_and(|episode| episode.enabled_by.is_some());
+        if let Some(episode) = self.running.get_mut(&pod.uid) {
+            episode.closed_at = closed_at;
+            episode.is_inherited = matches!(line, Line::GateInherited { .. });
+        }
+        let noted = self.go_on(pod, line, now);
+        let is_known = matches!(line, Line::GateClosed { enabled_by: Some(_), .. });
+        let becomes_known = is_known && !was_known && goes_on != Some(Before::Inherited);
+        Noted { closes, becomes_known, ended: replaced, ..noted }
+    }
+
+    fn start(&mut self, pod: &PodRef, closed_at: Stamp, now: Monotonic) {
+        self.make_room(now);
+        let episode = Episode::new(self.next_id, pod.clone(), closed_at);
+        self.next_id += 1;
+        self.running.insert(pod.uid.clone(), episode);
     }
 
     fn go_on(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {
         let epoch = self.epoch;
-        let is_connect = matches!(
-            line,
-            Line::Held(_) | Line::Refused { .. } | Line::Observed { .. } | Line::Released { .. }
-        );
-        let late = |episode: &&mut Episode| episode.pod.uid == pod.uid && !episode.guards;
-        if is_connect && !self.running.contains_key(&pod.uid) {
-            // The kernel's reports may be read after the end of what they are about.
-            if let Some(episode) = self.ended.iter_mut().rev().find(late) {
-                let before = episode.tally();
-                let noted = episode.record(line, now, epoch);
-                self.observed.amend(episode, before);
-                return noted;
-            }
-            if !matches!(line, Line::Released { .. }) {
-                self.make_room(now);
-                let episode = Episode::new(self.next_id, pod.clone(), epoch.stamp(now));
-                self.next_id += 1;
-                self.running.insert(pod.uid.clone(), episode);
+        // The kernel's reports may be read after the end of what they are about.
+        if let Some(connect) = line.connect() {
+            let is_end = matches!(line, Line::Released { .. });
+            match self.running.get(&pod.uid) {
+                Some(running) if !is_end || !running.has_ended_all() => {}
+                None if !self.is_of_ended(pod, connect, is_end) => {
+                    if !is_end {
+                        self.start(pod, epoch.stamp(now), now);
+                    }
+                }
+                _ => {
+                    if let Some(noted) = self.amend(pod, line, now) {
+                        return noted;
+                    }
+                }
             }
         }
         let Some(episode) = self.running.get_mut(&pod.uid) else { return Noted::default() };
@@ -199,6 +223,34 @@ impl History {
             episode.pod.clone_from(pod);
         }
         episode.record(line, now, epoch)
+    }
+
+    /// Whether a connect belongs to the pod's last episode that has ended: it was called before that
+    /// end. Of an end of a wait nothing else is possible.
+    fn is_of_ended(&self, pod: &PodRef, connect: &HeldConnect, is_end: bool) -> bool {
+        let called_at = self.epoch.stamp(connect.caller.connect_at);
+        let ended = self.ended.iter().chain(&self.untouched);
+        let last = ended.filter(|episode| episode.pod.uid == pod.uid).max_by_key(|last| last.id);
+        last.is_some_and(|last| is_end || last.ended_at.is_none_or(|end| called_at <= end))
+    }
+
+    /// Adds a line to the pod's last episode that has ended, if there is one.
+    fn amend(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Option<Noted> {
+        let is_ours = |episode: &&mut Episode| episode.pod.uid == pod.uid;
+        let shown = self.ended.iter_mut().rev().find(is_ours).map(|episode| episode.id);
+        let untouched = self.untouched.iter().rposition(|episode| episode.pod.uid == pod.uid);
+        // The later of the two; one in which somebody has come is worth telling of from now on.
+        if let Some(index) = untouched
+            && shown.is_none_or(|id| self.untouched[index].id > id)
+        {
+            let episode = self.untouched.remove(index)?;
+            self.keep(episode);
+        }
+        let episode = self.ended.iter_mut().rev().find(is_ours)?;
+        let before = episode.tally();
+        let noted = episode.record(line, now, self.epoch);
+        self.observed.amend(episode, before);
+        Some(noted)
     }
 
     fn end(&mut self, pod: &PodRef, line: &Line, now: Monotonic) -> Noted {
@@ -219,13 +271,23 @@ impl History {
             Some(OpenReason::Exempt(exemption)) if exemption != Exemption::Operator
         );
         // And what was observed of a start at which nobody came too early is a number.
-        if !((was_none || episode.observes) && episode.touched() == 0) {
-            self.ended.push_back(episode);
-            if self.ended.len() > MAX_ENDED {
-                self.ended.pop_front();
+        if (was_none || episode.observes) && episode.touched() == 0 {
+            self.untouched.push_back(episode);
+            if self.untouched.len() > MAX_UNTOUCHED {
+                self.untouched.pop_front();
             }
+        } else {
+            self.keep(episode);
         }
         ended
+    }
+
+    /// Keeps an ended episode for whoever asks.
+    fn keep(&mut self, episode: Episode) {
+        self.ended.push_back(episode);
+        if self.ended.len() > MAX_ENDED {
+            self.ended.pop_front();
+        }
     }
 
     fn make_room(&mut self, now: Monotonic) {

@@ -92,7 +92,7 @@ impl Counts {
         lines.get_or_create(&OfKind { kind: line.kind() }).inc();
         match line {
             Line::GateClosed { reason, enabled_by, .. } => {
-                if noted.began {
+                if noted.closes {
                     closed.get_or_create(&OfReason { reason: labels::closed(*reason) }).inc();
                 }
                 if enabled_by.is_some() {

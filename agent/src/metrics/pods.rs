@@ -35,9 +35,11 @@ impl Pods {
         self.update(pod, |pod| pod.held += count);
     }
 
-    /// One waits no longer.
+    /// One waits no longer. Of a pod that is gone by then, nothing is said any more.
     pub(super) fn released(&self, pod: &PodRef, waited: Duration) {
-        self.update(pod, |pod| pod.waited += waited);
+        if let Some(count) = self.lock().get_mut(&pod.uid) {
+            count.waited += waited;
+        }
     }
 
     /// A pod is gone.

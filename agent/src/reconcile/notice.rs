@@ -4,8 +4,8 @@
 use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
     core::{
-        CloseReason, Episode, Finding, Line, Noted, OpenReason, Order, Orderer, Outcome, PodRef,
-        Problem, in_words,
+        CloseReason, Episode, Fate, Finding, Line, Noted, OpenReason, Order, Orderer, Outcome,
+        PodRef, Problem, in_words,
     },
 };
 
@@ -39,25 +39,16 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
     let proxy = running.map_or("the proxy", |episode| &episode.proxy);
     let limit = running.map(|episode| in_words(episode.timeout)).unwrap_or_default();
     Some(match line {
-        Line::Held(connect) if noted.first => {
-            let who = connect.container.as_deref().unwrap_or("a container");
-            let (comm, to) = (&connect.caller.comm, connect.caller.destination);
-            let comm = comm.escape_debug();
-            normal(
-                "ConnectHeld",
-                "Holding",
-                format!(
-                    "{who} ({comm}) connects to {to} before {proxy} is ready; it waits, for {limit} at most"
-                ),
-            )
-        }
-        Line::GateClosed { reason: CloseReason::ProxyDied, enabled_by: Some(_), .. } => warning(
+        // Until it is known what the pod is, its owner may have nothing to do with it.
+        Line::Held(_) if noted.first => connect_held(running?)?,
+        Line::GateClosed { reason: CloseReason::ProxyDied, .. } if noted.becomes_known => warning(
             "ProxyDied",
             "Holding",
             format!(
                 "{proxy} has ended; connects wait until it is ready again, each for {limit} at most"
             ),
         ),
+        Line::GateClosed { .. } if noted.becomes_known => connect_held(running?)?,
         Line::GateOpened { reason: OpenReason::Deadline, held, finding, .. } => warning(
             "HoldTimedOut",
             "Opening",
@@ -126,6 +117,22 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
         | Line::GateDetached
         | Line::NotHeld { .. } => return None,
     })
+}
+
+/// The first connect that waits at the gate of a pod that is to be held.
+fn connect_held(episode: &Episode) -> Option<Notice> {
+    let Episode { proxy, timeout, enabled_by, connects, .. } = episode;
+    let connect = connects.iter().find(|connect| connect.fate == Fate::Held)?;
+    if enabled_by.is_none() || episode.ended_at.is_some() {
+        return None;
+    }
+    let who = connect.container.as_deref().unwrap_or("a container");
+    let (comm, to) = (connect.comm.escape_debug(), connect.destination);
+    let limit = in_words(*timeout);
+    let note = format!(
+        "{who} ({comm}) connects to {to} before {proxy} is ready; it waits, for {limit} at most"
+    );
+    Some(normal("ConnectHeld", "Holding", note))
 }
 
 /// The end of an episode in which somebody waited for a proxy that came.

@@ -50,6 +50,17 @@ impl Entry {
 // === impl Line ===
 
 impl Line {
+    /// The connect that it is about.
+    pub(super) const fn connect(&self) -> Option<&HeldConnect> {
+        match self {
+            Self::Held(connect)
+            | Self::Refused { connect, .. }
+            | Self::Observed { connect, .. }
+            | Self::Released { connect, .. } => Some(connect),
+            _ => None,
+        }
+    }
+
     /// All kinds, see [`Self::kind`].
     pub const KINDS: [&str; 18] = [
         "container-started",

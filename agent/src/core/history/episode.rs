@@ -73,6 +73,9 @@ pub struct Episode {
     pub guards: bool,
     /// Why its programs could not be worked.
     pub error: Option<String>,
+    /// An agent before this one has closed it, and what it is has not been told to this one.
+    #[serde(skip)]
+    pub(super) is_inherited: bool,
     #[serde(skip)]
     paces: Paces,
 }
@@ -117,6 +120,17 @@ pub struct ConnectSpan {
     pub ended_at: Option<Stamp>,
     /// What became of it.
     pub outcome: Option<Outcome>,
+}
+
+/// What had been told of an episode before the closing of its gate was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// A connect that found nobody listening, for which it closes.
+    OfConnect,
+    /// That an agent before this one had closed it.
+    Inherited,
+    /// The closing itself.
+    Closing,
 }
 
 /// What a gate did with a connect.
@@ -175,8 +189,25 @@ impl Episode {
             ended_at: None,
             guards: false,
             error: None,
+            is_inherited: false,
             paces: Paces::default(),
         }
+    }
+
+    /// Whether a closing at this instant is this one, and what of it had been told before.
+    pub(super) fn goes_on_as(&self, closed_at: Stamp) -> Option<Before> {
+        if self.reason.is_none() {
+            Some(Before::OfConnect)
+        } else if self.is_inherited {
+            Some(Before::Inherited)
+        } else {
+            (self.closed_at == closed_at).then_some(Before::Closing)
+        }
+    }
+
+    /// Whether the end of each that waited has been told.
+    pub(super) fn has_ended_all(&self) -> bool {
+        self.outcomes.values().sum::<u64>() >= self.held
     }
 
     /// How many connects waited, failed or were observed.
@@ -332,10 +363,19 @@ impl Episode {
             | Line::Ordered { .. }
             | Line::InvalidSetting(_) => Saying::default(),
         };
-        let first = touched == 0 && self.touched() > 0;
+        let first = line.connect().is_some() && touched == 0 && self.touched() > 0;
         let after_ready = self.after_ready(line, epoch);
         let (quiet, observes) = (self.is_quiet(), self.observes);
-        Noted { saying, quiet, observes, first, began: false, after_ready, ended: None }
+        Noted {
+            saying,
+            quiet,
+            observes,
+            first,
+            closes: false,
+            becomes_known: false,
+            after_ready,
+            ended: None,
+        }
     }
 
     /// How long after the proxy was ready a connect was established. Those that were before it, as

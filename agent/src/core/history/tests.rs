@@ -244,3 +244,102 @@ fn an_episode_and_an_entry_can_be_read_again_from_json() {
     assert!(Line::KINDS.contains(&entry.kind.as_str()));
     assert_eq!(serde_json::from_value::<Entry>(json).unwrap(), entry);
 }
+
+fn inherited(reason: CloseReason, held: usize) -> Line {
+    Line::GateInherited { reason: Some(reason), held }
+}
+
+#[test]
+fn a_gate_that_goes_on_under_another_agent_is_one_episode_and_closes_once() {
+    let (history, noted) = told(&[
+        (10, inherited(CloseReason::ProxyDied, 1)),
+        // The API has told of the pod: with the instant at which the agent before closed it.
+        (20, closed(3, CloseReason::ProxyDied, true)),
+        (500, opened(500, OpenReason::ProbeReady)),
+        (501, released(connect(1, 4, 80), 497, Outcome::Connected)),
+        (510, Line::GateDetached),
+    ]);
+    assert_eq!(history.episodes().count(), 1);
+    let episode = history.episodes().next().unwrap();
+    assert_eq!((episode.held, episode.ended_as(Outcome::Connected)), (1, 1));
+    assert_eq!(episode.closed_at, Stamp::new(Duration::from_millis(3)));
+    // The agent before has told of it.
+    assert!(noted.iter().all(|noted| !noted.closes && !noted.becomes_known && !noted.first));
+    assert_eq!(noted.last().unwrap().ended.as_deref(), Some(episode));
+}
+
+#[test]
+fn a_gate_closes_once_however_often_and_in_whatever_order_it_is_told() {
+    let closes = |lines: &[(u64, Line)]| -> Vec<(bool, bool)> {
+        told(lines).1.iter().map(|noted| (noted.closes, noted.becomes_known)).collect()
+    };
+    assert_eq!(closes(&[(0, closed(0, CloseReason::Start, true))]), [(true, true)]);
+    assert_eq!(
+        closes(&[
+            (0, closed(0, CloseReason::Start, false)),
+            (5, closed(0, CloseReason::Start, true)),
+        ]),
+        [(true, false), (false, true)]
+    );
+    // A guarded gate: what it closes for is told first.
+    assert_eq!(
+        closes(&[
+            (50, Line::Held(connect(1, 49, 80))),
+            (51, closed(51, CloseReason::NobodyListens, true)),
+        ]),
+        [(false, false), (true, true)]
+    );
+}
+
+#[test]
+fn a_report_that_is_read_late_begins_nothing_at_a_guarded_gate() {
+    let (mut history, _) = told(&[
+        (0, closed(0, CloseReason::Start, true)),
+        (10, opened(10, OpenReason::ProbeReady)),
+        (15, Line::GateGuards),
+        (20, Line::Held(connect(1, 9, 80))),
+        (20, released(connect(1, 9, 80), 11, Outcome::StillConnecting)),
+    ]);
+    assert!(history.running(&pod(1).uid).is_none());
+    assert_eq!(history.episodes().next().unwrap().held, 1);
+    // What is called after it is another matter, and its episode begins with the closing.
+    history.record(&pod(1), &Line::Held(connect(2, 3_600_000, 80)), at(3_600_001));
+    history.record(&pod(1), &closed(3_600_002, CloseReason::NobodyListens, true), at(3_600_002));
+    let episode = history.running(&pod(1).uid).unwrap();
+    assert_eq!(
+        (episode.held, episode.closed_at),
+        (1, Stamp::new(Duration::from_millis(3_600_002)))
+    );
+}
+
+#[test]
+fn a_connect_that_is_reported_late_makes_a_story_of_an_end_that_was_none() {
+    let (history, _) = told(&[
+        (0, closed(0, CloseReason::Start, false)),
+        (5, opened(5, OpenReason::Exempt(Exemption::NotEnabled))),
+        (35, Line::GateDetached),
+        (40, Line::Held(connect(1, 4, 80))),
+    ]);
+    assert!(history.running(&pod(1).uid).is_none());
+    assert_eq!(history.episodes().map(|episode| episode.held).collect::<Vec<_>>(), [1]);
+    assert_eq!(history.untouched.len(), 0);
+}
+
+#[test]
+fn a_proxy_that_dies_while_its_gate_opens_leaves_two_episodes_with_what_is_theirs() {
+    let (history, noted) = told(&[
+        (0, closed(0, CloseReason::Start, true)),
+        (5, Line::Held(connect(1, 4, 80))),
+        (100, opened(100, OpenReason::ProbeReady)),
+        (150, closed(150, CloseReason::ProxyDied, true)),
+        (151, released(connect(1, 4, 80), 147, Outcome::Connected)),
+        (160, Line::Held(connect(2, 159, 80))),
+        (200, released(connect(2, 159, 80), 41, Outcome::Connected)),
+    ]);
+    let sums: Vec<_> = history
+        .episodes()
+        .map(|episode| (episode.reason, episode.held, episode.ended_as(Outcome::Connected)))
+        .collect();
+    assert_eq!(sums, [(Some(CloseReason::ProxyDied), 1, 1), (Some(CloseReason::Start), 1, 1)]);
+    assert_eq!(noted[3].ended.as_ref().map(|episode| episode.id), Some(1));
+}

@@ -50,6 +50,11 @@ impl Pod {
         at: Monotonic,
         actions: &mut Vec<Action>,
     ) {
+        // The kernel tells it once a socket; an agent before this one may have been told, and this one has
+        // found it in the table since.
+        if self.held.contains(cookie, caller.query) {
+            return;
+        }
         let connect = self.connect(cookie, caller);
         self.log(Line::Held(connect.clone()), actions);
         let stale = match self.gate {

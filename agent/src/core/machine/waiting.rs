@@ -28,6 +28,13 @@ impl Waiting {
         };
     }
 
+    pub(super) fn contains(&self, cookie: SocketCookie, query: Option<QueryId>) -> bool {
+        match query {
+            Some(query) => self.queries.contains_key(&(cookie, query)),
+            None => self.connects.contains_key(&cookie),
+        }
+    }
+
     /// Takes out what waits on this socket.
     pub(super) fn remove(&mut self, cookie: SocketCookie) -> Vec<HeldConnect> {
         match self.connects.remove(&cookie) {
