@@ -89,7 +89,9 @@ impl Exporter {
     }
 
     async fn read(&self) -> Reading {
-        let (node, snapshot) = self.status.report().await;
+        // Anybody who reaches the port may scrape, as often as he likes.
+        let known = self.status.recent().await;
+        let (node, snapshot) = &*known;
         let sources = self.sources.get();
         let max = sources.map_or(0, |sources| sources.max_sockets.into());
         let maps = snapshot.as_ref().map(|snapshot| MapReading {
@@ -98,10 +100,10 @@ impl Exporter {
             datagrams: Filled { used: snapshot.gates.datagrams, max },
         });
         Reading {
-            node,
-            waiting: snapshot.map(|snapshot| {
-                let waiting = snapshot.pods.into_iter().filter(|report| report.held > 0);
-                waiting.map(|report| (report.pod, report.held)).collect()
+            node: node.clone(),
+            waiting: snapshot.as_ref().map(|snapshot| {
+                let waiting = snapshot.pods.iter().filter(|report| report.held > 0);
+                waiting.map(|report| (report.pod.clone(), report.held)).collect()
             }),
             maps,
             probes: sources.map_or_else(Vec::new, |sources| {

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::{sync::Mutex, time::Instant};
+
 use crate::{
     clock,
     cluster::Watches,
@@ -22,6 +24,16 @@ use crate::{
     reconcile::{AskError, Asker, Snapshot, Workloads},
 };
 
+/// For so long what was found out is good for those who only look. Putting it together takes the task that
+/// opens the gates a moment, and however many look, it is asked no more often.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// How things stand. Nothing of the pods as long as the agent does not work their gates.
+pub type Known = (NodeReport, Option<Snapshot>);
+
+/// What was found out last, and when.
+type Latest = (Instant, Arc<Known>);
+
 /// Knows whom to ask. Clones know the same.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -32,6 +44,7 @@ pub struct Status {
     epoch: Epoch,
     watches: Watches,
     lost_reports: Arc<AtomicU64>,
+    latest: Arc<Mutex<Option<Latest>>>,
 }
 
 // === impl Status ===
@@ -43,7 +56,8 @@ impl Status {
         let epoch = clock::epoch();
         let started_at = epoch.stamp(clock::now());
         let lost_reports = Arc::new(AtomicU64::new(0));
-        Self { node: node.into(), started_at, readiness, asker, epoch, watches, lost_reports }
+        let (node, latest) = (node.into(), Arc::default());
+        Self { node, started_at, readiness, asker, epoch, watches, lost_reports, latest }
     }
 
     /// The clock by which its stamps are made.
@@ -74,8 +88,22 @@ impl Status {
         Ok(ObservedReport { at, since, node, observe, workloads })
     }
 
-    /// How things stand. Nothing of the pods as long as the agent does not work their gates.
-    pub async fn report(&self) -> (NodeReport, Option<Snapshot>) {
+    /// How things stood a moment ago, for those whom anybody may send: browsers and scrapers.
+    pub async fn recent(&self) -> Arc<Known> {
+        // Held while asking: whoever comes meanwhile gets the same answer.
+        let mut latest = self.latest.lock().await;
+        if let Some((at, known)) = &*latest
+            && at.elapsed() < FRESH
+        {
+            return Arc::clone(known);
+        }
+        let known = Arc::new(self.report().await);
+        *latest = Some((Instant::now(), Arc::clone(&known)));
+        known
+    }
+
+    /// How things stand now, for an operator's command.
+    pub async fn report(&self) -> Known {
         let (state, snapshot) = if self.readiness.is_working() {
             match self.asker.snapshot().await {
                 Ok(snapshot) => (AgentState::Working, Some(snapshot)),

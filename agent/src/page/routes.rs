@@ -15,18 +15,14 @@ use axum::{
     response::{Html, IntoResponse as _, Response},
     routing::get,
 };
-use tokio::{
-    sync::Mutex,
-    task::spawn_blocking,
-    time::{Instant, sleep},
-};
+use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{CONTENT_SECURITY_POLICY, Facts, Form};
 use crate::{
     core::NodeReport,
     http::{ListenAddress, ListenError, Purpose, Server},
     reconcile::Snapshot,
-    status::Status,
+    status::{Known, Status},
 };
 
 /// What the server is for.
@@ -40,10 +36,6 @@ const USUAL: ListenAddress =
 /// Between two attempts to listen there, if it is somebody else's: as long as another agent of this
 /// node takes to end.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// For so long facts are good for whoever asks next. Putting them together takes the task that opens
-/// the gates a moment, and however many people look, it is asked no more often.
-const FRESH: Duration = Duration::from_millis(250);
 
 /// `--page-address`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,24 +95,14 @@ fn bind(address: ListenAddress, status: &Status) -> Result<Server, ListenError> 
     Ok(server)
 }
 
-#[derive(Debug)]
-struct Page {
-    status: Status,
-    fresh: Duration,
-    latest: Mutex<Option<(Instant, Arc<Known>)>>,
-}
-
-type Known = (NodeReport, Option<Snapshot>);
-
 /// All that the page answers.
 fn router(status: Status) -> Router {
-    let page = Page { status, fresh: FRESH, latest: Mutex::default() };
     Router::new()
         .route("/", get(node))
         .route("/pods/{namespace}/{name}", get(pod))
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such page; see /\n"))
         .layer(middleware::from_fn(guard))
-        .with_state(Arc::new(page))
+        .with_state(status)
 }
 
 /// Answers nobody who comes by a name that is not this machine's (a web site whose name leads here),
@@ -166,10 +148,10 @@ fn is_own(host: &str) -> bool {
         || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-async fn node(State(page): State<Arc<Page>>, uri: Uri) -> Response {
+async fn node(State(status): State<Status>, uri: Uri) -> Response {
     let saved = asks(&uri, "save");
     let form = if saved { Form::File } else { served(&uri) };
-    let known = page.known().await;
+    let known = status.recent().await;
     // The name of a node, and so of the file, has none but these.
     let file =
         known.0.node.replace(|c: char| !(c.is_ascii_alphanumeric() || "-.".contains(c)), "_");
@@ -189,12 +171,12 @@ async fn node(State(page): State<Arc<Page>>, uri: Uri) -> Response {
 }
 
 async fn pod(
-    State(page): State<Arc<Page>>,
+    State(status): State<Status>,
     Path((namespace, name)): Path<(String, String)>,
     uri: Uri,
 ) -> Response {
     let form = served(&uri);
-    let known = page.known().await;
+    let known = status.recent().await;
     rendered(known, move |known| {
         let (report, snapshot) = known;
         match snapshot {
@@ -232,23 +214,6 @@ fn served(uri: &Uri) -> Form {
 /// Whether the query has this.
 fn asks(uri: &Uri, what: &str) -> bool {
     uri.query().unwrap_or_default().split('&').any(|parameter| parameter == what)
-}
-
-// === impl Page ===
-
-impl Page {
-    async fn known(&self) -> Arc<Known> {
-        // Held while asking: whoever comes meanwhile gets the same answer.
-        let mut latest = self.latest.lock().await;
-        if let Some((at, known)) = &*latest
-            && at.elapsed() < self.fresh
-        {
-            return Arc::clone(known);
-        }
-        let known = Arc::new(self.status.report().await);
-        *latest = Some((Instant::now(), Arc::clone(&known)));
-        known
-    }
 }
 
 // === impl PageAddress ===
