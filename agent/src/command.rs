@@ -1,7 +1,7 @@
 //! What the node's commands print.
 //!
 //! What they print comes from pods, whose names and words are their tenants' to choose: a table makes
-//! each cell harmless for a terminal itself; JSON and YAML escape what they must.
+//! each cell harmless for a terminal itself; in JSON and YAML what could do harm is escaped.
 
 pub mod ask;
 pub mod completions;
@@ -53,10 +53,23 @@ impl Output {
     ) -> anyhow::Result<String> {
         Ok(match self {
             Self::Table => table(Style::of_stdout()),
-            Self::Json => serde_json::to_string_pretty(value)? + "\n",
-            Self::Yaml => serde_saphyr::to_string(value)?,
+            Self::Json => json(value)?,
+            Self::Yaml => yaml(value)?,
         })
     }
+}
+
+/// JSON, harmless for a terminal.
+fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    Ok(terminal::safe_json(&text).into_owned())
+}
+
+/// YAML, harmless for a terminal: only its double-quoted strings have escapes, and JSON, which has no others, is
+/// YAML as well.
+fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    let text = serde_saphyr::to_string(value)?;
+    if terminal::is_harmless(&text) { Ok(text) } else { json(value) }
 }
 
 /// Writes to standard output. A reader that has gone, such as `head`, has what it wanted.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Output,
     gate::time,
-    terminal::{Paint, Style, safe},
+    terminal::{Paint, Style, safe, safe_json},
 };
 use crate::{
     admin::{Client, End, Follow, Line},
@@ -64,7 +64,7 @@ enum PrintError {
     #[error("the agent tells what is no entry ({0}): is it of another version?")]
     Json(#[from] serde_json::Error),
     #[error("failed to write YAML: {0}")]
-    Yaml(#[from] serde_saphyr::ser_error::Error),
+    Yaml(anyhow::Error),
 }
 
 struct Printer {
@@ -99,12 +99,12 @@ impl Printer {
     fn line(&self, text: &mut String) -> Result<(), PrintError> {
         match self.output {
             Output::Table => shown(&serde_json::from_slice(&self.rest)?, self.style, text),
-            // It is one already; what is not printable is escaped in it.
-            Output::Json => text.push_str(&String::from_utf8_lossy(&self.rest)),
+            // It is one already.
+            Output::Json => text.push_str(&safe_json(&String::from_utf8_lossy(&self.rest))),
             Output::Yaml => {
                 let value: Value = serde_json::from_slice(&self.rest)?;
                 text.push_str("---\n");
-                text.push_str(&serde_saphyr::to_string(&value)?);
+                text.push_str(&super::yaml(&value).map_err(PrintError::Yaml)?);
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     env,
     ffi::OsStr,
+    fmt::{self, Write as _},
     io::{self, IsTerminal as _},
 };
 
@@ -25,6 +26,33 @@ pub fn safe(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// JSON of the same value in which nothing acts on a terminal: what does stands within strings only, but for
+/// the lines' ends, and is written as JSON's own escape.
+#[must_use]
+pub fn safe_json(json: &str) -> Cow<'_, str> {
+    let is_to_escape = |c: char| c != '\n' && acts(c);
+    if !json.chars().any(is_to_escape) {
+        return Cow::Borrowed(json);
+    }
+    let mut shown = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_to_escape(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _: fmt::Result = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether a text could do anything to a terminal but fill it with lines.
+pub(super) fn is_harmless(text: &str) -> bool {
+    !text.chars().any(|c| c != '\n' && acts(c))
 }
 
 /// Whether a character is not one to look at: a control (C0 with ESC and line ends, DEL, C1), or one
@@ -124,6 +152,22 @@ impl Style {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_and_yaml_have_the_same_value_and_nothing_that_acts_on_a_terminal() {
+        let hostile = "a\u{9b}31m\u{202e}b\u{7f}\u{2028}\u{1b}]0;x\u{7}\nc\u{e0041}";
+        let value = serde_json::json!({ hostile: [hostile, "plain", 7] });
+        for output in [crate::command::Output::Json, crate::command::Output::Yaml] {
+            let text = output.render(&value, |_| unreachable!()).unwrap();
+            assert!(is_harmless(&text), "{text:?}");
+            let again: serde_json::Value = match output {
+                crate::command::Output::Json => serde_json::from_str(&text).unwrap(),
+                _ => serde_saphyr::from_str(&text).unwrap(),
+            };
+            assert_eq!(again, value, "{text}");
+        }
+        assert!(matches!(safe_json("{\n  \"a\": \"b\"\n}"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn nothing_that_acts_on_a_terminal_is_left() {
