@@ -71,14 +71,14 @@ fn label_pod(pod: &Pod, value: Option<&str>) {
     pod.patch(&json!({"metadata": {"labels": {LABEL: value}}}));
 }
 
-/// Whether a log line is of a probe of this pod with this finding.
-fn found(line: &Value, pod: &Pod, finding: &str) -> bool {
-    is(line, pod, "probed") && line["finding"] == finding
+/// Whether a log line is of a probe of this pod that found its proxy ready.
+fn is_ready(line: &Value, pod: &Pod) -> bool {
+    is(line, pod, "probed") && line["finding"].as_str().unwrap().ends_with("says ready")
 }
 
 /// Waits until the agent has found the pod's proxy ready by asking it.
 fn wait_probed_ready(agent: &Agent, pod: &Pod) {
-    agent.wait_log(SOON, |line| found(line, pod, "Ready(0)")).unwrap();
+    agent.wait_log(SOON, |line| is_ready(line, pod)).unwrap();
 }
 
 /// Waits until the agent has seen all that the API has told of the pod so far: it warns of a label
@@ -397,7 +397,7 @@ fn kubelet_s_word_alone_opens_a_gate() {
         let opened = wait_for(&agent, &pod, "gate opened");
         assert_eq!(opened["reason"], "kubelet reports the proxy ready", "{name}");
         assert_eq!(outcome(&app), "connected", "{name}");
-        assert!(lines(&agent, &pod, "probed").iter().all(|line| !found(line, &pod, "Ready(0)")));
+        assert!(lines(&agent, &pod, "probed").iter().all(|line| !is_ready(line, &pod)));
     }
 }
 

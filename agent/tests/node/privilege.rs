@@ -17,12 +17,13 @@ use crate::common::{
 pub(crate) const CAPABILITIES: [&str; 4] = ["net_admin", "net_raw", "sys_admin", "sys_ptrace"];
 
 /// Takes write access to every file system away, as `readOnlyRootFilesystem` and read-only mounts
-/// of a container do, then runs what stands behind its first argument, the cgroup2 mount.
+/// of a container do, gives one in memory for the commands' socket, as the chart's `emptyDir`, then runs what stands behind its first argument, the cgroup2 mount.
 const READ_ONLY: &str = r#"
 set -e
 for mount in / /proc /sys "$1"; do
     mount -o remount,bind,ro "$mount"
 done
+mount -t tmpfs -o size=1m tmpfs /mnt
 shift
 exec "$@"
 "#;
@@ -37,7 +38,7 @@ fn confined(capabilities: &[&str]) -> AgentOptions {
     wrapper.extend(["setpriv", "--no-new-privs"].map(str::to_owned));
     wrapper.push(format!("--bounding-set=-all{only}"));
     wrapper.push(format!("--inh-caps=-all{only}"));
-    options().wrapper(wrapper)
+    options().wrapper(wrapper).socket("/mnt/admin.sock")
 }
 
 /// A field of the process's status.
