@@ -121,7 +121,7 @@ class Agent(unittest.TestCase):
         # In memory: a node's disk may be full just when somebody asks.
         self.assertEqual(volumes[mount["name"]]["emptyDir"]["medium"], "Memory")
         self.assertIn("sizeLimit", volumes[mount["name"]]["emptyDir"])
-        # A place that is named must be had for the agent to start; the usual one need not.
+        # A place that is named and can never be had keeps the agent from its start; the usual one does not.
         self.assertNotIn("HOLDFAST_ADMIN_SOCKET", {one["name"] for one in self.container["env"]})
 
     def test_the_runtimes_are_those_that_the_agent_looks_for_by_itself_and_k0s(self):

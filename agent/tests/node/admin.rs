@@ -158,21 +158,26 @@ fn a_socket_is_replaced_if_its_agent_is_dead_and_only_then() {
     let node = enabled_node();
     let first = start_agent(&node);
     let path = first.socket().to_owned();
+    // As in a rolling upgrade: both are of one pod template, and so of one place.
     let second = node.start_agent(&options().socket(&path)).unwrap();
-    assert_eq!(second.wait_exit(SOON).unwrap().code(), Some(UNAVAILABLE));
-    let told = second.stderr().pop().unwrap();
+    let told = second.wait_message(SOON, "commands are not answered; trying again").unwrap();
     assert_eq!(
-        told,
+        told["error"],
         format!(
-            "holdfast: failed to answer commands at {}: an agent that lives does; name another \
-             socket with --admin-socket",
+            "failed to answer commands at {}: an agent that lives does; if both are to stay, name \
+             another socket with --admin-socket",
             path.display()
         )
     );
+    second.wait_message(SOON, "standing by for the agent that works on this node to end").unwrap();
     assert_eq!(json(&first, &["status"])["pid"], first.pid());
     first.kill();
     assert!(path.exists());
-    let line = run(&first, &["status"], UNAVAILABLE);
+    second.wait_message(SOON, "commands are answered").unwrap();
+    assert_eq!(json(&second, &["status"])["pid"], second.pid());
+    assert_eq!(second.logged("commands are not answered; trying again").len(), 1);
+    second.kill();
+    let line = run(&second, &["status"], UNAVAILABLE);
     assert!(line.contains("(Connection refused)"), "{line}");
     let third = start_agent_with(&node, &options().socket(&path));
     assert_eq!(json(&third, &["status"])["pid"], third.pid());
@@ -181,6 +186,26 @@ fn a_socket_is_replaced_if_its_agent_is_dead_and_only_then() {
     let _other = UnixListener::bind(&path).unwrap();
     assert!(third.stop(SOON).unwrap().success());
     assert!(path.exists());
+}
+
+#[test]
+fn a_place_that_can_never_be_had_is_told_at_once() {
+    let node = enabled_node();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    fs::write(&path, "precious").unwrap();
+    let agent = node.start_agent(&options().socket(&path)).unwrap();
+    assert_eq!(agent.wait_exit(SOON).unwrap().code(), Some(UNAVAILABLE));
+    let told = agent.stderr().pop().unwrap();
+    assert_eq!(
+        told,
+        format!(
+            "holdfast: failed to answer commands at {}: it is there and is no socket; name another \
+             one with --admin-socket",
+            path.display()
+        )
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]
