@@ -76,8 +76,8 @@ CONTRADICTIONS = [
         "extraEnv: A is not to be set here: it is there twice",
     ),
     (
-        {"extraVolumes": [{"name": "run", "emptyDir": {}}]},
-        "extraVolumes: the name run is taken",
+        {"extraVolumes": [{"name": "snap", "emptyDir": {}}, {"name": "snap", "emptyDir": {}}]},
+        "extraVolumes: the name snap is taken",
     ),
     (
         {"extraVolumeMounts": [{"name": "snap", "mountPath": "/snap"}]},

@@ -83,6 +83,21 @@ class Chart(unittest.TestCase):
                 chart.render(values)
             self.assertIn(reason, str(refused.exception))
 
+    def test_the_names_of_the_charts_own_volumes_are_taken(self):
+        volumes = pod_spec(chart.render().one("DaemonSet"))["volumes"]
+        self.assertGreater(len(volumes), 4)
+        for name in (volume["name"] for volume in volumes):
+            with self.subTest(name):
+                with self.assertRaises(helm_sdkpy.HelmError) as refused:
+                    chart.render({"extraVolumes": [{"name": name, "emptyDir": {}}]})
+                reason = f"extraVolumes: the name {name} is taken"
+                self.assertIn(reason, str(refused.exception))
+                # What is there can be mounted at another place as well.
+                mount = {"name": name, "mountPath": "/elsewhere"}
+                rendered = chart.render({"extraVolumeMounts": [mount]})
+                [container] = pod_spec(rendered.one("DaemonSet"))["containers"]
+                self.assertIn(mount, container["volumeMounts"])
+
     def test_what_a_refusal_advises_works(self):
         on_delete = {"type": "OnDelete", "rollingUpdate": None}
         one_by_one = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"}}

@@ -55,7 +55,7 @@ would refuse some of them with less clear words; the others would do something t
 {{- end }}
 
 {{- $volumes := dict -}}
-{{- range list "config" "cgroup" "bpffs" "run" }}{{ $_ := set $volumes . true }}{{ end -}}
+{{- range list "config" "cgroup" "bpffs" "run" "admin" }}{{ $_ := set $volumes . true }}{{ end -}}
 {{- range .Values.extraVolumes }}
   {{- if hasKey $volumes .name }}
     {{- fail (printf "extraVolumes: the name %s is taken; choose another" .name) }}
