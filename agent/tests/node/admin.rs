@@ -119,8 +119,18 @@ fn an_agent_answers_from_its_start_to_its_end() {
     let detail = json(&agent, &["explain", "shop/cart"]);
     assert_eq!(detail["pod"]["waiting"][0]["pid"], app.pid());
     assert_eq!(detail["episodes"][0]["held"], 1);
+    let line = run(&agent, &["explain", "shop/nobody"], NO_INPUT);
+    let node_name = node.name();
+    assert_eq!(
+        line,
+        format!(
+            "holdfast: there is no pod shop/nobody on node {node_name}: kubectl -n shop get pod nobody \
+             -o wide tells its node, and kubectl -n holdfast get pods -o wide --field-selector \
+             spec.nodeName=NODE that node's agent\n"
+        )
+    );
     for (args, code) in [
-        (&["explain", "shop/nobody"][..], NO_INPUT),
+        (&["diagnose", "shop/nobody"][..], NO_INPUT),
         (&["gate", "close", "shop/nobody"], NO_INPUT),
         (&["log-level", "--pod", "shop/nobody"], NO_INPUT),
         (&["explain", "cart"], USAGE),
@@ -148,7 +158,9 @@ fn an_agent_answers_from_its_start_to_its_end() {
         line,
         format!(
             "holdfast: no agent answers at {socket} (No such file or directory): run this in the \
-             agent's container: kubectl -n holdfast exec ds/holdfast -- /holdfast status\n"
+             container of the agent on the pod's node, which kubectl -n holdfast get pods -o wide \
+             --field-selector spec.nodeName=NODE names: kubectl -n holdfast exec AGENT -- holdfast \
+             status\n"
         )
     );
 }
