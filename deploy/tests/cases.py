@@ -130,6 +130,10 @@ CONTRADICTIONS = [
         "monitoring.podMonitor: there are no metrics to scrape",
     ),
     (
+        {"metrics": {"enabled": False}, "monitoring": {"prometheusRule": {"enabled": True}}},
+        "monitoring.prometheusRule: there are no metrics to watch",
+    ),
+    (
         {"metrics": {"address": "127.0.0.1"}, "monitoring": {"podMonitor": {"enabled": True}}},
         "monitoring.podMonitor: Prometheus asks at the pod's address",
     ),

@@ -113,7 +113,7 @@ class Agent(unittest.TestCase):
             self.assertTrue(root.startswith(mounts["run"]["mountPath"] + "/"), root)
 
     def test_its_commands_are_answered_in_a_directory_that_is_its_own(self):
-        [socket] = set(re.findall(r"\[default: (/\S+/admin\.sock)", help_of("run")))
+        [socket] = set(re.findall(r"\[default:\s+(/\S+/admin\.sock)", help_of("run")))
         directory = socket.rpartition("/")[0]
         [mount] = [one for one in self.container["volumeMounts"] if one["mountPath"] == directory]
         self.assertFalse(mount.get("readOnly", False))

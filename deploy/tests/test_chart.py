@@ -389,6 +389,16 @@ class Chart(unittest.TestCase):
         self.assertIn("Note: with onExit=detach", chart.render({"onExit": "detach"}).notes)
         self.assertIn("Note: the agents run privileged", chart.render({"privileged": True}).notes)
 
+    def test_notes_tell_of_a_runbook_that_no_link_leads_to(self):
+        def notes(**rule: object) -> str:
+            return chart.render({"monitoring": {"prometheusRule": rule}}).notes
+
+        self.assertIn('runbook_url is "docs/runbook.md"', notes(enabled=True))
+        self.assertIn("--set monitoring.prometheusRule.runbook=ADDRESS", notes(enabled=True))
+        address = "https://wiki.example.com/holdfast"
+        self.assertNotIn("runbook", notes(enabled=True, runbook=address))
+        self.assertNotIn("runbook", notes(enabled=False))
+
 
 def worst_of_lint(path: Path) -> int:
     with chart.Cluster(f"{NEWEST}.0") as server:
