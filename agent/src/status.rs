@@ -60,6 +60,12 @@ impl Status {
         Self { node, started_at, readiness, asker, epoch, watches, lost_reports, latest }
     }
 
+    /// The node that it is of.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// The clock by which its stamps are made.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

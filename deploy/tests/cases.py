@@ -76,8 +76,8 @@ CONTRADICTIONS = [
         "extraEnv: A is not to be set here: it is there twice",
     ),
     (
-        {"extraVolumes": [{"name": "run", "emptyDir": {}}]},
-        "extraVolumes: the name run is taken",
+        {"extraVolumes": [{"name": "snap", "emptyDir": {}}, {"name": "snap", "emptyDir": {}}]},
+        "extraVolumes: the name snap is taken",
     ),
     (
         {"extraVolumeMounts": [{"name": "snap", "mountPath": "/snap"}]},
@@ -128,6 +128,10 @@ CONTRADICTIONS = [
     (
         {"metrics": {"enabled": False}, "monitoring": {"podMonitor": {"enabled": True}}},
         "monitoring.podMonitor: there are no metrics to scrape",
+    ),
+    (
+        {"metrics": {"enabled": False}, "monitoring": {"prometheusRule": {"enabled": True}}},
+        "monitoring.prometheusRule: there are no metrics to watch",
     ),
     (
         {"metrics": {"address": "127.0.0.1"}, "monitoring": {"podMonitor": {"enabled": True}}},

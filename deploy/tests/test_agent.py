@@ -113,7 +113,7 @@ class Agent(unittest.TestCase):
             self.assertTrue(root.startswith(mounts["run"]["mountPath"] + "/"), root)
 
     def test_its_commands_are_answered_in_a_directory_that_is_its_own(self):
-        [socket] = set(re.findall(r"\[default: (/\S+/admin\.sock)", help_of("run")))
+        [socket] = set(re.findall(r"\[default:\s+(/\S+/admin\.sock)", help_of("run")))
         directory = socket.rpartition("/")[0]
         [mount] = [one for one in self.container["volumeMounts"] if one["mountPath"] == directory]
         self.assertFalse(mount.get("readOnly", False))
@@ -121,7 +121,7 @@ class Agent(unittest.TestCase):
         # In memory: a node's disk may be full just when somebody asks.
         self.assertEqual(volumes[mount["name"]]["emptyDir"]["medium"], "Memory")
         self.assertIn("sizeLimit", volumes[mount["name"]]["emptyDir"])
-        # A place that is named must be had for the agent to start; the usual one need not.
+        # A place that is named and can never be had keeps the agent from its start; the usual one does not.
         self.assertNotIn("HOLDFAST_ADMIN_SOCKET", {one["name"] for one in self.container["env"]})
 
     def test_the_runtimes_are_those_that_the_agent_looks_for_by_itself_and_k0s(self):

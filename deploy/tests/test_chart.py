@@ -83,6 +83,21 @@ class Chart(unittest.TestCase):
                 chart.render(values)
             self.assertIn(reason, str(refused.exception))
 
+    def test_the_names_of_the_charts_own_volumes_are_taken(self):
+        volumes = pod_spec(chart.render().one("DaemonSet"))["volumes"]
+        self.assertGreater(len(volumes), 4)
+        for name in (volume["name"] for volume in volumes):
+            with self.subTest(name):
+                with self.assertRaises(helm_sdkpy.HelmError) as refused:
+                    chart.render({"extraVolumes": [{"name": name, "emptyDir": {}}]})
+                reason = f"extraVolumes: the name {name} is taken"
+                self.assertIn(reason, str(refused.exception))
+                # What is there can be mounted at another place as well.
+                mount = {"name": name, "mountPath": "/elsewhere"}
+                rendered = chart.render({"extraVolumeMounts": [mount]})
+                [container] = pod_spec(rendered.one("DaemonSet"))["containers"]
+                self.assertIn(mount, container["volumeMounts"])
+
     def test_what_a_refusal_advises_works(self):
         on_delete = {"type": "OnDelete", "rollingUpdate": None}
         one_by_one = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"}}
@@ -373,6 +388,16 @@ class Chart(unittest.TestCase):
         self.assertIn("Note: with onExit=keep", chart.render({"onExit": "keep"}).notes)
         self.assertIn("Note: with onExit=detach", chart.render({"onExit": "detach"}).notes)
         self.assertIn("Note: the agents run privileged", chart.render({"privileged": True}).notes)
+
+    def test_notes_tell_of_a_runbook_that_no_link_leads_to(self):
+        def notes(**rule: object) -> str:
+            return chart.render({"monitoring": {"prometheusRule": rule}}).notes
+
+        self.assertIn('runbook_url is "docs/runbook.md"', notes(enabled=True))
+        self.assertIn("--set monitoring.prometheusRule.runbook=ADDRESS", notes(enabled=True))
+        address = "https://wiki.example.com/holdfast"
+        self.assertNotIn("runbook", notes(enabled=True, runbook=address))
+        self.assertNotIn("runbook", notes(enabled=False))
 
 
 def worst_of_lint(path: Path) -> int:

@@ -32,8 +32,9 @@ const MAX_PROBLEM_BYTES: usize = 64 * 1024;
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no agent answers at {} ({}): run this in the agent's container: \
-         kubectl -n holdfast exec ds/holdfast -- /holdfast status", .path.display(), in_words(.why)
+        "no agent answers at {} ({}): run this in the container of the agent on the pod's node, which \
+         kubectl -n holdfast get pods -o wide --field-selector spec.nodeName=NODE names: \
+         kubectl -n holdfast exec AGENT -- holdfast status", .path.display(), in_words(.why)
     )]
     NoAgent {
         /// The socket.

@@ -56,7 +56,7 @@ pub(super) async fn follow(
     let pod = PodName::new(&namespace, &name);
     told(peer, if on { "follow" } else { "unfollow" }, &pod.to_string());
     match admin.status.asker().follow(pod, on, kernel).await? {
-        Err(FollowError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
+        Err(FollowError::NoSuchPod) => Err(admin.no_such_pod(&namespace, &name)),
         followed => {
             followed?;
             Ok(Json(report(&admin).await))

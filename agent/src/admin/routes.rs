@@ -95,6 +95,17 @@ impl Admin {
         let (node, snapshot) = self.status.report().await;
         snapshot.ok_or_else(|| Failure::not_working(&node))
     }
+
+    /// Whoever asks has most likely come to another node's agent: it says how to find the right one.
+    pub(super) fn no_such_pod(&self, namespace: &str, name: &str) -> Failure {
+        let node = self.status.node();
+        let why = format!(
+            "there is no pod {namespace}/{name} on node {node}: kubectl -n {namespace} get pod {name} \
+             -o wide tells its node, and kubectl -n holdfast get pods -o wide --field-selector \
+             spec.nodeName=NODE that node's agent"
+        );
+        Failure::new(StatusCode::NOT_FOUND, why)
+    }
 }
 
 // === impl Failure ===
@@ -117,11 +128,6 @@ impl Failure {
             AgentState::Stuck => AskError::Silent.to_string(),
         };
         Self(StatusCode::SERVICE_UNAVAILABLE, why)
-    }
-
-    pub(super) fn no_such_pod(namespace: &str, name: &str) -> Self {
-        let why = format!("there is no pod {namespace}/{name} on this node");
-        Self(StatusCode::NOT_FOUND, why)
     }
 
     pub(super) fn wrong(why: impl Into<String>) -> Self {
@@ -174,7 +180,7 @@ async fn pod(
             episodes.retain(|episode| episode.pod.name.as_ref() == Some(&wanted));
             Ok(Json(PodDetail { pod, episodes }))
         }
-        None => Err(Failure::no_such_pod(&namespace, &name)),
+        None => Err(admin.no_such_pod(&namespace, &name)),
     }
 }
 
@@ -238,7 +244,7 @@ async fn gate(
     admin.snapshot().await?;
     match admin.status.asker().order(pod, request, by).await? {
         Ok(report) => Ok(Json(report)),
-        Err(OrderError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
+        Err(OrderError::NoSuchPod) => Err(admin.no_such_pod(&namespace, &name)),
         Err(OrderError::Refused(refusal)) => {
             Err(Failure::new(StatusCode::CONFLICT, refusal.to_string()))
         }
@@ -256,7 +262,7 @@ async fn diagnose(
 ) -> Answer<Diagnosis> {
     admin.snapshot().await?;
     let diagnosis = admin.status.asker().diagnose(PodName::new(&namespace, &name)).await?;
-    diagnosis.map(Json).ok_or_else(|| Failure::no_such_pod(&namespace, &name))
+    diagnosis.map(Json).ok_or_else(|| admin.no_such_pod(&namespace, &name))
 }
 
 async fn watch(
@@ -274,7 +280,7 @@ async fn watch(
     admin.snapshot().await?;
     match admin.status.asker().watch(pod, time, by).await? {
         Ok(report) => Ok(Json(report)),
-        Err(WatchError::NoSuchPod) => Err(Failure::no_such_pod(&namespace, &name)),
+        Err(WatchError::NoSuchPod) => Err(admin.no_such_pod(&namespace, &name)),
         Err(WatchError::Refused(refusal)) => {
             Err(Failure::new(StatusCode::CONFLICT, refusal.to_string()))
         }

@@ -1,42 +1,45 @@
 //! Answers at the socket as long as the agent runs.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
 use super::{Admin, DEFAULT_SOCKET, Socket, SocketError};
 use crate::http;
 
-/// How often the usual place is tried again: it is free when the agent that this one stands by for
-/// has ended.
+/// How often a taken place is tried again: it is free when the agent that this one stands by for has
+/// ended.
 const TRY_EVERY: Duration = Duration::from_secs(2);
 
-/// Answers at `path`; `None`: at the usual place, when it is free. An agent works without commands,
-/// too; but who names a place wants it.
+/// Answers at `path`; `None`: at the usual place. Where a living agent answers, this one does as soon
+/// as that one has ended: in a rolling upgrade both are of one pod template, and so of one place. An
+/// agent works without commands, too, wherever nobody has named a place; but who names one wants it.
 ///
 /// # Errors
 ///
-/// If the place that is named cannot be had.
+/// If the place that is named can never be had.
 pub fn serve(path: Option<&Path>, admin: Admin) -> Result<(), SocketError> {
-    match path.map(Socket::bind).transpose()? {
-        Some(socket) => drop(tokio::spawn(answer(socket, admin))),
-        None => drop(tokio::spawn(answer_when_free(Path::new(DEFAULT_SOCKET), admin))),
+    let place = path.unwrap_or(Path::new(DEFAULT_SOCKET));
+    match Socket::bind(place) {
+        Ok(socket) => drop(tokio::spawn(answer(socket, admin))),
+        Err(error) if path.is_none() || matches!(error, SocketError::Taken { .. }) => {
+            tracing::warn!(%error, "commands are not answered; trying again");
+            drop(tokio::spawn(answer_when_free(place.to_owned(), admin)));
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }
 
-async fn answer_when_free(path: &Path, admin: Admin) {
-    let mut told = false;
+async fn answer_when_free(place: PathBuf, admin: Admin) {
     loop {
-        match Socket::bind(path) {
-            Ok(socket) => return answer(socket, admin).await,
-            Err(error) if !told => {
-                told = true;
-                tracing::warn!(%error, "commands are not answered; trying again");
-            }
-            Err(_) => {}
-        }
         sleep(TRY_EVERY).await;
+        if let Ok(socket) = Socket::bind(&place) {
+            return answer(socket, admin).await;
+        }
     }
 }
 

@@ -32,7 +32,7 @@ const TRIES: usize = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Somebody answers there.
-    #[error("failed to answer commands at {}: an agent that lives does; name another socket with --admin-socket", .path.display())]
+    #[error("failed to answer commands at {}: an agent that lives does; if both are to stay, name another socket with --admin-socket", .path.display())]
     Taken {
         /// The socket.
         path: PathBuf,

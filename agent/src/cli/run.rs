@@ -75,7 +75,7 @@ pub struct RunArgs {
     pub pod_metrics: bool,
 
     /// The unix socket at which the commands are answered (holdfast status and others), for root
-    /// alone [default: /run/holdfast/admin.sock, if no other agent answers there].
+    /// alone; where another agent answers, once that one has ended [default: /run/holdfast/admin.sock].
     #[arg(long, env = "HOLDFAST_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 

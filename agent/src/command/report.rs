@@ -11,7 +11,8 @@ use crate::core::{ObservedReport, PREFIX, Tally, WorkloadFacts, in_words};
 /// How the operator has pods observed that nobody enabled.
 const SWITCH_ON: &str = "\
 To have pods observed that nobody enabled (nothing of them is held):
-  helm upgrade holdfast deploy/chart -n holdfast --reuse-values --set config.observe=enabled
+  helm upgrade holdfast deploy/chart -n holdfast --reset-then-reuse-values \\
+    --set config.observe=enabled
 or HOLDFAST_OBSERVE=enabled in the agent's environment. One workload, for a while:
   holdfast diagnose NAMESPACE/POD --for 10m
 ";

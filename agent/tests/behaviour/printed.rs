@@ -1,10 +1,12 @@
-//! What docs/commands.md shows of the commands' output: played, printed and compared.
+//! What the documents show of the commands' output: played, printed and compared.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use holdfast::{
-    command::{pods, status, terminal::Style},
-    core::{AgentState, Finding, NodeReport, Outcome, PodState, Totals, WatchReport, Watched},
+    command::{diagnose, pods, status, terminal::Style},
+    core::{
+        AgentState, Diagnosis, Finding, NodeReport, Outcome, PodState, Totals, WatchReport, Watched,
+    },
 };
 
 use crate::{
@@ -14,13 +16,18 @@ use crate::{
     scene::{self, Known, Step},
 };
 
-/// Fails if the document shows something else.
+/// Fails if a document shows something else.
 pub(crate) fn check() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+    check_document("docs/commands.md", &commands());
+    check_document("docs/observe.md", &[("diagnose", diagnosed())]);
+}
+
+fn check_document(document: &str, printed: &[(&str, String)]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
     let found = fs::read_to_string(&path).unwrap();
     let mut expected = found.clone();
-    for (name, text) in printed() {
-        expected = replaced(&expected, name, &text);
+    for (name, text) in printed {
+        expected = replaced(&expected, name, text);
     }
     if std::env::var_os(WRITE).is_some() {
         fs::write(&path, expected).unwrap();
@@ -28,7 +35,7 @@ pub(crate) fn check() {
     }
     assert!(
         found == expected,
-        "docs/commands.md shows something else than what is printed; \
+        "{document} shows something else than what is printed; \
          {WRITE}=1 cargo test -p holdfast --test behaviour writes it"
     );
 }
@@ -42,7 +49,17 @@ fn replaced(document: &str, name: &str, text: &str) -> String {
     format!("{before}{begin}```\n{text}```\n{end}{after}")
 }
 
-fn printed() -> Vec<(&'static str, String)> {
+/// A pod that nobody has enabled, on a node where nobody observes, while its proxy is away.
+fn diagnosed() -> String {
+    let given = cases::pod("istio-classic").labels(&[]);
+    let steps = cases::then(cases::starts(&["cart", "istio-proxy"]), [seconds(120)]);
+    let Known { pod, now, .. } = scene::known(&given, &steps).unwrap();
+    let nobody = Finding::NobodyListens { ports: vec![15001] };
+    let diagnosis = Diagnosis::new(pod, Some(nobody), None, false, None);
+    diagnose::text(&diagnosis, now, Style::PLAIN)
+}
+
+fn commands() -> Vec<(&'static str, String)> {
     let waits = after([seconds(4)]);
     let linkerd = cases::pod("linkerd-native");
     let of_linkerd = ["cart", "linkerd-proxy"];

@@ -5,6 +5,7 @@
 
 mod capabilities;
 mod files;
+mod helm;
 mod links;
 mod messages;
 mod metrics;
@@ -20,6 +21,12 @@ fn the_tables_of_settings_and_options_are_those_of_the_agent() {
 fn every_relative_link_leads_somewhere() {
     let broken = links::broken();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn whoever_upgrades_gets_the_new_charts_defaults() {
+    let wrong = helm::old_values();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

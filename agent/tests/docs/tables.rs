@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use clap::{Arg, ArgAction, CommandFactory as _};
+use clap::{Arg, ArgAction, CommandFactory as _, builder::PossibleValue};
 use holdfast::{
     cli::Cli,
     core::{Defaults, Key},
@@ -115,13 +115,28 @@ fn row(option: &Arg) -> String {
     };
     let mut does = sentence(&help);
     if !matches!(option.get_action(), ArgAction::SetTrue) {
-        for choice in option.get_possible_values() {
-            let about = choice.get_help().map(ToString::to_string).unwrap_or_default();
-            let _ = write!(does, " `{}`: {}", choice.get_name(), sentence(&about));
-        }
+        does += &choices(&option.get_possible_values());
     }
     let text = format!("| `--{name}{value}` | {variable} | {default} | {does} |");
     assert!(text.matches('|').count() == 5, "a bar would end a cell: {text}");
+    text
+}
+
+/// Each with what it does; those whose names say it are listed.
+fn choices(choices: &[PossibleValue]) -> String {
+    let mut text = String::new();
+    let mut named = Vec::new();
+    for choice in choices {
+        match choice.get_help() {
+            Some(about) => {
+                let _ = write!(text, " `{}`: {}", choice.get_name(), sentence(&about.to_string()));
+            }
+            None => named.push(format!("`{}`", choice.get_name())),
+        }
+    }
+    if !named.is_empty() {
+        let _ = write!(text, " {}.", named.join(", "));
+    }
     text
 }
 
@@ -139,6 +154,15 @@ fn without_default(help: &str) -> (String, Option<String>) {
 
 fn sentence(text: &str) -> String {
     format!("{}.", text.trim_end_matches('.'))
+}
+
+#[test]
+fn values_that_explain_themselves_are_listed() {
+    let explained = PossibleValue::new("json").help("For programs");
+    let [held, released] = ["held", "released"].map(PossibleValue::new);
+    assert_eq!(choices(&[held.clone(), released.clone()]), " `held`, `released`.");
+    assert_eq!(choices(&[explained, held, released]), " `json`: For programs. `held`, `released`.");
+    assert_eq!(choices(&[]), "");
 }
 
 #[test]

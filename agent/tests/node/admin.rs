@@ -119,8 +119,18 @@ fn an_agent_answers_from_its_start_to_its_end() {
     let detail = json(&agent, &["explain", "shop/cart"]);
     assert_eq!(detail["pod"]["waiting"][0]["pid"], app.pid());
     assert_eq!(detail["episodes"][0]["held"], 1);
+    let line = run(&agent, &["explain", "shop/nobody"], NO_INPUT);
+    let node_name = node.name();
+    assert_eq!(
+        line,
+        format!(
+            "holdfast: there is no pod shop/nobody on node {node_name}: kubectl -n shop get pod nobody \
+             -o wide tells its node, and kubectl -n holdfast get pods -o wide --field-selector \
+             spec.nodeName=NODE that node's agent\n"
+        )
+    );
     for (args, code) in [
-        (&["explain", "shop/nobody"][..], NO_INPUT),
+        (&["diagnose", "shop/nobody"][..], NO_INPUT),
         (&["gate", "close", "shop/nobody"], NO_INPUT),
         (&["log-level", "--pod", "shop/nobody"], NO_INPUT),
         (&["explain", "cart"], USAGE),
@@ -148,7 +158,9 @@ fn an_agent_answers_from_its_start_to_its_end() {
         line,
         format!(
             "holdfast: no agent answers at {socket} (No such file or directory): run this in the \
-             agent's container: kubectl -n holdfast exec ds/holdfast -- /holdfast status\n"
+             container of the agent on the pod's node, which kubectl -n holdfast get pods -o wide \
+             --field-selector spec.nodeName=NODE names: kubectl -n holdfast exec AGENT -- holdfast \
+             status\n"
         )
     );
 }
@@ -158,21 +170,26 @@ fn a_socket_is_replaced_if_its_agent_is_dead_and_only_then() {
     let node = enabled_node();
     let first = start_agent(&node);
     let path = first.socket().to_owned();
+    // As in a rolling upgrade: both are of one pod template, and so of one place.
     let second = node.start_agent(&options().socket(&path)).unwrap();
-    assert_eq!(second.wait_exit(SOON).unwrap().code(), Some(UNAVAILABLE));
-    let told = second.stderr().pop().unwrap();
+    let told = second.wait_message(SOON, "commands are not answered; trying again").unwrap();
     assert_eq!(
-        told,
+        told["error"],
         format!(
-            "holdfast: failed to answer commands at {}: an agent that lives does; name another \
-             socket with --admin-socket",
+            "failed to answer commands at {}: an agent that lives does; if both are to stay, name \
+             another socket with --admin-socket",
             path.display()
         )
     );
+    second.wait_message(SOON, "standing by for the agent that works on this node to end").unwrap();
     assert_eq!(json(&first, &["status"])["pid"], first.pid());
     first.kill();
     assert!(path.exists());
-    let line = run(&first, &["status"], UNAVAILABLE);
+    second.wait_message(SOON, "commands are answered").unwrap();
+    assert_eq!(json(&second, &["status"])["pid"], second.pid());
+    assert_eq!(second.logged("commands are not answered; trying again").len(), 1);
+    second.kill();
+    let line = run(&second, &["status"], UNAVAILABLE);
     assert!(line.contains("(Connection refused)"), "{line}");
     let third = start_agent_with(&node, &options().socket(&path));
     assert_eq!(json(&third, &["status"])["pid"], third.pid());
@@ -181,6 +198,26 @@ fn a_socket_is_replaced_if_its_agent_is_dead_and_only_then() {
     let _other = UnixListener::bind(&path).unwrap();
     assert!(third.stop(SOON).unwrap().success());
     assert!(path.exists());
+}
+
+#[test]
+fn a_place_that_can_never_be_had_is_told_at_once() {
+    let node = enabled_node();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    fs::write(&path, "precious").unwrap();
+    let agent = node.start_agent(&options().socket(&path)).unwrap();
+    assert_eq!(agent.wait_exit(SOON).unwrap().code(), Some(UNAVAILABLE));
+    let told = agent.stderr().pop().unwrap();
+    assert_eq!(
+        told,
+        format!(
+            "holdfast: failed to answer commands at {}: it is there and is no socket; name another \
+             one with --admin-socket",
+            path.display()
+        )
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]

@@ -43,6 +43,9 @@ would refuse some of them with less clear words; the others would do something t
   {{- if and .enabled (eq (int .port) (int $.Values.health.port)) }}
     {{- fail (printf "metrics.port: %v is health.port; choose another" .port) }}
   {{- end }}
+  {{- if and $.Values.monitoring.prometheusRule.enabled (not .enabled) }}
+    {{- fail "monitoring.prometheusRule: there are no metrics to watch; set metrics.enabled=true" }}
+  {{- end }}
   {{- $local := or (eq .address "localhost") (hasPrefix "127." .address) (regexMatch "^\\[[0:]*:0*1\\]$" .address) }}
   {{- range $name, $wants := dict "metrics.annotations" .annotations "monitoring.podMonitor" $.Values.monitoring.podMonitor.enabled }}
     {{- if and $wants (not $.Values.metrics.enabled) }}
@@ -55,7 +58,7 @@ would refuse some of them with less clear words; the others would do something t
 {{- end }}
 
 {{- $volumes := dict -}}
-{{- range list "config" "cgroup" "bpffs" "run" }}{{ $_ := set $volumes . true }}{{ end -}}
+{{- range list "config" "cgroup" "bpffs" "run" "admin" }}{{ $_ := set $volumes . true }}{{ end -}}
 {{- range .Values.extraVolumes }}
   {{- if hasKey $volumes .name }}
     {{- fail (printf "extraVolumes: the name %s is taken; choose another" .name) }}

@@ -120,22 +120,25 @@ impl PrivateApt {
         // It downloads to where it stands.
         command.args(["download", package]).current_dir(&self.directory);
         console::run_logged(&mut command, log)?;
-        let prefix = format!("{package}_");
         archives(&self.directory)?
             .into_iter()
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
-            })
+            .find(|path| is_of(path, package))
             .with_context(|| format!("apt-get download {package} left no file"))
     }
 
-    /// Downloads a package and all that it depends on and the machine lacks.
-    pub(super) fn download_closure(&self, package: &str, log: &Path) -> Result<Vec<PathBuf>> {
+    /// Downloads these packages and all that the first one depends on and the machine lacks.
+    pub(super) fn download_closure(&self, packages: &[&str], log: &Path) -> Result<Vec<PathBuf>> {
         let mut command = self.command("apt-get");
-        command.args(["install", "--yes", "--download-only", "--no-install-recommends", package]);
-        console::run_logged(&mut command, log)?;
-        archives(&self.directory.join(ARCHIVES))
+        command.args(["install", "--yes", "--download-only", "--no-install-recommends"]);
+        console::run_logged(command.args(packages.first()), log)?;
+        let mut found = archives(&self.directory.join(ARCHIVES))?;
+        for package in packages {
+            // To install it apt needs nothing that the machine has, be it the package itself.
+            if !found.iter().any(|path| is_of(path, package)) {
+                found.push(self.download(package, log)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Removes its lists and what it has downloaded.
@@ -184,6 +187,12 @@ fn archives(directory: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// Whether the archive is the package's: `NAME_VERSION_ARCHITECTURE.deb`.
+fn is_of(archive: &Path, package: &str) -> bool {
+    let name = archive.file_name().unwrap_or_default().as_encoded_bytes();
+    name.strip_prefix(package.as_bytes()).is_some_and(|rest| rest.starts_with(b"_"))
+}
+
 /// Removes a directory with all that is in it.
 pub(super) fn remove_if_there(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
@@ -203,5 +212,12 @@ mod tests {
         assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
         assert_eq!(codename("VERSION_CODENAME=\"trixie\"\n"), Some("trixie"));
         assert_eq!(codename("ID=arch\n"), None);
+    }
+
+    #[test]
+    fn an_archive_is_of_the_package_that_it_is_called_by() {
+        let archive = Path::new("cache/archives/chromium-common_150.0.1-1~deb12u1_amd64.deb");
+        assert!(is_of(archive, "chromium-common"));
+        assert!(!is_of(archive, "chromium") && !is_of(archive, "common"));
     }
 }

@@ -4,7 +4,7 @@
 //! starts at once. The tests want one program of each.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -26,6 +26,9 @@ pub(super) enum Unpacked {
 
 /// Has no window, and needs no libraries of a desktop.
 const CHROMIUM: &str = "chromium-headless-shell";
+
+/// Data that lies beside it, without which it does not start.
+const CHROMIUM_DATA: &str = "chromium-common";
 
 /// Letters as wide as those of most desktops, for text and for code.
 const FONTS: &str = "fonts-liberation";
@@ -75,13 +78,32 @@ impl Unpacked {
         }
     }
 
-    /// Whether it is there and runs; promtool may be the machine's own.
+    /// Whether the one that the tests would take is there and runs.
     pub(super) fn is_there(self, workspace: &Workspace) -> bool {
-        let program = match self {
-            Self::Chromium => Some(self.program(workspace)),
-            Self::Promtool => promtool(workspace),
+        let named = env::var_os(self.variable()).map(PathBuf::from);
+        runs(&self.chosen(named, find_program("promtool"), workspace))
+    }
+
+    /// As the testbed does: what the variable names comes first, then the machine's promtool.
+    fn chosen(
+        self,
+        named: Option<PathBuf>,
+        machines_promtool: Option<PathBuf>,
+        workspace: &Workspace,
+    ) -> PathBuf {
+        let found = match self {
+            Self::Chromium => named,
+            Self::Promtool => named.filter(|path| path.is_file()).or(machines_promtool),
         };
-        program.is_some_and(|program| runs(&program))
+        found.unwrap_or_else(|| self.program(workspace))
+    }
+
+    /// By which the tests are told of another one.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Chromium => "HOLDFAST_CHROMIUM",
+            Self::Promtool => "HOLDFAST_PROMTOOL",
+        }
     }
 
     /// How a person puts it there.
@@ -89,12 +111,15 @@ impl Unpacked {
         let program = self.program(workspace);
         match self {
             Self::Chromium => format!(
-                "# {}: a script that starts a Chromium with the arguments it gets",
-                program.display()
+                "# {}, or what {} names: a script that starts a Chromium with the arguments it gets",
+                program.display(),
+                self.variable()
             ),
-            Self::Promtool => {
-                format!("# promtool, of any Prometheus release, to {}", program.display())
-            }
+            Self::Promtool => format!(
+                "# promtool, of any Prometheus release, to {}, or {} with its path",
+                program.display(),
+                self.variable()
+            ),
         }
     }
 
@@ -110,10 +135,10 @@ impl Unpacked {
         let root = partial.join("root");
         match self {
             Self::Chromium => {
-                for archive in apt.download_closure(CHROMIUM, log)? {
+                let wanted = [CHROMIUM, CHROMIUM_DATA, FONTS];
+                for archive in apt.download_closure(&wanted, log)? {
                     private_apt::unpack(&archive, &root, log)?;
                 }
-                private_apt::unpack(&apt.download(FONTS, log)?, &root, log)?;
                 write_launcher(&partial)?;
             }
             Self::Promtool => {
@@ -129,7 +154,7 @@ impl Unpacked {
         private_apt::remove_if_there(&directory)?;
         fs::rename(&partial, &directory)
             .with_context(|| format!("rename {}", partial.display()))?;
-        if !self.is_there(workspace) {
+        if !runs(&self.program(workspace)) {
             bail!("{} does not run", self.program(workspace).display());
         }
         Ok(())
@@ -148,12 +173,6 @@ impl Unpacked {
             Self::Promtool => "prometheus",
         })
     }
-}
-
-/// Where promtool is: the machine's own first.
-fn promtool(workspace: &Workspace) -> Option<PathBuf> {
-    let unpacked = Unpacked::Promtool.program(workspace);
-    find_program("promtool").or_else(|| unpacked.is_file().then_some(unpacked))
 }
 
 fn runs(program: &Path) -> bool {
@@ -204,6 +223,27 @@ fn collect_library_directories(directory: &Path, found: &mut Vec<PathBuf>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_has_named_a_program_downloads_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let [root, target] = ["root", "target"].map(|name| directory.path().join(name));
+        let workspace = Workspace { root, target };
+        let [own, machines] = ["own", "machines"].map(|name| directory.path().join(name));
+        let chosen = |program: Unpacked, named: Option<&PathBuf>| {
+            program.chosen(named.cloned(), Some(machines.clone()), &workspace)
+        };
+        fs::write(&own, []).unwrap();
+        assert_eq!(chosen(Unpacked::Chromium, Some(&own)), own);
+        assert_eq!(chosen(Unpacked::Promtool, Some(&own)), own);
+        let unpacked = Unpacked::Chromium.program(&workspace);
+        assert_eq!(chosen(Unpacked::Chromium, None), unpacked);
+        assert_eq!(chosen(Unpacked::Promtool, None), machines);
+        // The tests take a promtool wherever there is one, and no other browser than the one named.
+        fs::remove_file(&own).unwrap();
+        assert_eq!(chosen(Unpacked::Chromium, Some(&own)), own);
+        assert_eq!(chosen(Unpacked::Promtool, Some(&own)), machines);
+    }
 
     #[test]
     fn the_launcher_finds_every_directory_with_libraries_from_wherever_it_stands() {
