@@ -23,6 +23,7 @@ pub use self::{
     loader::{LoadOptions, Loaded, load, prove},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
+    program::LoudPrograms,
     socket::SocketTable,
 };
 
@@ -51,6 +52,9 @@ pub enum BpfError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// Programs that write debug lines were asked for before [`LoudPrograms::load`].
+    #[error("the eBPF programs that write debug lines are not loaded")]
+    NotLoaded,
     /// A map could not be read or written.
     #[error("failed to {operation} map {map}: {}", chain(source))]
     Map {

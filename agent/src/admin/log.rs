@@ -83,6 +83,7 @@ impl From<FollowError> for Failure {
         let status = match error {
             FollowError::NoSuchPod => StatusCode::NOT_FOUND,
             FollowError::Level(LevelError::Filter { .. }) => StatusCode::BAD_REQUEST,
+            FollowError::Slow => StatusCode::SERVICE_UNAVAILABLE,
             FollowError::NoCgroup | FollowError::Level(_) | FollowError::Kernel(_) => {
                 StatusCode::CONFLICT
             }

@@ -18,7 +18,7 @@ use super::{
     inherit::{Left, reason_code},
     link::Link,
     pin::Claim,
-    program::{Hook, Voice},
+    program::{Hook, LoudPrograms, Voice},
     socket::SocketRemover,
     voice::Voices,
 };
@@ -431,18 +431,24 @@ impl Gates {
     }
 
     /// Has a pod's programs write debug lines, or no more: from now on, and whenever its gate is
-    /// attached again. Its gate does what it did, at every instant. The programs that write lines are
-    /// loaded for the first pod and let go of with the last.
+    /// attached again. Its gate does what it did, at every instant.
     ///
     /// # Errors
     ///
-    /// [`BpfError`] if the kernel refuses the programs or their exchange; everything is then as it
-    /// was.
+    /// [`BpfError::NotLoaded`] before [`Self::loud_programs`] are loaded, or [`BpfError`] if the
+    /// kernel refuses the exchange; everything is then as it was.
     pub fn set_kernel_log(&mut self, pod: CgroupId, on: bool) -> Result<(), BpfError> {
         let voice = if on { Voice::Loud } else { Voice::Silent };
         let attached = self.attached.get(&pod).or_else(|| Some(&self.left.get(&pod)?.attached));
         let links = attached.map_or(&[][..], |attached| &attached.links);
         self.voices.set(pod, voice, links)
+    }
+
+    /// What has to be loaded before a pod's programs can write debug lines. It is for others to do:
+    /// who works the gates has no time for it.
+    #[must_use]
+    pub fn loud_programs(&self) -> LoudPrograms {
+        self.voices.loud_programs().clone()
     }
 
     /// Treats a pod as one for which nothing was asked: of one that is gone the agent has to say so,

@@ -79,8 +79,8 @@ pub struct Loaded {
 ///
 /// As [`load`].
 pub fn prove(options: &LoadOptions) -> Result<(), BpfError> {
-    let mut programs = Programs::load(object(options, None)?)?;
-    if options.kernel_log { programs.load_loud() } else { Ok(()) }
+    let programs = Programs::load(object(options, None)?)?;
+    if options.kernel_log { programs.loud().load() } else { Ok(()) }
 }
 
 /// Loads all programs and maps. With a place in a BPF file system, what an earlier agent has left

@@ -2,7 +2,9 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd as _, BorrowedFd},
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use aya::{
@@ -37,12 +39,27 @@ pub(super) enum Voice {
     Loud,
 }
 
-/// The programs. They stay in the object, which owns them, and with them all maps: a program that is
-/// loaded later names its maps by the numbers of the descriptors that are open now.
+/// The programs.
 pub(super) struct Programs {
-    ebpf: Ebpf,
-    has_loud: bool,
+    silent: Loaded,
+    loud: LoudPrograms,
 }
+
+/// The programs that write debug lines. The verifier takes a while to read them, so this is for a
+/// thread that may block; once loaded they stay, some hundred kilobytes of kernel memory. Clones
+/// are the same programs.
+#[derive(Clone)]
+pub struct LoudPrograms(Arc<Loud>);
+
+struct Loud {
+    /// It owns all maps: a program that is loaded later names its maps by the numbers of the
+    /// descriptors that are open now.
+    object: Mutex<Ebpf>,
+    loaded: OnceLock<Loaded>,
+}
+
+/// Each with a descriptor that does not need the object any more.
+type Loaded = Vec<(Hook, OwnedFd)>;
 
 // === impl Hook ===
 
@@ -114,38 +131,16 @@ impl Hook {
 // === impl Programs ===
 
 impl Programs {
-    pub(super) fn load(mut ebpf: Ebpf) -> Result<Self, BpfError> {
-        for hook in Hook::ALL {
-            load(&mut ebpf, hook, hook.name())?;
-        }
-        Ok(Self { ebpf, has_loud: false })
+    /// Loads those that write no lines.
+    pub(super) fn load(mut object: Ebpf) -> Result<Self, BpfError> {
+        let silent = load(&mut object, Hook::ALL.map(|hook| (hook, hook.name())))?;
+        let loud = Loud { object: Mutex::new(object), loaded: OnceLock::new() };
+        Ok(Self { silent, loud: LoudPrograms(Arc::new(loud)) })
     }
 
-    /// Loads the programs that write debug lines, beside the others. On an error none of them is
-    /// loaded.
-    pub(super) fn load_loud(&mut self) -> Result<(), BpfError> {
-        if self.has_loud {
-            return Ok(());
-        }
-        for (hook, name) in loud() {
-            if let Err(error) = load(&mut self.ebpf, hook, name) {
-                self.unload_loud();
-                return Err(error);
-            }
-        }
-        self.has_loud = true;
-        Ok(())
-    }
-
-    /// Lets go of them. Where one is still on a cgroup it stays.
-    pub(super) fn unload_loud(&mut self) {
-        self.has_loud = false;
-        for (hook, name) in loud() {
-            if let Some(program) = self.ebpf.program_mut(name) {
-                // It fails if it is not loaded.
-                let _: Result<(), ProgramError> = unload(hook, program);
-            }
-        }
+    /// Those that do.
+    pub(super) const fn loud(&self) -> &LoudPrograms {
+        &self.loud
     }
 
     /// Puts the program onto a cgroup.
@@ -161,33 +156,74 @@ impl Programs {
     }
 
     /// Puts the program into the place of the one in a link.
-    pub(super) fn replace(&self, hook: Hook, voice: Voice, link: &Link) -> std::io::Result<()> {
+    pub(super) fn replace(&self, hook: Hook, voice: Voice, link: &Link) -> io::Result<()> {
         link.update(self.descriptor(hook, voice)?)
     }
 
-    fn descriptor(&self, hook: Hook, voice: Voice) -> std::io::Result<BorrowedFd<'_>> {
-        let name = match voice {
-            Voice::Silent => hook.name(),
-            Voice::Loud => hook.loud_name().unwrap_or(hook.name()),
+    fn descriptor(&self, hook: Hook, voice: Voice) -> io::Result<BorrowedFd<'_>> {
+        let programs = match voice {
+            Voice::Loud if hook.loud_name().is_some() => self.loud.0.loaded.get(),
+            Voice::Silent | Voice::Loud => Some(&self.silent),
         };
-        let program = self.ebpf.program(name).ok_or(std::io::ErrorKind::NotFound)?;
-        Ok(program.fd().map_err(std::io::Error::other)?.as_fd())
+        let program = programs.into_iter().flatten().find(|(of, _)| *of == hook);
+        program.map(|(_, program)| program.as_fd()).ok_or(io::ErrorKind::NotFound.into())
     }
 }
 
-fn loud() -> impl Iterator<Item = (Hook, &'static str)> {
-    Hook::ALL.into_iter().filter_map(|hook| Some((hook, hook.loud_name()?)))
+// === impl LoudPrograms ===
+
+impl LoudPrograms {
+    /// Loads them, if they are not loaded yet.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`] if the kernel refuses one; none of them is loaded then.
+    pub fn load(&self) -> Result<(), BpfError> {
+        // Whoever comes second waits here, and finds them loaded.
+        let mut object = self.0.object.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.are_loaded() {
+            let loud = Hook::ALL.into_iter().filter_map(|hook| Some((hook, hook.loud_name()?)));
+            let loaded = load(&mut object, loud)?;
+            // It was empty, and nobody else has the lock.
+            let _: Result<(), Loaded> = self.0.loaded.set(loaded);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::load`] has nothing to do.
+    #[must_use]
+    pub fn are_loaded(&self) -> bool {
+        self.0.loaded.get().is_some()
+    }
 }
 
-fn load(ebpf: &mut Ebpf, hook: Hook, name: &'static str) -> Result<(), BpfError> {
-    let missing = BpfError::Missing { kind: "program", name };
-    let program = ebpf.program_mut(name).ok_or(missing)?;
-    let loaded = try_load(hook, program);
-    loaded.map_err(|source| BpfError::Program {
-        operation: "load",
-        program: name,
-        source: Box::new(source),
-    })
+impl std::fmt::Debug for LoudPrograms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoudPrograms").field("are_loaded", &self.are_loaded()).finish()
+    }
+}
+
+fn load(
+    object: &mut Ebpf,
+    programs: impl IntoIterator<Item = (Hook, &'static str)>,
+) -> Result<Loaded, BpfError> {
+    let programs = programs.into_iter().map(|(hook, name)| {
+        let missing = BpfError::Missing { kind: "program", name };
+        let program = object.program_mut(name).ok_or(missing)?;
+        let loaded = try_load(hook, program).and_then(|()| descriptor(program));
+        // It fails if it is not loaded.
+        let _: Result<(), ProgramError> = unload(hook, program);
+        let failed = |source| {
+            let source = Box::new(source);
+            BpfError::Program { operation: "load", program: name, source }
+        };
+        Ok((hook, loaded.map_err(failed)?))
+    });
+    programs.collect()
+}
+
+fn descriptor(program: &Program) -> Result<OwnedFd, ProgramError> {
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 fn try_load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {

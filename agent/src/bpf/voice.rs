@@ -7,7 +7,7 @@ use super::{
     BpfError,
     kernel_log::KernelLog,
     link::Link,
-    program::{Hook, Programs, Voice},
+    program::{Hook, LoudPrograms, Programs, Voice},
 };
 use crate::core::CgroupId;
 
@@ -33,9 +33,15 @@ impl Voices {
         let usual = if is_loud { Voice::Loud } else { Voice::Silent };
         let mut voices = Self { programs, kernel_log, usual, others: HashSet::new() };
         if is_loud {
+            voices.programs.loud().load()?;
             voices.prepare(Voice::Loud)?;
         }
         Ok(voices)
+    }
+
+    /// Without them no pod can be given a loud voice.
+    pub(super) const fn loud_programs(&self) -> &LoudPrograms {
+        self.programs.loud()
     }
 
     /// That of pods for which nothing was asked.
@@ -77,18 +83,14 @@ impl Voices {
         if before == voice {
             return Ok(());
         }
-        let exchanged = self.prepare(voice).and_then(|()| self.exchange(before, voice, links));
-        if exchanged.is_ok() {
-            if voice == self.usual {
-                self.others.remove(&pod);
-            } else {
-                self.others.insert(pod);
-            }
+        self.prepare(voice)?;
+        self.exchange(before, voice, links)?;
+        if voice == self.usual {
+            self.others.remove(&pod);
+        } else {
+            self.others.insert(pod);
         }
-        if self.usual == Voice::Silent && self.others.is_empty() {
-            self.programs.unload_loud();
-        }
-        exchanged
+        Ok(())
     }
 
     /// Puts the silent programs into links that are left: until the next agent comes nobody reads.
@@ -99,15 +101,13 @@ impl Voices {
         }
     }
 
-    /// Has the programs of this voice ready, and somebody who listens to them.
+    /// Makes sure of the programs of this voice, and of somebody who listens to them.
     fn prepare(&mut self, voice: Voice) -> Result<(), BpfError> {
         match voice {
-            // They are never let go of.
             Voice::Silent => Ok(()),
-            Voice::Loud => {
-                self.programs.load_loud()?;
-                self.kernel_log.start()
-            }
+            // A gate that is attached later could not be, and would open.
+            Voice::Loud if !self.programs.loud().are_loaded() => Err(BpfError::NotLoaded),
+            Voice::Loud => self.kernel_log.start(),
         }
     }
 

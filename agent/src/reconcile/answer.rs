@@ -32,6 +32,9 @@ impl Reconciler {
             Ask::Followed(answer) => {
                 let _: Result<(), _> = answer.send(self.followed());
             }
+            Ask::LoudPrograms(answer) => {
+                let _: Result<(), _> = answer.send(self.gates.loud_programs());
+            }
             Ask::Follow { pod, on, kernel, answer } => {
                 let _: Result<(), _> = answer.send(self.follow(&pod, on, kernel));
             }

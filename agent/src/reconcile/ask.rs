@@ -4,12 +4,13 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 
 use super::{FollowError, Followed};
 use crate::{
-    bpf::{GateTotals, Inventory},
+    bpf::{GateTotals, Inventory, LoudPrograms},
     core::{
         Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
         WatchRefusal, WorkloadFacts,
@@ -21,6 +22,11 @@ const QUESTIONS: usize = 16;
 
 /// How long an answer may take, as for [`crate::health::Liveness`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take for the programs that write debug lines: its verifier needs a fifth
+/// of a second of processor time. With the other answers it stays below the 10 s after which an
+/// admin connection ends.
+pub(super) const LOADED_WITHIN: Duration = Duration::from_secs(4);
 
 /// How long a pod's starts may be observed on request: somebody who wants more than a day of it
 /// switches it on for all.
@@ -51,6 +57,8 @@ pub enum Ask {
     },
     /// The pods of which the log says more.
     Followed(oneshot::Sender<Vec<Followed>>),
+    /// The programs that [`Ask::Follow`] needs loaded if it is to follow the eBPF programs.
+    LoudPrograms(oneshot::Sender<LoudPrograms>),
     /// Have the log say more about a pod.
     Follow {
         /// Which.
@@ -267,6 +275,13 @@ impl Asker {
         on: bool,
         kernel: bool,
     ) -> Result<Result<(), FollowError>, AskError> {
+        // Here and not in the task: gates would wait for it.
+        if on
+            && kernel
+            && let Err(error) = load(self.ask(Ask::LoudPrograms).await?).await?
+        {
+            return Ok(Err(error));
+        }
         self.ask(|answer| Ask::Follow { pod, on, kernel, answer }).await
     }
 
@@ -295,5 +310,18 @@ impl Asker {
             answer.await.map_err(|_| AskError::Gone)
         };
         timeout(ANSWER_WITHIN, asked).await.unwrap_or(Err(AskError::Silent))
+    }
+}
+
+/// Loads the programs on a thread of its own, which goes on if nobody waits any more.
+async fn load(programs: LoudPrograms) -> Result<Result<(), FollowError>, AskError> {
+    if programs.are_loaded() {
+        return Ok(Ok(()));
+    }
+    match timeout(LOADED_WITHIN, spawn_blocking(move || programs.load())).await {
+        Ok(Ok(loaded)) => Ok(loaded.map_err(FollowError::from)),
+        // The runtime ends, and so does the agent.
+        Ok(Err(_)) => Err(AskError::Gone),
+        Err(_) => Ok(Err(FollowError::Slow)),
     }
 }

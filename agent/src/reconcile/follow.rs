@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Reconciler;
+use super::{Reconciler, ask::LOADED_WITHIN};
 use crate::{
     bpf::BpfError,
     core::{PodName, PodRef, PodUid},
@@ -33,6 +33,13 @@ pub enum FollowError {
     /// The log says no.
     #[error(transparent)]
     Level(#[from] LevelError),
+    /// The kernel says nothing.
+    #[error(
+        "the kernel has not taken the eBPF programs that write lines within {} s: the agent gets too \
+         little processor time; ask again later",
+        LOADED_WITHIN.as_secs()
+    )]
+    Slow,
     /// The kernel says no.
     #[error("its eBPF programs cannot be exchanged: {0}")]
     Kernel(#[from] BpfError),

@@ -12,7 +12,7 @@ use std::{
 use agent_ebpf::note::{Detail, Note, NoteLine};
 use caps::{CapSet, Capability};
 use holdfast::{
-    bpf::LoadOptions,
+    bpf::{BpfError, LoadOptions},
     core::{GateSetting, Mode, SetGate, Verdict},
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -28,6 +28,9 @@ fn v4() -> SocketAddr {
 
 fn switch(pod: &mut Pod, on: bool) {
     let id = pod.id();
+    if on {
+        pod.gates().loud_programs().load().unwrap_or_else(|error| panic!("{error}"));
+    }
     pod.gates().set_kernel_log(id, on).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(pod.gates().has_kernel_log(id), on);
 }
@@ -80,7 +83,7 @@ fn a_hold_can_be_followed_line_by_line() {
     pod.lines.wait(Note::SynDropped);
 
     switch(&mut pod, false);
-    assert_eq!(programs(), silent, "what writes lines is let go of");
+    assert_eq!(programs(), silent + 7, "whoever asks again need not wait for the verifier");
     thread::sleep(A_WHILE);
     pod.lines.take();
     thread::sleep(A_WHILE);
@@ -115,6 +118,34 @@ fn a_gate_holds_while_its_programs_are_exchanged() {
 }
 
 #[test]
+fn gates_work_while_the_programs_that_write_lines_are_loaded() {
+    let mut pod = Pod::new();
+    let loud = pod.gates().loud_programs();
+    let loading: Vec<_> = (0..2)
+        .map(|_| {
+            let loud = loud.clone();
+            thread::spawn(move || loud.load())
+        })
+        .collect();
+    // None of this asks for what the threads have taken.
+    let mut rounds = 0;
+    while rounds == 0 || !loud.are_loaded() {
+        pod.close(MINUTE);
+        pod.open();
+        pod.detach();
+        rounds += 1;
+    }
+    for thread in loading {
+        thread.join().unwrap().unwrap();
+    }
+    pod.close(MINUTE);
+    let connecting = pod.connect(v4());
+    switch(&mut pod, true);
+    pod.lines.wait(Note::SynDropped);
+    assert!(connecting.is_waiting());
+}
+
+#[test]
 fn programs_that_are_refused_change_nothing() {
     let mut pod = Pod::new();
     pod.close(MINUTE);
@@ -125,12 +156,14 @@ fn programs_that_are_refused_change_nothing() {
     for capability in lacking {
         let _ = caps::drop(None, CapSet::Effective, capability);
     }
-    let refused = pod.gates().set_kernel_log(id, true);
+    let refused = pod.gates().loud_programs().load();
     for capability in lacking {
         let _ = caps::raise(None, CapSet::Effective, capability);
     }
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("loud_"), "{error}");
+    let not_loaded = pod.gates().set_kernel_log(id, true).unwrap_err();
+    assert!(matches!(not_loaded, BpfError::NotLoaded), "{not_loaded}");
     assert!(!pod.gates().has_kernel_log(id));
     assert_eq!(programs(), silent);
     assert!(connecting.is_waiting());
