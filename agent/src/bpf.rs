@@ -18,7 +18,7 @@ mod voice;
 pub use self::{
     event::EventReader,
     gate::{GateTotals, Gates},
-    inventory::{GateInventory, Inventory, LinkInventory},
+    inventory::{GateInventory, Inventory, LinkInventory, Stock},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},

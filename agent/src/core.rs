@@ -21,6 +21,7 @@ mod rules;
 mod settings;
 mod stamp;
 mod syn;
+mod words;
 
 pub use self::{
     action::{Action, GateSetting, Pace, SetGate},
@@ -54,4 +55,5 @@ pub use self::{
     },
     stamp::{Epoch, Stamp, age, in_words},
     syn::syn_packet,
+    words::connections,
 };

@@ -171,12 +171,10 @@ impl Gates {
 
     /// Leaves all gates as they stand to the next agent; without a BPF file system they open.
     pub fn leave(mut self) {
-        for (cgroup, mut attached) in self.attached.drain() {
+        let left = self.left.drain().map(|(cgroup, left)| (cgroup, left.attached));
+        for (cgroup, mut attached) in self.attached.drain().chain(left) {
             self.voices.hush(cgroup, &attached.links);
             attached.leave();
-        }
-        for (_, mut left) in self.left.drain() {
-            left.attached.leave();
         }
     }
 

@@ -1,6 +1,11 @@
 //! What stands in the kernel for the gates, for bug reports.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 use agent_ebpf::{Gate, GateCounts};
 use serde::Serialize;
@@ -20,6 +25,16 @@ pub struct Inventory {
     pub pinned: Vec<String>,
     /// The gates, by cgroup.
     pub gates: Vec<GateInventory>,
+}
+
+/// What stands, without what takes long to find out. It holds descriptors of all links: one that is
+/// taken off meanwhile stays until this is gone, and finds no gate.
+#[derive(Debug)]
+pub struct Stock {
+    root: Option<PathBuf>,
+    /// Each gate with the descriptors of its links, in the same order; nothing for one that could
+    /// not be had.
+    gates: Vec<(GateInventory, Vec<Option<OwnedFd>>)>,
 }
 
 /// One gate.
@@ -53,35 +68,63 @@ pub struct LinkInventory {
 // === impl Gates ===
 
 impl Gates {
-    /// All that stands.
+    /// All that stands: two system calls for each gate and one for each link.
     #[must_use]
-    pub fn inventory(&self) -> Inventory {
+    pub fn stock(&self) -> Stock {
         let own = self.attached().map(|(cgroup, attached)| (cgroup, attached, false));
         let left = self.left().map(|(cgroup, attached)| (cgroup, attached, true));
-        let mut gates: Vec<GateInventory> = own
-            .chain(left)
-            .map(|(cgroup, attached, left)| self.gate(cgroup, attached, left))
-            .collect();
-        gates.sort_by_key(|gate| gate.cgroup);
-        let mut pinned = Vec::new();
-        if let Some(claim) = self.claim() {
-            names_below(claim.root(), &mut pinned);
-            pinned.sort();
-        }
-        Inventory { pinned, gates }
+        let gates = own.chain(left).map(|(cgroup, attached, left)| {
+            let gate = self.gate(cgroup, attached, left);
+            (gate, links(attached).map(|(_, link)| link.descriptor().ok()).collect())
+        });
+        let root = self.claim().map(|claim| claim.root().to_owned());
+        Stock { root, gates: gates.collect() }
     }
 
     fn gate(&self, cgroup: CgroupId, attached: &Attached, left: bool) -> GateInventory {
-        let own = attached.links.iter().map(|(hook, link)| link_inventory(Some(*hook), link));
-        let foreign = attached.foreign.iter().map(|link| link_inventory(None, link));
+        let inventory = |(hook, link): (Option<Hook>, &Link)| LinkInventory {
+            program: hook.map(Hook::name),
+            pin: link.pin_path().map(|path| path.display().to_string()),
+            kernel: BTreeMap::new(),
+        };
         GateInventory {
             cgroup: cgroup.0,
             left,
             kernel_log: self.has_kernel_log(cgroup),
-            links: own.chain(foreign).collect(),
+            links: links(attached).map(inventory).collect(),
             gate: self.state(cgroup).map_or(Value::Null, |gate| of_gate(&gate)),
             counts: self.counts(cgroup).map_or(Value::Null, |counts| of_counts(&counts)),
         }
+    }
+}
+
+/// Its links, another version's among them.
+fn links(attached: &Attached) -> impl Iterator<Item = (Option<Hook>, &Link)> {
+    let own = attached.links.iter().map(|(hook, link)| (Some(*hook), link));
+    own.chain(attached.foreign.iter().map(|link| (None, link)))
+}
+
+// === impl Stock ===
+
+impl Stock {
+    /// Reads the rest: a file for each link, and the agent's directories. For a thread that may
+    /// block.
+    #[must_use]
+    pub fn read(self) -> Inventory {
+        let mut gates: Vec<GateInventory> = Vec::new();
+        for (mut gate, descriptors) in self.gates {
+            for (link, descriptor) in gate.links.iter_mut().zip(descriptors) {
+                link.kernel = descriptor.as_ref().map(told_of).unwrap_or_default();
+            }
+            gates.push(gate);
+        }
+        gates.sort_by_key(|gate| gate.cgroup);
+        let mut pinned = Vec::new();
+        if let Some(root) = &self.root {
+            names_below(root, &mut pinned);
+            pinned.sort();
+        }
+        Inventory { pinned, gates }
     }
 }
 
@@ -99,20 +142,16 @@ fn names_below(directory: &Path, names: &mut Vec<String>) {
     }
 }
 
-fn link_inventory(hook: Option<Hook>, link: &Link) -> LinkInventory {
+fn told_of(link: &OwnedFd) -> BTreeMap<String, String> {
     // The kernel's own words, without a call of bpf(2): Documentation/filesystems/proc.rst, 3.8.
-    let path = format!("/proc/self/fdinfo/{}", link.number());
+    let path = format!("/proc/self/fdinfo/{}", link.as_raw_fd());
     let told = fs::read_to_string(path).unwrap_or_default();
     let kernel = told.lines().filter_map(|line| {
         let (key, value) = line.split_once(':')?;
         let wanted = ["link_type", "link_id", "prog_tag", "prog_id", "cgroup_id", "attach_type"];
         wanted.contains(&key).then(|| (key.to_owned(), value.trim().to_owned()))
     });
-    LinkInventory {
-        program: hook.map(Hook::name),
-        pin: link.pin_path().map(|path| path.display().to_string()),
-        kernel: kernel.collect(),
-    }
+    kernel.collect()
 }
 
 fn of_gate(gate: &Gate) -> Value {

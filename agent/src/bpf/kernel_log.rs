@@ -3,11 +3,8 @@
 use std::{
     io::{self, PipeReader, PipeWriter},
     os::fd::AsFd as _,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -35,30 +32,40 @@ const LOOK: Duration = Duration::from_secs(1);
 /// long as there is something in it, which may be long.
 pub(super) struct KernelLog {
     buffer: Arc<Buffer>,
+    reader: Option<Reader>,
+}
+
+struct Reader {
+    thread: JoinHandle<()>,
     /// The thread ends with this.
-    reader: Option<PipeWriter>,
+    _wanted: PipeWriter,
 }
 
 struct Buffer {
     logger: Mutex<EbpfLogger<Counted>>,
-    /// The lines that the programs began to write.
-    begun: PerCpuArray<MapData, u64>,
     sink: Counted,
 }
 
-/// Counts what arrives.
+/// Counts what arrives, and tells what does not. It looks at its own time, also between two lines:
+/// under a flood the buffer never is empty.
 #[derive(Clone)]
 struct Counted {
     sink: LineSink,
-    received: Arc<AtomicU64>,
+    /// How many lines the programs began to write.
+    begun: Arc<dyn Fn() -> u64 + Send + Sync>,
+    losses: Arc<Mutex<Losses>>,
 }
 
 /// Finds out how many lines found the buffer full: those that were begun and never came. A line is
 /// begun a moment before it is there, so what is compared with what has come was counted a while
 /// ago.
 struct Losses {
+    received: u64,
     begun: u64,
     told: u64,
+    looked: Instant,
+    /// What had been received then.
+    seen: u64,
 }
 
 // === impl KernelLog ===
@@ -73,21 +80,27 @@ impl KernelLog {
         begun: PerCpuArray<MapData, u64>,
         sink: LineSink,
     ) -> Result<Self, BpfError> {
-        let sink = Counted { sink, received: Arc::default() };
+        let begun = move || begun.get(&0, 0).map_or(0, |counts| counts.iter().sum());
+        let sink = Counted {
+            sink,
+            begun: Arc::new(begun),
+            losses: Arc::new(Mutex::new(Losses::new(Instant::now()))),
+        };
         let logger = EbpfLogger::init_with_logger(ebpf, sink.clone())
             .map_err(|source| BpfError::Log(Box::new(source)))?;
-        let buffer = Arc::new(Buffer { logger: Mutex::new(logger), begun, sink });
+        let buffer = Arc::new(Buffer { logger: Mutex::new(logger), sink });
         Ok(Self { buffer, reader: None })
     }
 
     /// Has the lines read from now on. Idle, that costs a sleeping thread.
     pub(super) fn start(&mut self) -> Result<(), BpfError> {
-        if self.reader.is_some() {
+        // One that has failed is followed by another.
+        if self.reader.as_ref().is_some_and(|reader| !reader.thread.is_finished()) {
             return Ok(());
         }
-        let (stopped, reader) = io::pipe().map_err(BpfError::Ring)?;
+        let (stopped, wanted) = io::pipe().map_err(BpfError::Ring)?;
         let buffer = Arc::clone(&self.buffer);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("kernel-log".to_owned())
             .spawn(move || {
                 if let Err(error) = buffer.read(&stopped) {
@@ -95,7 +108,7 @@ impl KernelLog {
                 }
             })
             .map_err(BpfError::Ring)?;
-        self.reader = Some(reader);
+        self.reader = Some(Reader { thread, _wanted: wanted });
         Ok(())
     }
 }
@@ -104,30 +117,16 @@ impl KernelLog {
 
 impl Buffer {
     fn read(&self, stopped: &PipeReader) -> io::Result<()> {
-        let mut losses = Losses { begun: 0, told: 0 };
-        let mut looked = Instant::now();
-        let mut seen = 0;
         // Whether something may have to be told although no further line comes.
         let mut is_pending = false;
         loop {
             let has_ended = self.wait(stopped, is_pending)?;
             self.logger.lock().unwrap_or_else(PoisonError::into_inner).flush();
-            let received = self.sink.received.load(Ordering::Relaxed);
-            if looked.elapsed() >= LOOK || has_ended {
-                let lost = losses.newly(received);
-                if lost > 0 {
-                    tracing::warn!(
-                        lost,
-                        "kernel debug lines lost: they came faster than they were read"
-                    );
-                }
-                self.sink.flush();
-                losses.begun = self.begun.get(&0, 0).map_or(0, |counts| counts.iter().sum());
-                is_pending = received != seen || !losses.is_told(received);
-                (looked, seen) = (Instant::now(), received);
+            is_pending = if has_ended || self.sink.losses().looked.elapsed() >= LOOK {
+                self.sink.look()
             } else {
-                is_pending = true;
-            }
+                true
+            };
             if has_ended {
                 return Ok(());
             }
@@ -157,20 +156,49 @@ impl Buffer {
 // === impl Losses ===
 
 impl Losses {
+    const fn new(now: Instant) -> Self {
+        Self { received: 0, begun: 0, told: 0, looked: now, seen: 0 }
+    }
+
     /// What is known to be lost since the last call.
-    fn newly(&mut self, received: u64) -> u64 {
-        let lost = self.begun.saturating_sub(received);
+    fn newly(&mut self) -> u64 {
+        let lost = self.begun.saturating_sub(self.received);
         let new = lost.saturating_sub(self.told);
         self.told += new;
         new
     }
 
-    fn is_told(&self, received: u64) -> bool {
-        self.begun <= received + self.told
+    const fn is_told(&self) -> bool {
+        self.begun <= self.received + self.told
+    }
+
+    /// Begins the time until the next look; returns whether that may find something although no
+    /// further line comes.
+    fn begin(&mut self, begun: u64, now: Instant) -> bool {
+        let is_pending = self.received != self.seen;
+        (self.begun, self.looked, self.seen) = (begun, now, self.received);
+        is_pending || !self.is_told()
     }
 }
 
 // === impl Counted ===
+
+impl Counted {
+    fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what was lost, and has the sink do the same; returns whether there may be more to tell
+    /// although no further line comes.
+    fn look(&self) -> bool {
+        let lost = self.losses().newly();
+        if lost > 0 {
+            tracing::warn!(lost, "kernel debug lines lost: they came faster than they were read");
+        }
+        self.sink.flush();
+        self.losses().begin((self.begun)(), Instant::now())
+    }
+}
 
 impl Log for Counted {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -178,8 +206,15 @@ impl Log for Counted {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.received.fetch_add(1, Ordering::Relaxed);
+        let is_time = {
+            let mut losses = self.losses();
+            losses.received += 1;
+            losses.looked.elapsed() >= LOOK
+        };
         self.sink.log(record);
+        if is_time {
+            self.look();
+        }
     }
 
     fn flush(&self) {
@@ -189,22 +224,59 @@ impl Log for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
     fn what_was_begun_and_never_came_is_lost_and_told_once() {
-        let mut losses = Losses { begun: 0, told: 0 };
-        assert_eq!(losses.newly(0), 0);
+        let mut losses = Losses::new(Instant::now());
+        assert_eq!(losses.newly(), 0);
         // Ten were begun, eight have come: two are on their way or lost.
-        losses.begun = 10;
-        assert!(!losses.is_told(8));
-        assert_eq!(losses.newly(8), 2);
-        assert!(losses.is_told(8));
-        assert_eq!(losses.newly(8), 0);
+        (losses.begun, losses.received) = (10, 8);
+        assert!(!losses.is_told());
+        assert_eq!(losses.newly(), 2);
+        assert!(losses.is_told());
+        assert_eq!(losses.newly(), 0);
         // More have come than had been begun when that was counted.
-        assert_eq!(losses.newly(20), 0);
+        losses.received = 20;
+        assert_eq!(losses.newly(), 0);
         losses.begun = 25;
-        assert_eq!(losses.newly(20), 3);
-        assert!(losses.is_told(20));
+        assert_eq!(losses.newly(), 3);
+        assert!(losses.is_told());
+    }
+
+    /// Counts how often it is told to flush.
+    #[derive(Default)]
+    struct Flushes(AtomicU64);
+
+    impl Log for Flushes {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, _: &Record<'_>) {}
+
+        fn flush(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_flood_that_never_ends_does_not_keep_losses_from_being_told() {
+        let flushes = Arc::new(Flushes::default());
+        let counted = Counted {
+            sink: Arc::clone(&flushes) as LineSink,
+            begun: Arc::new(|| 10),
+            losses: Arc::new(Mutex::new(Losses::new(Instant::now()))),
+        };
+        for (looks, told) in [(1, 0), (2, 8)] {
+            // As if the time for a look had come since the line before.
+            counted.losses().looked -= LOOK;
+            counted.log(&Record::builder().build());
+            assert_eq!(flushes.0.load(Ordering::Relaxed), looks);
+            assert_eq!(counted.losses().told, told);
+        }
+        assert_eq!(counted.losses().received, 2);
     }
 }

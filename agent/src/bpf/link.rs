@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -44,9 +44,9 @@ impl Link {
         sys::link_update(self.fd.as_fd(), program)
     }
 
-    /// Its number among the agent's descriptors.
-    pub(super) fn number(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    /// Another descriptor of it. Until that is closed the program stays, whatever becomes of this.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     /// Its name in a BPF file system, if it has one.

@@ -7,7 +7,9 @@ use super::{
     table::{WIDTH, wrap},
     terminal::{Paint, Style, safe},
 };
-use crate::core::{AgentState, NodeReport, Outcome, PodState, Totals, WatchReport, age};
+use crate::core::{
+    AgentState, NodeReport, Outcome, PodState, Totals, WatchReport, age, connections,
+};
 
 /// The column of headings, with the gap behind it.
 const HEADINGS: usize = 10;
@@ -152,10 +154,6 @@ fn so_far(totals: &Totals) -> String {
         }
     }
     text
-}
-
-fn connections(count: u64) -> String {
-    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

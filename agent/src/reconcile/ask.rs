@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{FollowError, Followed};
 use crate::{
-    bpf::{GateTotals, Inventory, LoudPrograms},
+    bpf::{GateTotals, Inventory, LoudPrograms, Stock},
     core::{
         Diagnosis, Entry, Episode, OrderRefusal, Orderer, PodName, PodReport, Stamp, Totals,
         WatchRefusal, WorkloadFacts,
@@ -71,7 +71,7 @@ pub enum Ask {
         answer: oneshot::Sender<Result<(), FollowError>>,
     },
     /// What stands in the kernel.
-    Inventory(oneshot::Sender<Inventory>),
+    Inventory(oneshot::Sender<Stock>),
     /// Have the log say what it said when the agent was started.
     UnfollowAll(oneshot::Sender<Result<(), FollowError>>),
     /// What was found out about the workloads.
@@ -94,6 +94,26 @@ pub enum Ask {
         /// What has come of it.
         answer: oneshot::Sender<Result<PodReport, WatchError>>,
     },
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Snapshot(answer) => answer.is_closed(),
+            Self::Pod { answer, .. } => answer.is_closed(),
+            Self::Order { answer, .. } => answer.is_closed(),
+            Self::Followed(answer) => answer.is_closed(),
+            Self::LoudPrograms(answer) => answer.is_closed(),
+            Self::Follow { answer, .. } | Self::UnfollowAll(answer) => answer.is_closed(),
+            Self::Inventory(answer) => answer.is_closed(),
+            Self::Workloads(answer) => answer.is_closed(),
+            Self::Diagnose { answer, .. } => answer.is_closed(),
+            Self::Watch { answer, .. } => answer.is_closed(),
+        }
+    }
 }
 
 /// What was found out about the workloads.
@@ -300,7 +320,9 @@ impl Asker {
     ///
     /// If nobody answers.
     pub async fn inventory(&self) -> Result<Inventory, AskError> {
-        self.ask(Ask::Inventory).await
+        let stock = self.ask(Ask::Inventory).await?;
+        // It fails if the runtime ends, and with it the agent.
+        spawn_blocking(move || stock.read()).await.map_err(|_| AskError::Gone)
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, AskError> {
@@ -323,5 +345,25 @@ async fn load(programs: LoudPrograms) -> Result<Result<(), FollowError>, AskErro
         // The runtime ends, and so does the agent.
         Ok(Err(_)) => Err(AskError::Gone),
         Err(_) => Ok(Err(FollowError::Slow)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_that_nobody_waits_for_any_more_is_known() {
+        let (asker, mut asked) = Asker::new();
+        let by = Orderer { uid: 0, pid: Some(1) };
+        let order = tokio::spawn(async move {
+            asker.order(PodName::new("shop", "cart"), OrderRequest::Auto, by).await
+        });
+        let ask = asked.recv().await.unwrap();
+        assert!(!ask.is_given_up());
+        // As a time limit does it.
+        order.abort();
+        assert!(order.await.unwrap_err().is_cancelled());
+        assert!(ask.is_given_up());
     }
 }

@@ -76,17 +76,28 @@ impl Reconciler {
         if !on {
             return self.unfollow(&uid);
         }
-        if kernel {
-            let cgroup = self.names.cgroup_of(&uid).ok_or(FollowError::NoCgroup)?;
-            self.gates.set_kernel_log(cgroup, true)?;
+        let was_followed = self.levels.followed().contains(&uid);
+        self.levels.follow(&uid)?;
+        let followed = if kernel { self.follow_kernel(&uid) } else { Ok(()) };
+        if followed.is_err() && !was_followed {
+            self.levels.forget(&uid);
         }
-        Ok(self.levels.follow(&uid)?)
+        followed
+    }
+
+    fn follow_kernel(&mut self, uid: &PodUid) -> Result<(), FollowError> {
+        let cgroup = self.names.cgroup_of(uid).ok_or(FollowError::NoCgroup)?;
+        Ok(self.gates.set_kernel_log(cgroup, true)?)
     }
 
     /// Has the log say about all pods what it said when the agent started.
     pub(super) fn unfollow_all(&mut self) -> Result<(), FollowError> {
         self.levels.reset();
-        self.followed().iter().try_for_each(|followed| self.unfollow(&followed.pod.uid))
+        // One that fails keeps none of the others; the first error is told.
+        self.followed()
+            .iter()
+            .map(|followed| self.unfollow(&followed.pod.uid))
+            .fold(Ok(()), Result::and)
     }
 
     fn unfollow(&mut self, uid: &PodUid) -> Result<(), FollowError> {

@@ -5,7 +5,7 @@ use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
     core::{
         CloseReason, Episode, Fate, Finding, Line, Noted, OpenReason, Order, Orderer, Outcome,
-        PodRef, Problem, in_words,
+        PodRef, Problem, connections, in_words,
     },
 };
 
@@ -159,10 +159,6 @@ fn because(finding: Option<&Finding>) -> String {
 fn go_on(held: usize) -> String {
     let verb = if held == 1 { "goes on" } else { "go on" };
     format!("{} {verb}", connections(held as u64))
-}
-
-fn connections(count: u64) -> String {
-    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
 fn normal(reason: &'static str, action: &str, note: String) -> Notice {

@@ -1,7 +1,7 @@
 //! An episode in words: what happened at a start, and how it went out.
 
 use super::{ContainerSpan, Episode};
-use crate::core::{CloseReason, OpenReason, Outcome, in_words};
+use crate::core::{CloseReason, OpenReason, Outcome, connections, in_words};
 
 impl Episode {
     /// What happened, from the closing to the end, as far as it has come. Without its time.
@@ -110,8 +110,4 @@ impl Episode {
             None => &self.proxy,
         }
     }
-}
-
-fn connections(count: u64) -> String {
-    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }

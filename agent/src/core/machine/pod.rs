@@ -344,6 +344,10 @@ impl Pod {
 
     /// The gate could not be worked: its programs come off, for good.
     pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
+        // What failed went with its cgroup; what stands on the next one is still to be taken over.
+        if self.cgroup.is_none() {
+            return;
+        }
         self.error = Some(error.clone());
         self.log(Line::GateFailed { error }, actions);
         self.let_go(now, actions);

@@ -20,7 +20,8 @@ struct Watch {
 // === impl Watches ===
 
 impl Watches {
-    /// Adds one in place of an earlier one of the same pod, or removes that if its time has passed.
+    /// Adds one in place of earlier ones of this pod or its workload, or only removes those if its
+    /// time has passed. Who ends a watch may know another pod of the workload than who began it.
     pub(super) fn add(
         &mut self,
         pod: PodName,
@@ -28,7 +29,7 @@ impl Watches {
         until: Monotonic,
         now: Monotonic,
     ) {
-        self.0.retain(|watch| watch.until > now && watch.pod != pod);
+        self.0.retain(|watch| watch.until > now && !watch.concerns(&pod, workload.as_ref()));
         if until <= now {
             return;
         }
@@ -40,7 +41,7 @@ impl Watches {
 
     /// Until when this pod is watched.
     pub(super) fn until(&self, pod: &PodView) -> Option<Monotonic> {
-        let ours = self.0.iter().filter(|watch| watch.concerns(pod));
+        let ours = self.0.iter().filter(|watch| watch.concerns(&pod.name, pod.workload.as_ref()));
         ours.map(|watch| watch.until).max()
     }
 }
@@ -48,10 +49,10 @@ impl Watches {
 // === impl Watch ===
 
 impl Watch {
-    fn concerns(&self, pod: &PodView) -> bool {
-        self.pod == pod.name
-            || (self.pod.namespace == pod.name.namespace
-                && self.workload.is_some()
-                && self.workload == pod.workload)
+    fn concerns(&self, pod: &PodName, workload: Option<&Workload>) -> bool {
+        self.pod == *pod
+            || (self.pod.namespace == pod.namespace
+                && workload.is_some()
+                && self.workload.as_ref() == workload)
     }
 }

@@ -189,6 +189,28 @@ fn somebody_who_asks_sees_the_pod_and_its_successors_for_as_long_as_he_wants() {
 }
 
 #[test]
+fn who_asks_no_more_may_name_a_successor() {
+    let successor = PodUid::new("7b1f0c3d-9d5c-4a53-9b1e-7a1f0c3d2e12");
+    let workload = Workload::new("Deployment", "cart");
+    let first = PodView { workload: Some(workload.clone()), ..view() };
+    let mut run = Run::ruled(TestRules::default(), None, vec![first]);
+    run.apply(10, found(true));
+    run.apply(1_000, watched(61_000));
+    let pod = PodName::new("shop", "cart-2");
+    let next =
+        PodView { uid: successor.clone(), name: pod.clone(), workload: Some(workload), ..view() };
+    run.apply(1_500, Event::PodDeleted(uid()));
+    run.apply(1_600, Event::PodCgroupGone(uid()));
+    run.apply(2_000, Event::PodApplied(next));
+    let cgroup = CgroupId(CGROUP.0 + 1);
+    let found = Event::PodCgroupFound { uid: successor, cgroup, at_start: false, inherited: None };
+    assert_eq!(modes(&run.apply(2_010, found)), [Mode::Observe]);
+    // Its name, and another than that for which it was asked.
+    let actions = run.apply(3_000, Event::Watched { pod, until: at(3_000) });
+    assert!(opened(&actions).is_some(), "{actions:?}");
+}
+
+#[test]
 fn asking_changes_nothing_for_a_pod_that_is_held() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(10, found(false));
