@@ -12,13 +12,16 @@ use crate::core::{OrderReport, Origin, PodReport, PodState, ProxyReport, Stamp, 
 /// namespaces. The ends tell more than the middle.
 const NAME_WIDTH: usize = 38;
 
+/// Columns to which the reasons are wrapped before names are: a few words.
+const WHY_WIDTH: usize = 18;
+
 /// One row for each pod; `left_out`: how many others there are.
 #[must_use]
 pub fn table(pods: &[PodReport], left_out: usize, now: Stamp, style: Style) -> String {
     let mut text = String::new();
     if !pods.is_empty() {
         let headings = ["NAMESPACE/NAME", "STATE", "PROXY", "MODE", "HELD", "SINCE", "FROM", "WHY"];
-        let mut table = Table::new(headings);
+        let mut table = Table::new(headings).wrapping_first(headings.len() - 1, WHY_WIDTH);
         for pod in pods {
             table.row(row(pod, now));
         }
