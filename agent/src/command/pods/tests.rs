@@ -67,7 +67,7 @@ fn a_row_for_each_pod_and_a_word_about_the_others() {
     (closed.held, closed.waiting) = (1, vec![waiting()]);
     let mut of_osm = pod("shop", "api-0", PodState::Open, "envoy is ready");
     let osm = of_osm.proxy.as_mut().unwrap();
-    ("envoy".clone_into(&mut osm.container), "osm".clone_into(&mut osm.profile));
+    (osm.container, osm.profile) = ("envoy".to_owned(), "osm".to_owned());
     let pods = [closed, pod("shop", "web-0", PodState::Open, "istio-proxy is ready"), of_osm];
     let expected = "\
 NAMESPACE/NAME             STATE   PROXY        MODE  HELD  SINCE  FROM       WHY
