@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Admin, DEFAULT_SOCKET, Socket, SocketError};
+use super::{Admin, DEFAULT_SOCKET, Socket, SocketError, socket::lax_directory};
 use crate::http;
 
 /// How often a taken place is tried again: it is free when the agent that this one stands by for has
@@ -22,6 +22,13 @@ const TRY_EVERY: Duration = Duration::from_secs(2);
 ///
 /// If the place that is named can never be had.
 pub fn serve(path: Option<&Path>, admin: Admin) -> Result<(), SocketError> {
+    // The usual one is below a directory of root's, or a volume that nobody else sees.
+    if let Some(directory) = path.and_then(lax_directory) {
+        tracing::warn!(
+            directory = %directory.display(),
+            "others may write to the directory of the commands' socket"
+        );
+    }
     let place = path.unwrap_or(Path::new(DEFAULT_SOCKET));
     match Socket::bind(place) {
         Ok(socket) => drop(tokio::spawn(answer(socket, admin))),

@@ -1,11 +1,11 @@
 //! The socket: there before anybody else can use it, and gone with its agent.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder},
     io::{self, ErrorKind},
     os::{
         fd::AsFd,
-        unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -24,6 +24,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 /// Of the socket: who may write to it may have gates opened and closed.
 const SOCKET_MODE: u32 = 0o600;
+
+/// Of a directory to which its group or anybody may write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Another agent may remove the dead one's socket at the same time, and make its own.
 const TRIES: usize = 3;
@@ -146,11 +149,10 @@ impl From<UCred> for Peer {
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // bind(2) gives the file the socket's own mode (net/unix/af_unix.c, unix_bind_bsd), so that there
-    // is no instant at which anybody else could connect. The umask, which takes some of it away, is
-    // made up for below.
+    // is no instant at which anybody else could connect. The umask can only take more of it away,
+    // which root does without. Nothing is done to the path: it may be somebody else's by now.
     fchmod(socket.as_fd(), Mode::from_bits_truncate(SOCKET_MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
@@ -185,6 +187,20 @@ fn connect(path: &Path) -> io::Result<()> {
     socket.connect(&SockAddr::unix(path)?)
 }
 
+/// The directory that the socket is to be in, if others may write to it: they could put a socket of
+/// theirs there, at which the operator's commands would be answered.
+pub(super) fn lax_directory(socket: &Path) -> Option<&Path> {
+    let directory = match socket.parent()? {
+        empty if empty.as_os_str().is_empty() => Path::new("."),
+        directory => directory,
+    };
+    // What is not there yet is made for its owner alone.
+    let found = fs::metadata(directory).ok()?;
+    let is_own = found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw();
+    let is_closed = found.mode() & OTHERS_WRITE == 0;
+    (!(is_own && is_closed)).then_some(directory)
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = fs::symlink_metadata(path)?;
     Ok((file.dev(), file.ino()))
@@ -192,7 +208,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener as StdListener;
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener};
 
     use super::*;
 
@@ -214,6 +230,26 @@ mod tests {
         assert!(peer.is_allowed());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_to_which_others_may_write_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let set = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, is_lax) in
+            [(0o700, false), (0o755, false), (0o775, true), (0o757, true), (0o1777, true)]
+        {
+            set(mode);
+            assert_eq!(lax_directory(&path), is_lax.then_some(dir.path()), "{mode:o}");
+        }
+        set(0o755);
+        // Only root gives a directory away.
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+            assert_eq!(lax_directory(&path), Some(dir.path()), "its owner may");
+        }
+        assert_eq!(lax_directory(&dir.path().join("a/admin.sock")), None, "it is made");
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! What `holdfast gate` prints: what has come of the order, in words.
 
-use super::terminal::safe;
+use super::{
+    table::{WIDTH, wrap},
+    terminal::safe,
+};
 use crate::{
     admin::OrderWish,
     core::{Exemption, Mode, OrderReport, PodReport, PodState, Stamp},
 };
 
-/// One line on what becomes of the pod's connects now.
+/// One sentence on what becomes of the pod's connects now.
 #[must_use]
 pub fn words(report: &PodReport, order: OrderWish) -> String {
     let PodReport { pod, state, exemption, held, .. } = report;
@@ -43,7 +46,8 @@ pub fn words(report: &PodReport, order: OrderWish) -> String {
         1 => "; 1 connect waits".to_owned(),
         held => format!("; {held} connects wait"),
     };
-    format!("{}: {what}{waiting}\n", safe(&name))
+    let words = format!("{}: {what}{waiting}", safe(&name));
+    wrap(&words, WIDTH).iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// What a closed gate does, by its mode.

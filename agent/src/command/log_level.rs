@@ -15,6 +15,7 @@ pub struct PodLevelError;
 #[must_use]
 pub fn table(report: &LogReport, style: Style) -> String {
     let LogReport { filter, initial, pods } = report;
+    // One line whatever its length: it is there to be given to the next agent.
     let mut text = format!("{}\n", safe(filter));
     if filter != initial {
         text += &format!("(the agent was started with {})\n", safe(initial));

@@ -6,20 +6,22 @@ use super::{
     table::{Cell, Table},
     terminal::{Paint, Style, safe},
 };
-use crate::core::{OrderReport, Origin, PodReport, PodState, Stamp, age};
+use crate::core::{OrderReport, Origin, PodReport, PodState, ProxyReport, Stamp, age};
 
 /// Columns of a pod's name at most: what the generated names of most Deployments need with their
 /// namespaces. The ends tell more than the middle.
 const NAME_WIDTH: usize = 38;
+
+/// Columns to which the reasons are wrapped before names are: a few words.
+const WHY_WIDTH: usize = 18;
 
 /// One row for each pod; `left_out`: how many others there are.
 #[must_use]
 pub fn table(pods: &[PodReport], left_out: usize, now: Stamp, style: Style) -> String {
     let mut text = String::new();
     if !pods.is_empty() {
-        let headings =
-            ["NAMESPACE/NAME", "STATE", "PROFILE", "MODE", "HELD", "SINCE", "FROM", "WHY"];
-        let mut table = Table::new(headings);
+        let headings = ["NAMESPACE/NAME", "STATE", "PROXY", "MODE", "HELD", "SINCE", "FROM", "WHY"];
+        let mut table = Table::new(headings).wrapping_first(headings.len() - 1, WHY_WIDTH);
         for pod in pods {
             table.row(row(pod, now));
         }
@@ -39,7 +41,7 @@ fn row(pod: &PodReport, now: Stamp) -> [Cell; 8] {
     [
         shortened(&name(pod), NAME_WIDTH).into(),
         paint.map_or(state.clone(), |paint| state.painted(paint)),
-        pod.proxy.as_ref().map_or("-", |proxy| &proxy.profile).into(),
+        pod.proxy.as_ref().map_or_else(|| "-".into(), proxy).into(),
         pod.setting("mode").map_or("-", |_| pod.mode().as_str()).into(),
         if pod.held > 0 { held.painted(Paint::Warning) } else { held },
         age(now.since(pod.since)).into(),
@@ -53,6 +55,17 @@ pub(super) fn name(pod: &PodReport) -> String {
     match &pod.pod.name {
         Some(name) => format!("{}/{}", name.namespace, name.name),
         None => pod.pod.uid.as_str().to_owned(),
+    }
+}
+
+/// The proxy's container and its profile. Most containers' names begin with the profile's, which
+/// is then not said twice: the columns are few.
+fn proxy(proxy: &ProxyReport) -> String {
+    let ProxyReport { container, profile, .. } = proxy;
+    if container.starts_with(profile) {
+        container.clone()
+    } else {
+        format!("{container} ({profile})")
     }
 }
 

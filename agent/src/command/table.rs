@@ -28,6 +28,8 @@ pub struct Cell {
 pub struct Table<const N: usize> {
     headings: [Cell; N],
     rows: Vec<Row<N>>,
+    /// The column that is wrapped before all others, and how narrow it gets for that.
+    first_to_wrap: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +81,14 @@ impl<const N: usize> Table<N> {
     #[must_use]
     pub fn new(headings: [&str; N]) -> Self {
         let headings = headings.map(|heading| Cell::from(heading).painted(Paint::Heading));
-        Self { headings, rows: Vec::new() }
+        Self { headings, rows: Vec::new(), first_to_wrap: None }
+    }
+
+    /// Where the table gets too wide this column is wrapped first, down to `width`: one of words, for
+    /// the sake of those with names that somebody copies.
+    #[must_use]
+    pub fn wrapping_first(self, column: usize, width: usize) -> Self {
+        Self { first_to_wrap: Some((column, width)), ..self }
     }
 
     /// Adds a row.
@@ -128,6 +137,11 @@ impl<const N: usize> Table<N> {
             cells().map(|row| row[column].width()).max().unwrap_or_default()
         });
         let room = WIDTH.saturating_sub(GAP * N.saturating_sub(1));
+        if let Some((column, narrowest)) = self.first_to_wrap {
+            let excess = widths.iter().sum::<usize>().saturating_sub(room);
+            let width = &mut widths[column];
+            *width = (*width).min(narrowest.max(width.saturating_sub(excess)));
+        }
         while widths.iter().sum::<usize>() > room {
             match widths.iter_mut().max() {
                 Some(widest) if *widest > NARROWEST => *widest -= 1,
@@ -233,6 +247,19 @@ b              1
         assert_eq!(text.matches('x').count() - text.matches("fox").count(), 150, "{text}");
         assert_eq!(text.matches("quick").count(), 10, "{text}");
         assert!(text.lines().any(|line| line.starts_with("    the quick")), "{text}");
+    }
+
+    #[test]
+    fn a_column_of_words_is_wrapped_before_one_of_names() {
+        let name = "n".repeat(40);
+        let row = || [Cell::from(name.as_str()), "word ".repeat(30).trim().into(), "x".into()];
+        let mut table = Table::new(["A", "B", "C"]).wrapping_first(1, 18);
+        table.row(row());
+        assert!(table.render(Style::PLAIN).contains(&name), "{}", table.render(Style::PLAIN));
+        assert_eq!(table.widths(), [40, 55, 1], "no more than it must");
+        let mut table = Table::new(["A", "B", "C"]).wrapping_first(1, 60);
+        table.row(row());
+        assert!(table.widths().iter().sum::<usize>() + 2 * GAP <= WIDTH);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use nix::{
 };
 use serde_json::Value;
 use testbed::{Agent, Pod, PodSpec, apps, backend_v4, bpf};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::common::{
     SOON, assert_released, binary, dials, enabled_node, events, eventually, idle, is, options,
@@ -143,9 +144,21 @@ fn an_agent_answers_from_its_start_to_its_end() {
     ] {
         run(&agent, args, code);
     }
-    for args in [&["status"][..], &["pods"], &["pods", "--all"], &["explain", "shop/cart"]] {
+    for args in [
+        &["status"][..],
+        &["pods"],
+        &["pods", "--all"],
+        &["explain", "shop/cart"],
+        &["diagnose", "shop/cart"],
+        &["report"],
+        &["log-level"],
+        &["log-level", "--pod", "shop/cart"],
+        &["gate", "close", "shop/cart", "--for", "10m"],
+        &["gate", "open", "shop/cart", "--for", "10m"],
+        &["gate", "auto", "shop/cart"],
+    ] {
         let text = run(&agent, args, 0);
-        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.lines().all(|line| line.width() <= 100), "{text}");
         let yaml = run(&agent, &[args, &["-o", "yaml"]].concat(), 0);
         assert!(!yaml.is_empty());
     }

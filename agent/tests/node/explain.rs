@@ -79,7 +79,7 @@ fn a_hold_is_explained_before_it_while_it_lasts_and_afterwards() {
     let pods = printed(&agent, &["pods"]);
     let row = pods.lines().find(|line| line.starts_with("shop/cart ")).unwrap();
     let cells: Vec<_> = row.split_whitespace().collect();
-    assert_eq!(cells[..5], ["shop/cart", "closed", "istio", "hold", "1"], "{pods}");
+    assert_eq!(cells[..5], ["shop/cart", "closed", "istio-proxy", "hold", "1"], "{pods}");
     assert_eq!(cells[6], "namespace", "{pods}");
     assert!(printed(&agent, &["status"]).contains("waiting   1 connection now"));
 

@@ -65,13 +65,17 @@ fn a_row_for_each_pod_and_a_word_about_the_others() {
     let not_ready = "istio-proxy is not ready: nobody listens on port 15001";
     let mut closed = pod("shop", "cart-7d9f4b5c6-x2x8k", PodState::Closed, not_ready);
     (closed.held, closed.waiting) = (1, vec![waiting()]);
-    let pods = [closed, pod("shop", "web-0", PodState::Open, "istio-proxy is ready")];
+    let mut of_osm = pod("shop", "api-0", PodState::Open, "envoy is ready");
+    let osm = of_osm.proxy.as_mut().unwrap();
+    (osm.container, osm.profile) = ("envoy".to_owned(), "osm".to_owned());
+    let pods = [closed, pod("shop", "web-0", PodState::Open, "istio-proxy is ready"), of_osm];
     let expected = "\
-NAMESPACE/NAME             STATE   PROFILE  MODE  HELD  SINCE  FROM       WHY
-shop/cart-7d9f4b5c6-x2x8k  closed  istio    hold  1     2m     namespace  istio-proxy is not ready:
-                                                                          nobody listens on port
-                                                                          15001
-shop/web-0                 open    istio    hold  0     2m     namespace  istio-proxy is ready
+NAMESPACE/NAME             STATE   PROXY        MODE  HELD  SINCE  FROM       WHY
+shop/cart-7d9f4b5c6-x2x8k  closed  istio-proxy  hold  1     2m     namespace  istio-proxy is not
+                                                                              ready: nobody listens
+                                                                              on port 15001
+shop/web-0                 open    istio-proxy  hold  0     2m     namespace  istio-proxy is ready
+shop/api-0                 open    envoy (osm)  hold  0     2m     namespace  envoy is ready
 17 other pods are left out; --all shows them, too.
 ";
     let text = table(&pods, 17, at(150), Style::PLAIN);
@@ -102,6 +106,7 @@ fn a_thousand_pods_of_long_and_hostile_names_fit() {
             let mut pod = pod(&name, &format!("{n}{name}"), PodState::ALL[n % 10], &name);
             if let Some(proxy) = &mut pod.proxy {
                 proxy.profile.clone_from(&name);
+                proxy.container = format!("{name}{n}");
             }
             if let Some(mode) = pod.settings.iter_mut().flatten().find(|own| own.key == "mode") {
                 mode.value.clone_from(&name);
