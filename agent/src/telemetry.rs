@@ -16,7 +16,7 @@ use tracing_subscriber::{
 
 pub use self::{
     kernel::KernelLines,
-    level::{LevelError, Levels},
+    level::{LevelError, Levels, check_filter},
     names::{Named, Names},
 };
 

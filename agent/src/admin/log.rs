@@ -12,7 +12,11 @@ use super::{
     routes::{Answer, Failure},
     socket::Peer,
 };
-use crate::{core::PodName, reconcile::FollowError, telemetry::LevelError};
+use crate::{
+    core::PodName,
+    reconcile::FollowError,
+    telemetry::{LevelError, check_filter},
+};
 
 /// `GET /v1/log`.
 pub(super) async fn tell(State(admin): State<Admin>) -> Json<LogReport> {
@@ -26,8 +30,16 @@ pub(super) async fn set(
     body: Result<Json<FilterBody>, JsonRejection>,
 ) -> Answer<LogReport> {
     let Json(FilterBody { filter }) = body?;
+    // Told under the filter under which it can be seen.
+    let is_seen = tracing::enabled!(tracing::Level::INFO);
+    check_filter(&filter).map_err(|error| Failure::wrong(error.to_string()))?;
+    if is_seen {
+        told(peer, "filter", &filter);
+    }
     admin.levels.set(&filter).map_err(|error| Failure::wrong(error.to_string()))?;
-    told(peer, "filter", &filter);
+    if !is_seen {
+        told(peer, "filter", &filter);
+    }
     Ok(Json(report(&admin).await))
 }
 
@@ -36,9 +48,15 @@ pub(super) async fn reset(
     State(admin): State<Admin>,
     Extension(peer): Extension<Peer>,
 ) -> Answer<LogReport> {
-    told(peer, "reset", &admin.levels.initial());
+    let is_seen = tracing::enabled!(tracing::Level::INFO);
+    if is_seen {
+        told(peer, "reset", &admin.levels.initial());
+    }
     // Without pods there is nothing but the filter.
     admin.levels.reset();
+    if !is_seen {
+        told(peer, "reset", &admin.levels.initial());
+    }
     if admin.status.report().await.1.is_some() {
         admin.status.asker().unfollow_all().await??;
     }

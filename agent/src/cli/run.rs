@@ -6,8 +6,11 @@ use clap::{Args, ValueEnum};
 
 use super::{NodeArgs, SettingsArgs};
 use crate::{
-    cluster::DaemonSetName, core::PodUid, http::ListenAddress, page::PageAddress,
-    telemetry::LogFormat,
+    cluster::DaemonSetName,
+    core::PodUid,
+    http::ListenAddress,
+    page::PageAddress,
+    telemetry::{LogFormat, check_filter},
 };
 
 /// Options of `holdfast run`.
@@ -137,7 +140,5 @@ fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
+    check_filter(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }

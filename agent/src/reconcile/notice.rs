@@ -87,14 +87,17 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
             )
         }
         Line::Ordered { order, limit, by: Orderer { uid, .. } } => {
-            let what = match order {
-                Some(Order::Open { .. }) => "is opened by the operator",
-                Some(Order::Closed { .. }) => "is closed by the operator",
-                None => "follows the facts again: the operator has taken the order back",
+            // Each has an action of its own: Events of one are counted under the first one's note.
+            let (action, what) = match order {
+                Some(Order::Open { .. }) => ("Opening", "is opened by the operator"),
+                Some(Order::Closed { .. }) => ("Closing", "is closed by the operator"),
+                None => {
+                    ("TakingBack", "follows the facts again: the operator has taken the order back")
+                }
             };
             let limit = limit.map(|limit| format!(", for {} at most", in_words(limit)));
             let note = format!("the gate {what}{} (user {uid})", limit.unwrap_or_default());
-            normal("GateOrdered", "Ordering", note)
+            normal("GateOrdered", action, note)
         }
         Line::NotRedirected { around, profile } => warning(
             "NotRedirected",

@@ -51,6 +51,15 @@ pub enum LevelError {
         #[source]
         source: ParseError,
     },
+    /// A word that is no level. `EnvFilter` would take it for a target, and leave all others out.
+    #[error(
+        "bad log filter: {word:?} is no level; levels are error, warn, info, debug, trace and off, and a \
+         target has one behind =, such as holdfast::reconcile=debug"
+    )]
+    Word {
+        /// The word.
+        word: String,
+    },
     /// As many pods as possible are followed.
     #[error("{MAX_FOLLOWED} pods are followed already; reset the level of one of them first")]
     TooMany,
@@ -143,7 +152,25 @@ impl Levels {
     }
 }
 
+/// Checks that a filter means what it seems to.
+///
+/// # Errors
+///
+/// If it does not.
+pub fn check_filter(filter: &str) -> Result<(), LevelError> {
+    parse(filter).map(|_| ())
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LevelError> {
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let is_meant = |word: &str| match word.split_once('=') {
+        // A span's fields have the same sign.
+        Some((target, level)) => !target.is_empty() && !level.is_empty(),
+        None => word.contains('[') || word.parse::<LevelFilter>().is_ok(),
+    };
+    if let Some(word) = { words }.find(|word| !is_meant(word)) {
+        return Err(LevelError::Word { word: word.to_owned() });
+    }
     EnvFilter::try_new(directives(filter))
         .map_err(|source| LevelError::Filter { filter: filter.to_owned(), source })
 }
@@ -231,6 +258,17 @@ mod tests {
         }
         enabled("warn", &[("holdfast info", false), ("rustls info", false), ("tower warn", true)]);
         enabled("off", &[("holdfast info", false), ("rustls info", false)]);
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_no_filter() {
+        for wrong in ["warning", "deubg", "info,nonsense", "holdfast=", "=debug"] {
+            let error = check_filter(wrong).unwrap_err().to_string();
+            assert!(error.contains("levels are error, warn, info"), "{wrong}: {error}");
+        }
+        for right in ["info", "WARN", "off", "info,holdfast::reconcile=debug", "", "[span]=trace"] {
+            check_filter(right).unwrap_or_else(|error| panic!("{right}: {error}"));
+        }
     }
 
     #[test]

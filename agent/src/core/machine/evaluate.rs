@@ -141,11 +141,23 @@ impl Pod {
         let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
             (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
             (_, Some(reason)) if !self.is_ordered_closed() => reason,
+            // The order is over, or was given to an agent before this one; the proxy is asked by now.
+            _ if self.outlives_order(closed_for) && context.is_known() => {
+                return self.close(CloseReason::NotReady, context, actions);
+            }
             _ if context.now < deadline => return false,
             _ if refuses_late(context.plan) => return self.refuse(closed_for, context, actions),
             _ => OpenReason::Deadline,
         };
         self.open(closed_for, reason, context, actions)
+    }
+
+    /// Whether the gate was closed for an order that is no more, and its proxy has been found not to be
+    /// ready.
+    fn outlives_order(&self, closed_for: CloseReason) -> bool {
+        closed_for == CloseReason::Operator
+            && !self.is_ordered_closed()
+            && self.probed == Some(false)
     }
 
     fn leave_refusing(

@@ -7,7 +7,9 @@ use super::{
     PodReport,
     explain::{Reason, Topic},
 };
-use crate::core::{Exemption, Finding, FirstConnect, Tally, WatchRefusal, WorkloadFacts, in_words};
+use crate::core::{
+    Exemption, Finding, FirstConnect, PodState, Tally, WatchRefusal, WorkloadFacts, in_words,
+};
 
 /// What `holdfast diagnose` tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +121,9 @@ impl Diagnosis {
                 "Just now {proxy} is ready ({finding}): what this pod dials goes through. If it \
                  fails all the same, it is not for coming too early."
             ),
+            finding @ Finding::NobodyListens { .. } if self.pod.state == PodState::Closed => {
+                format!("Just now {finding}: what this pod dials through {proxy} waits.")
+            }
             finding @ Finding::NobodyListens { .. } => format!(
                 "Just now {finding}: whatever this pod dials through {proxy} fails with \"connection \
                  refused\"."

@@ -104,6 +104,27 @@ fn between_an_order_and_the_hold_that_goes_on_the_gate_is_never_open() {
 }
 
 #[test]
+fn what_stays_closed_after_an_order_stays_so_for_a_reason_of_its_own() {
+    // The time of this pod was up before the operator closed its gate.
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(5, held(5, 1));
+    run.apply(60_005, Event::Tick);
+    run.apply(70_000, Event::Tick);
+    assert_eq!(report(&run).state, PodState::GivenUp);
+    run.apply(80_000, order(close(83_000)));
+    assert_eq!(report(&run).closed_for, Some(CloseReason::Operator));
+    run.apply(80_100, Event::ProxyNotReady(uid()));
+    assert_eq!(report(&run).closed_for, Some(CloseReason::Operator));
+    let actions = run.apply(83_000, Event::Tick);
+    assert_eq!(reason(&actions), Some(CloseReason::NotReady));
+    assert_eq!(report(&run).closed_for, Some(CloseReason::NotReady));
+    // Nor is there an order for the agent after this one.
+    run.apply(83_100, held(83_050, 2));
+    assert_eq!(opened(&run.apply(143_050, Event::Tick)), Some(OpenReason::Deadline));
+}
+
+#[test]
 fn an_order_taken_back_leaves_the_hold_that_the_facts_ask_for() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
