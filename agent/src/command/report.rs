@@ -50,6 +50,10 @@ pub fn table(report: &ObservedReport, style: Style) -> String {
     text
 }
 
+/// Columns that are left to a workload's name, of which there is a kind and mostly a namespace beside it:
+/// half a port is worse than a name in two lines.
+const WORKLOAD_WIDTH: usize = 16;
+
 fn rows(workloads: &[WorkloadFacts]) -> Table<7> {
     let mut table = Table::new([
         "NAMESPACE",
@@ -59,7 +63,8 @@ fn rows(workloads: &[WorkloadFacts]) -> Table<7> {
         "FIRST-DESTINATION",
         "READY-AFTER",
         "ENABLED?",
-    ]);
+    ])
+    .wrapping_first(1, WORKLOAD_WIDTH);
     let mut workloads: Vec<&WorkloadFacts> = workloads.iter().collect();
     // The sort is stable: those alike stay by name.
     workloads.sort_by_key(|facts| {
