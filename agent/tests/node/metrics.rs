@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,12 @@ pub(crate) fn address(agent: &Agent) -> SocketAddr {
     line["address"].as_str().unwrap().parse().unwrap()
 }
 
+/// What a scrape tells may be a quarter of a second old: so long after something has happened, a scrape
+/// has it.
+const OLDEST: Duration = Duration::from_millis(250);
+
 fn get(address: SocketAddr, accept: &str) -> Scrape {
+    thread::sleep(OLDEST);
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n").unwrap();

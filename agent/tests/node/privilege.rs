@@ -23,7 +23,7 @@ set -e
 for mount in / /proc /sys "$1"; do
     mount -o remount,bind,ro "$mount"
 done
-mount -t tmpfs -o size=1m tmpfs /mnt
+mount -t tmpfs -o size=1m,mode=0755 tmpfs /mnt
 shift
 exec "$@"
 "#;
