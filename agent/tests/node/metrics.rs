@@ -120,7 +120,7 @@ fn a_held_pod_is_counted_exactly() {
     let client = apps::connect(backend_v4()).unwrap().nonblocking().count(3).get("/bytes/1000");
     let app = pod.start_container("app", client).unwrap();
     wait_for_all(&agent, &pod, "connect held", 3);
-    std::thread::sleep(LATE);
+    thread::sleep(LATE);
     let of_pod = format!("{{namespace=\"shop\",pod=\"cart\",uid=\"{}\"}}", pod.uid());
     let pod_series = |metric: &str| format!("{metric}{of_pod}");
     let (pod_held, pod_waiting, pod_waited) = (
@@ -218,7 +218,7 @@ fn a_watch_of_which_nothing_is_heard_grows_old_and_others_do_not() {
     // No object changes, and this API server sends a bookmark each second.
     let quiet = Instant::now();
     let oldest = std::iter::repeat_with(|| {
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
         value(AGE)
     });
     let oldest = oldest.take_while(|_| quiet.elapsed() < 4 * LATE).fold(0.0, f64::max);
