@@ -128,8 +128,12 @@ fn tool(program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Signals that whoever runs the tests ignores, as a shell does with SIGINT for what it starts in the
+/// background, are heard all the same.
 fn wait_command(arguments: &[&str]) -> Command {
-    tool(&binary(), &[&["wait"], arguments].concat())
+    let binary = binary();
+    let wait = ["--default-signal", binary.to_str().unwrap(), "wait"];
+    tool(Path::new("env"), &[&wait, arguments].concat())
 }
 
 /// Exit code, standard output and standard error of `holdfast wait`.
