@@ -30,16 +30,9 @@ pub(super) async fn set(
     body: Result<Json<FilterBody>, JsonRejection>,
 ) -> Answer<LogReport> {
     let Json(FilterBody { filter }) = body?;
-    // Told under the filter under which it can be seen.
-    let is_seen = tracing::enabled!(tracing::Level::INFO);
-    check_filter(&filter).map_err(|error| Failure::wrong(error.to_string()))?;
-    if is_seen {
-        told(peer, "filter", &filter);
-    }
-    admin.levels.set(&filter).map_err(|error| Failure::wrong(error.to_string()))?;
-    if !is_seen {
-        told(peer, "filter", &filter);
-    }
+    let wrong = |error: LevelError| Failure::wrong(error.to_string());
+    check_filter(&filter).map_err(wrong)?;
+    telling(peer, "filter", &filter, || admin.levels.set(&filter)).map_err(wrong)?;
     Ok(Json(report(&admin).await))
 }
 
@@ -48,15 +41,8 @@ pub(super) async fn reset(
     State(admin): State<Admin>,
     Extension(peer): Extension<Peer>,
 ) -> Answer<LogReport> {
-    let is_seen = tracing::enabled!(tracing::Level::INFO);
-    if is_seen {
-        told(peer, "reset", &admin.levels.initial());
-    }
     // Without pods there is nothing but the filter.
-    admin.levels.reset();
-    if !is_seen {
-        told(peer, "reset", &admin.levels.initial());
-    }
+    telling(peer, "reset", &admin.levels.initial(), || admin.levels.reset());
     if admin.status.report().await.1.is_some() {
         admin.status.asker().unfollow_all().await??;
     }
@@ -90,6 +76,19 @@ async fn report(admin: &Admin) -> LogReport {
     };
     let (filter, initial) = (admin.levels.current(), admin.levels.initial());
     LogReport { filter, initial, pods }
+}
+
+/// Changes the filter, and tells of it under the one, before or after, under which it can be seen.
+fn telling<T>(peer: Peer, change: &'static str, to: &str, work: impl FnOnce() -> T) -> T {
+    let is_seen = tracing::enabled!(tracing::Level::INFO);
+    if is_seen {
+        told(peer, change, to);
+    }
+    let done = work();
+    if !is_seen {
+        told(peer, change, to);
+    }
+    done
 }
 
 fn told(peer: Peer, change: &'static str, to: &str) {
