@@ -191,13 +191,7 @@ mod tests {
 
     #[test]
     fn the_next_agent_reads_why_a_gate_was_closed() {
-        for reason in [
-            CloseReason::Start,
-            CloseReason::NotReady,
-            CloseReason::ProxyDied,
-            CloseReason::NobodyListens,
-            CloseReason::Operator,
-        ] {
+        for reason in CloseReason::ALL {
             assert_eq!(reason_of(reason_code(reason)), reason);
         }
     }

@@ -283,6 +283,10 @@ impl From<PodRefText> for PodRef {
 // === impl CloseReason ===
 
 impl CloseReason {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Start, Self::NotReady, Self::ProxyDied, Self::NobodyListens, Self::Operator];
+
     /// In words, for the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -336,6 +340,17 @@ impl Exemption {
 // === impl Outcome ===
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Connected,
+        Self::Refused,
+        Self::TimedOut,
+        Self::ClosedByApplication,
+        Self::StillConnecting,
+        Self::QuerySent,
+        Self::QueryExpired,
+    ];
+
     /// In words, for the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

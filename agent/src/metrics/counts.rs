@@ -9,7 +9,7 @@ use super::{
     namespaces::Namespaces,
     pods::Pods,
 };
-use crate::core::{Line, Noted, OpenReason, PodRef, PodUid};
+use crate::core::{Line, Noted, OpenReason, Outcome, PodRef, PodUid};
 
 /// Seconds for which a connect waited: from a proxy that was just late to the longest that is usual
 /// (`--timeout`, 60 s).
@@ -155,7 +155,7 @@ impl Counts {
         for family in [held, refused, observed, timed_out] {
             family.remove(&OfNamespace { namespace: namespace.clone() });
         }
-        for outcome in labels::OUTCOMES.map(labels::outcome) {
+        for outcome in Outcome::ALL.map(labels::outcome) {
             released.remove(&OfOutcome { namespace: namespace.clone(), outcome });
         }
     }
@@ -191,7 +191,7 @@ impl Counts {
             for family in [held, timed_out] {
                 begin(family, &OfNamespace { namespace: namespace.clone() });
             }
-            for outcome in labels::OUTCOMES.map(labels::outcome) {
+            for outcome in Outcome::ALL.map(labels::outcome) {
                 begin(released, &OfOutcome { namespace: namespace.clone(), outcome });
             }
         }

@@ -112,17 +112,6 @@ pub(super) const fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// All of them.
-pub(super) const OUTCOMES: [Outcome; 7] = [
-    Outcome::Connected,
-    Outcome::Refused,
-    Outcome::TimedOut,
-    Outcome::ClosedByApplication,
-    Outcome::StillConnecting,
-    Outcome::QuerySent,
-    Outcome::QueryExpired,
-];
-
 /// Why a gate opened. Of a pod that is not to be held it does not matter why, unless a person wants it so.
 pub(super) const fn opened(reason: OpenReason) -> &'static str {
     match reason {
@@ -184,19 +173,13 @@ mod tests {
 
     #[test]
     fn words_are_those_of_the_reports() {
-        for one in OUTCOMES {
+        for one in Outcome::ALL {
             assert_eq!(outcome(one), json(one));
         }
         for one in STATES {
             assert_eq!(state(one), json(one));
         }
-        for reason in [
-            CloseReason::Start,
-            CloseReason::NotReady,
-            CloseReason::ProxyDied,
-            CloseReason::NobodyListens,
-            CloseReason::Operator,
-        ] {
+        for reason in CloseReason::ALL {
             assert_eq!(closed(reason), json(reason));
             assert!(CLOSED.contains(&closed(reason)));
         }
