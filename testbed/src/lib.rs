@@ -38,6 +38,7 @@ pub mod cost;
 pub mod demo;
 pub mod dns;
 pub mod e2e;
+pub mod faults;
 mod fixtures;
 pub mod interrupt;
 mod mesh;

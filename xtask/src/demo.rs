@@ -1,5 +1,5 @@
-//! `cargo xtask demo` and `cargo xtask guard-cost`: build the agent and the testbed as users run
-//! them, and have a program of the testbed show what they do.
+//! `cargo xtask demo`, `guard-cost` and `faults`: build the agent and the testbed as users run them,
+//! and have a program of the testbed show what they do.
 
 use std::{
     ffi::OsString,
@@ -35,6 +35,14 @@ pub(crate) struct GuardCostArgs {
     options: Vec<OsString>,
 }
 
+/// Options of `cargo xtask faults`.
+#[derive(clap::Args)]
+pub(crate) struct FaultsArgs {
+    /// Options of the suite itself: --json, --bounded, --seed N, --list, or names of faults.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+}
+
 pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
     let mut options = args.options;
     if !options.iter().any(|option| option.as_encoded_bytes().starts_with(PAGE.as_bytes())) {
@@ -46,6 +54,10 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
 
 pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<()> {
     show(workspace, "guard-cost", "holdfast-guard-cost", args.options)
+}
+
+pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {
+    show(workspace, "faults", "holdfast-faults", args.options)
 }
 
 /// A path as a person in the checkout, where the program runs, types it.

@@ -38,6 +38,9 @@ enum Cli {
     E2e(e2e::Args),
     /// Measure what the guard costs a pod whose proxy is ready (needs root; about two minutes).
     GuardCost(demo::GuardCostArgs),
+    /// Break what can break while applications start, and count what becomes of their connects
+    /// (needs root).
+    Faults(demo::FaultsArgs),
     /// Build the agent's container image and its bill of materials.
     Image(image::Args),
     /// Lint the eBPF programs for the target they run on.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Cli::Demo(args) => demo::run(&workspace, args),
         Cli::E2e(args) => e2e::run(&workspace, args),
         Cli::GuardCost(args) => demo::guard_cost(&workspace, args),
+        Cli::Faults(args) => demo::faults(&workspace, args),
         Cli::Image(args) => image::run(&workspace, &args),
         Cli::LintEbpf => lint_ebpf::run(&workspace),
     });

@@ -1,0 +1,109 @@
+//! The fault suite: what must not refuse a connection, and must not keep one waiting past its
+//! deadline.
+//!
+//! Each [`Fault`] breaks something while real applications start, and counts what became of their
+//! connects. A trial is one connect that holdfast has to keep waiting, unless the fault says
+//! otherwise.
+
+mod agent;
+mod report;
+mod start;
+mod tally;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+pub use self::{
+    report::{Report, Row},
+    tally::{Due, Tally},
+};
+use crate::{AgentOptions, Node};
+
+/// The label that enables a namespace.
+const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
+
+/// The namespace of the pods that are held.
+const NAMESPACE: &str = "shop";
+
+/// One thing that goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// What is done, and what counts as a trial if that is not one connect.
+    pub what: &'static str,
+    /// How many trials.
+    pub trials: Trials,
+    run: fn(&Run, &mut Tally) -> Result<()>,
+}
+
+/// How many trials a fault has. A fault may end with some more, to finish what it has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Trials {
+    /// As part of every test run.
+    pub bounded: u32,
+    /// By `cargo xtask faults`.
+    pub full: u32,
+}
+
+/// How a fault is run.
+#[derive(Debug)]
+pub struct Run {
+    /// The agent under test.
+    pub binary: PathBuf,
+    /// With all trials, or as part of a test run.
+    pub full: bool,
+    /// From which everything random comes.
+    pub seed: u64,
+    trials: u32,
+}
+
+/// All faults, in the order of the table.
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    [agent::FAULTS].into_iter().flatten()
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// Runs it. The row says what became of the connects.
+    ///
+    /// # Errors
+    ///
+    /// If the fault could not be made, or something else than the connects was not as it has to be.
+    pub fn run(&self, binary: &Path, full: bool, seed: u64) -> Result<Row> {
+        let trials = if full { self.trials.full } else { self.trials.bounded };
+        let run = Run { binary: binary.to_owned(), full, seed, trials };
+        let mut tally = Tally::default();
+        (self.run)(&run, &mut tally)
+            .with_context(|| format!("fault {:?}, seed {seed}", self.name))?;
+        Ok(tally.into_row(self.name))
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// How many trials it is to make.
+    fn trials(&self) -> u32 {
+        self.trials
+    }
+
+    /// The source of everything random; a fault that needs several gives each its own `stream`.
+    fn random(&self, stream: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The agent as a DaemonSet runs it: another one follows.
+    fn agent(&self) -> AgentOptions {
+        AgentOptions::new(&self.binary).log_level("info").arg("--on-exit").arg("keep")
+    }
+}
+
+/// A node whose namespace [`NAMESPACE`] is enabled.
+fn node() -> Result<Node> {
+    let node = Node::new()?;
+    node.api().put_namespace(NAMESPACE, &ENABLED);
+    Ok(node)
+}

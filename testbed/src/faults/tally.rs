@@ -1,0 +1,162 @@
+//! What became of the connects.
+
+use std::time::Duration;
+
+use super::report::Row;
+use crate::apps::Attempt;
+
+/// How much later than its deadline a connect may end: its socket tries every 500 ms.
+const PAST_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long after readiness, with an agent there to see it, a connect may still wait. Far more than
+/// any release takes; a connect that nobody lets go waits for its deadline.
+const PAST_READY: Duration = Duration::from_secs(10);
+
+/// So many connects are described in full; of more the count says enough.
+const TOLD: usize = 20;
+
+/// When a connect was to end.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// From this instant on (`CLOCK_MONOTONIC` nanoseconds) it might have gone on: the proxy was
+    /// ready and an agent was there to see it. `None`: that never came.
+    pub ready_ns: Option<u64>,
+    /// How long it may wait.
+    pub timeout: Duration,
+}
+
+/// Counts of one fault.
+#[derive(Debug, Default)]
+pub struct Tally {
+    trials: u32,
+    refused: u32,
+    stuck: u32,
+    worst_delay: Duration,
+    told: Vec<String>,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Counts a connect: how it ended, or that it has not. `what` names it.
+    pub fn count(&mut self, what: &str, attempt: Option<&Attempt>, due: Due) {
+        self.trials += 1;
+        let Some(attempt) = attempt else {
+            self.stuck += 1;
+            self.tell(format!("{what}: still waits"));
+            return;
+        };
+        let deadline_ns = attempt.start_ns + nanos(due.timeout);
+        let ready_ns = due.ready_ns.map(|ready| ready.max(attempt.start_ns));
+        let may_go_ns = ready_ns.map_or(deadline_ns, |ready| ready.min(deadline_ns));
+        let delay = Duration::from_nanos(attempt.end_ns.saturating_sub(may_go_ns));
+        let is_late = match ready_ns {
+            Some(ready) if ready < deadline_ns => delay > PAST_READY,
+            _ => delay > PAST_DEADLINE,
+        };
+        let is_early = !attempt.is_connected() && attempt.end_ns < deadline_ns;
+        if is_early {
+            self.refused += 1;
+            self.tell(format!(
+                "{what}: {} after {:?} of {:?}",
+                attempt.outcome,
+                attempt.elapsed(),
+                due.timeout
+            ));
+        } else if is_late {
+            self.stuck += 1;
+            self.tell(format!("{what}: {} {delay:?} late", attempt.outcome));
+        }
+        if !is_early {
+            self.worst_delay = self.worst_delay.max(delay);
+        }
+    }
+
+    /// What was counted besides: further trials with their refusals, of an application that counts
+    /// for itself.
+    pub fn add(&mut self, what: &str, trials: u32, refused: u32, stuck: u32, worst: Duration) {
+        self.trials += trials;
+        self.refused += refused;
+        self.stuck += stuck;
+        self.worst_delay = self.worst_delay.max(worst);
+        if refused + stuck > 0 {
+            self.tell(format!("{what}: {refused} refused, {stuck} stuck of {trials}"));
+        }
+    }
+
+    fn tell(&mut self, line: String) {
+        if self.told.len() < TOLD {
+            self.told.push(line);
+        }
+    }
+
+    pub(super) fn into_row(self, fault: &str) -> Row {
+        Row {
+            fault: fault.to_owned(),
+            trials: self.trials,
+            refused: self.refused,
+            stuck: self.stuck,
+            worst_delay_ms: (self.worst_delay.as_secs_f64() * 10_000.0).round() / 10.0,
+            details: self.told,
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_000_000_000;
+    const TIMEOUT: Duration = Duration::from_secs(4);
+
+    fn row(ready_after: Option<u64>, outcome: &str, after: u64) -> Row {
+        let attempt = Attempt {
+            index: 0,
+            start_ns: START,
+            end_ns: START + after * 1_000_000,
+            outcome: outcome.to_owned(),
+        };
+        let ready_ns = ready_after.map(|ms| START + ms * 1_000_000);
+        let mut tally = Tally::default();
+        tally.count("a connect", Some(&attempt), Due { ready_ns, timeout: TIMEOUT });
+        tally.into_row("a fault")
+    }
+
+    fn counts(row: &Row) -> (u32, u32, f64) {
+        (row.refused, row.stuck, row.worst_delay_ms)
+    }
+
+    #[test]
+    fn an_error_before_the_deadline_is_a_refusal_and_one_after_it_is_not() {
+        assert_eq!(counts(&row(None, "ECONNREFUSED", 3_999)), (1, 0, 0.0));
+        assert_eq!(counts(&row(Some(500), "ETIMEDOUT", 700)), (1, 0, 0.0));
+        assert_eq!(counts(&row(None, "ECONNREFUSED", 4_400)), (0, 0, 400.0));
+    }
+
+    #[test]
+    fn what_ends_long_after_it_might_is_stuck() {
+        assert_eq!(counts(&row(None, "ECONNREFUSED", 5_001)), (0, 1, 1_001.0));
+        assert_eq!(counts(&row(Some(100), "connected", 101)), (0, 0, 1.0));
+        let mut tally = Tally::default();
+        tally.count("a connect", None, Due { ready_ns: None, timeout: TIMEOUT });
+        assert_eq!(counts(&tally.into_row("a fault")), (0, 1, 0.0));
+    }
+
+    #[test]
+    fn a_connect_that_begins_after_readiness_is_delayed_from_its_own_begin() {
+        let attempt = Attempt {
+            index: 0,
+            start_ns: START,
+            end_ns: START + 2_000_000,
+            outcome: "connected".to_owned(),
+        };
+        let mut tally = Tally::default();
+        let due = Due { ready_ns: Some(START - 500_000_000), timeout: TIMEOUT };
+        tally.count("a connect", Some(&attempt), due);
+        assert_eq!(counts(&tally.into_row("a fault")), (0, 0, 2.0));
+    }
+}
