@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 pub use self::{
-    report::{Report, Row},
+    report::{Report, Row, replace_in, rows_in},
     tally::{Due, Tally},
 };
 use crate::{AgentOptions, Node};
