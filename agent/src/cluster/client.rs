@@ -59,7 +59,7 @@ pub enum ClusterError {
     /// Nobody answers.
     #[error(
         "the API server at {url} cannot be reached: {reason}; check that it runs, that this node \
-         may reach it, and the credentials; --api-wait sets how long to try"
+         may reach it, and the credentials; without --api-wait the agent works meanwhile"
     )]
     Unreachable {
         /// Its address.
@@ -162,6 +162,9 @@ async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClusterError> {
         }
     };
     config.read_timeout = Some(READ_TIMEOUT);
+    // kube would try again by itself what is answered with 429, 503 or 504: 15 times, in silence, and
+    // after as long as the server likes (`RetryPolicy::server_retry`). Who asks tries again here.
+    config.default_retry = false;
     Ok(config)
 }
 
