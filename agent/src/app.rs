@@ -127,7 +127,7 @@ pub async fn run(
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
     let endings =
-        Endings { on_exit: args.on_exit, daemonset: args.daemonset, client: client.clone() };
+        Endings { on_exit: args.on_exit, daemonset: args.daemonset, server };
     let (events, publisher) = cluster::events(client.clone(), &args.node_name);
     let publishing = tokio::spawn(publisher.run(stop.clone()));
     if args.remove_startup_taint {
