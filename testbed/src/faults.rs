@@ -6,6 +6,7 @@
 //! otherwise.
 
 mod agent;
+mod api;
 mod report;
 mod start;
 mod tally;
@@ -61,7 +62,7 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS].into_iter().flatten()
+    [agent::FAULTS, api::FAULTS].into_iter().flatten()
 }
 
 // === impl Fault ===

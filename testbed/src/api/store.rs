@@ -69,6 +69,10 @@ pub(super) struct Store {
     oldest: u64,
     /// Counts the times at which every open watch was told that it is too old.
     pub(super) expiry: u64,
+    /// Counts the times at which every open watch was ended.
+    pub(super) cuts: u64,
+    /// Lines that open watches were made to say.
+    pub(super) said: Vec<(Resource, Vec<u8>)>,
     pub(super) refusal: Refusal,
     pub(super) events: Events,
     pub(super) requests: BTreeMap<(String, String), u64>,
@@ -99,6 +103,8 @@ impl Default for Store {
             version: FIRST_VERSION,
             oldest: FIRST_VERSION,
             expiry: 0,
+            cuts: 0,
+            said: Vec::new(),
             refusal: Refusal::default(),
             events: Events::default(),
             requests: BTreeMap::new(),
