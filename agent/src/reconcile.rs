@@ -438,7 +438,7 @@ impl Reconciler {
     }
 
     fn find_netns(&self, uid: &PodUid) -> Option<Arc<Netns>> {
-        let pid = oldest_process(self.paths.get(uid)?, &self.proc_root)?;
+        let pid = oldest_process(self.paths.get(uid)?, &self.proc_root).ok()??;
         let path = self.proc_root.join(pid.to_string()).join("ns/net");
         Netns::open(&path).ok().map(Arc::new)
     }
