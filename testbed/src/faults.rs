@@ -6,6 +6,8 @@
 //! otherwise.
 
 mod agent;
+mod churn;
+mod footprint;
 mod report;
 mod start;
 mod tally;
@@ -61,7 +63,7 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS].into_iter().flatten()
+    [agent::FAULTS, churn::FAULTS].into_iter().flatten()
 }
 
 // === impl Fault ===
