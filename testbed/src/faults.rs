@@ -7,6 +7,8 @@
 
 mod agent;
 mod api;
+mod churn;
+mod footprint;
 mod report;
 mod start;
 mod tally;
@@ -62,7 +64,7 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS, api::FAULTS].into_iter().flatten()
+    [agent::FAULTS, api::FAULTS, churn::FAULTS].into_iter().flatten()
 }
 
 // === impl Fault ===

@@ -11,13 +11,17 @@ mod population;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs, io,
+    fs,
+    future::pending,
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use futures::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
+use tokio::time::{Instant, sleep_until};
 
 pub use self::event::{CgroupEvent, WatchError};
 use self::population::Population;
@@ -25,6 +29,10 @@ use crate::core::{CgroupId, CgroupKind, ContainerId, PodUid, kind_of};
 
 /// Room for 60 events with the longest names; more are read with the next call.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long after something could not be watched or listed that is tried again. Each time costs a
+/// look at every cgroup of kubelet's, some milliseconds on a full node.
+const COMPLETE_AFTER: Duration = Duration::from_secs(1);
 
 /// A known directory.
 #[derive(Debug)]
@@ -51,19 +59,19 @@ pub struct CgroupWatch {
     watched: HashMap<WatchDescriptor, PathBuf>,
     known: HashMap<PathBuf, Known>,
     pending: VecDeque<CgroupEvent>,
-    /// A container could not be watched, and this was said.
-    out_of_watches: bool,
+    /// Something could not be watched or listed, and this was said: when that is tried again.
+    incomplete_until: Option<Instant>,
 }
 
 impl std::fmt::Debug for CgroupWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { root, events: _, watched, known, pending, out_of_watches } = self;
+        let Self { root, events: _, watched, known, pending, incomplete_until } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
             .field("watched", &watched.len())
             .field("known", &known.len())
             .field("pending", pending)
-            .field("out_of_watches", out_of_watches)
+            .field("incomplete_until", incomplete_until)
             .finish()
     }
 }
@@ -87,7 +95,7 @@ impl CgroupWatch {
             watched: HashMap::new(),
             known: HashMap::new(),
             pending: VecDeque::new(),
-            out_of_watches: false,
+            incomplete_until: None,
         };
         let failed = |source| WatchError::Root { path: root.to_owned(), source };
         watch.watch_directory(root).map_err(failed)?;
@@ -113,11 +121,18 @@ impl CgroupWatch {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            let event = match self.events.next().await {
-                Some(event) => event.map_err(WatchError::Inotify)?,
-                None => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
+            let event = tokio::select! {
+                event = self.events.next() => match event {
+                    Some(event) => event.map_err(WatchError::Inotify)?,
+                    None => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
+                },
+                () = sleep_to(self.incomplete_until) => {
+                    self.complete();
+                    continue;
+                }
             };
             if event.mask.contains(EventMask::Q_OVERFLOW) {
+                tracing::warn!("inotify queue overflowed; listing cgroups again");
                 self.resync();
                 continue;
             }
@@ -149,15 +164,73 @@ impl CgroupWatch {
         Ok(descriptor)
     }
 
+    fn watch_container(&mut self, path: &Path) -> io::Result<WatchDescriptor> {
+        let descriptor = self.events.watches().add(population::file(path), WatchMask::MODIFY)?;
+        self.watched.insert(descriptor.clone(), path.to_owned());
+        Ok(descriptor)
+    }
+
     /// Reports what is below a directory that is watched already.
     fn scan(&mut self, path: &Path, at_start: bool) {
-        let Ok(entries) = fs::read_dir(path) else {
-            return;
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.could_not("list", path, &error);
+                return;
+            }
         };
         for entry in entries.filter_map(Result::ok) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.found(&entry.path(), at_start);
             }
+        }
+    }
+
+    /// Has it tried again, and says so once for each time that something is wanting.
+    fn could_not(&mut self, what: &str, path: &Path, error: &io::Error) {
+        // Removed in the meantime; its parent reports that.
+        let is_gone = error.raw_os_error() == Some(libc::ENODEV);
+        if is_gone || error.kind() == io::ErrorKind::NotFound {
+            return;
+        }
+        if self.incomplete_until.replace(Instant::now() + COMPLETE_AFTER).is_none() {
+            tracing::error!(
+                path = %path.display(), %error,
+                "failed to {what} a cgroup: pods and containers are noticed up to a second late until \
+                 that works again; raise fs.inotify.max_user_watches, or the limit of open files"
+            );
+        }
+    }
+
+    /// Makes up for what could not be watched or listed.
+    fn complete(&mut self) {
+        // What is still wanting sets it anew, without saying so again.
+        let due = self.incomplete_until;
+        let unwatched: Vec<PathBuf> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.watch.is_none())
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in unwatched {
+            let watch = match self.known.get(&path) {
+                Some(Known { kind: Kind::Container { .. }, .. }) => self.watch_container(&path),
+                Some(_) => self.watch_directory(&path),
+                None => continue,
+            };
+            match watch {
+                Ok(watch) => {
+                    if let Some(known) = self.known.get_mut(&path) {
+                        known.watch = Some(watch);
+                    }
+                }
+                Err(error) => self.could_not("watch", &path, &error),
+            }
+        }
+        self.resync();
+        if self.incomplete_until == due {
+            self.incomplete_until = None;
+            tracing::info!("all cgroups are watched again");
         }
     }
 
@@ -200,43 +273,15 @@ impl CgroupWatch {
     }
 
     fn descend(&mut self, path: &Path, cgroup: CgroupId, kind: Kind, at_start: bool) {
-        let watch = match self.watch_directory(path) {
-            Ok(watch) => Some(watch),
-            // Removed in the meantime; its parent reports that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::error!(
-                    path = %path.display(), %error,
-                    "cgroup cannot be watched; raise fs.inotify.max_user_watches"
-                );
-                None
-            }
-        };
-        let watched = watch.is_some();
+        let watch = self.watch_directory(path);
+        let watch = watch.inspect_err(|error| self.could_not("watch", path, error)).ok();
         self.known.insert(path.to_owned(), Known { kind, cgroup, watch });
-        if watched {
-            self.scan(path, at_start);
-        }
+        self.scan(path, at_start);
     }
 
     fn found_container(&mut self, path: &Path, cgroup: CgroupId, uid: PodUid, id: ContainerId) {
-        let watch = match self.events.watches().add(population::file(path), WatchMask::MODIFY) {
-            Ok(watch) => {
-                self.watched.insert(watch.clone(), path.to_owned());
-                Some(watch)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                if !std::mem::replace(&mut self.out_of_watches, true) {
-                    tracing::warn!(
-                        path = %path.display(), %error,
-                        "container cannot be watched: the end of its processes will be noticed \
-                         late; raise fs.inotify.max_user_watches (said once)"
-                    );
-                }
-                None
-            }
-        };
+        let watch = self.watch_container(path);
+        let watch = watch.inspect_err(|error| self.could_not("watch", path, error)).ok();
         // Whoever cannot be looked at lives: taking a proxy for dead would hold a pod that works.
         let populated = population::read(path) != Population::Empty;
         self.pending.push_back(CgroupEvent::Populated {
@@ -298,10 +343,9 @@ impl CgroupWatch {
         Some(kind)
     }
 
-    /// inotify lost events: whatever is not there any more is gone, also where another of the same
-    /// name is there now; whatever is there is found, and looked at again.
+    /// Events were lost: whatever is not there any more is gone, also where another of the same name
+    /// is there now; whatever is there is found, and looked at again.
     fn resync(&mut self) {
-        tracing::warn!("inotify queue overflowed; listing cgroups again");
         let mut missing: Vec<PathBuf> = self
             .known
             .iter()
@@ -337,6 +381,13 @@ impl Known {
     /// Whether `path` is still this directory.
     fn is_at(&self, path: &Path) -> bool {
         cgroup_id(path) == Some(self.cgroup)
+    }
+}
+
+async fn sleep_to(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

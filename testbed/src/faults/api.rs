@@ -418,9 +418,8 @@ fn unauthorized(run: &Run, tally: &mut Tally) -> Result<()> {
     })?;
     let daemonset = json!({"metadata": {"namespace": "holdfast", "name": "holdfast"}});
     bench.api().put(Resource::DaemonSets, daemonset);
-    let options = AgentOptions::new(&run.binary)
-        .log_level("info")
-        .arg("--daemonset=holdfast/holdfast");
+    let options =
+        AgentOptions::new(&run.binary).log_level("info").arg("--daemonset=holdfast/holdfast");
     for _ in 0..bench.rounds() {
         fs::write(&token, EXPIRED).context("write a token")?;
         bench.api().trouble_is_over();

@@ -14,6 +14,7 @@ use crate::core::{
 };
 
 mod death;
+mod failure;
 mod finding;
 mod held;
 mod inherit;
@@ -141,6 +142,10 @@ fn rules(TestRules { guard, refuse, observe }: TestRules) -> Rules {
 
 fn id_of(cgroup: CgroupId) -> ContainerId {
     ContainerId::new(&format!("id{cgroup}"))
+}
+
+fn failed(error: &str, may_pass: bool) -> Event {
+    Event::GateFailed { uid: uid(), error: error.to_owned(), may_pass }
 }
 
 fn counted(reached: u64) -> Event {
@@ -477,8 +482,9 @@ fn a_pod_that_is_enabled_while_its_gate_opens_is_held_again() {
 fn a_gate_that_fails_stays_open() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
-    run.apply(1, Event::GateFailed { uid: uid(), error: "no memory".to_owned() });
-    assert_eq!(run.gate(), Some(GatePhase::Failed));
+    run.apply(1, failed("no such program type", false));
+    assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
+    assert_eq!(run.machine.next_wakeup(), None);
     assert!(run.apply(2, Event::Tick).is_empty());
 }
 

@@ -309,3 +309,32 @@ async fn what_happened_while_the_queue_overflowed_is_found_out() {
     let event = next(&mut watch).await;
     assert!(matches!(&event, CgroupEvent::Container { uid, .. } if *uid == other_uid), "{event:?}");
 }
+
+#[tokio::test]
+async fn what_could_not_be_watched_is_noticed_all_the_same_and_watched_later() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    while next(&mut watch).await != CgroupEvent::Listed {}
+    // As if the pod's directory had found no watch left.
+    let pod = watch.known.get_mut(&tree.pod).unwrap();
+    let descriptor = pod.watch.take().unwrap();
+    watch.watched.remove(&descriptor);
+    watch.events.watches().remove(descriptor).unwrap();
+    watch.could_not("watch", &tree.pod, &io::Error::from_raw_os_error(libc::ENOSPC));
+    let container = tree.container();
+    assert!(matches!(next(&mut watch).await, CgroupEvent::Container { .. }));
+    assert!(matches!(next(&mut watch).await, CgroupEvent::Populated { populated: false, .. }));
+    assert_eq!(watch.incomplete_until, None);
+    fs::remove_dir(container).unwrap();
+    assert!(matches!(next(&mut watch).await, CgroupEvent::ContainerGone { .. }));
+}
+
+#[tokio::test]
+async fn what_has_gone_is_not_tried_again() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    for errno in [libc::ENOENT, libc::ENODEV] {
+        watch.could_not("watch", &tree.pod, &io::Error::from_raw_os_error(errno));
+        assert_eq!(watch.incomplete_until, None);
+    }
+}

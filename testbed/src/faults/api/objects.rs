@@ -49,7 +49,8 @@ fn grow(pod: &mut Value) {
     let metadata = &mut pod["metadata"];
     // Many small ones and a large one.
     for n in 0..1_000 {
-        metadata["annotations"][format!("example.com/note-{n}")] = json!("x".repeat(quarter / 2_000));
+        metadata["annotations"][format!("example.com/note-{n}")] =
+            json!("x".repeat(quarter / 2_000));
     }
     metadata["annotations"]["example.com/all"] = json!("y".repeat(quarter / 2));
     metadata["managedFields"] = json!([{
