@@ -166,9 +166,9 @@ fn pods_that_an_agent_has_seen_are_no_concern_of_the_sentry() {
     // Nobody holds this one: it is in a namespace that nobody has enabled.
     let pod = node.create_pod(PodSpec::new("elsewhere", "known")).unwrap();
     let _app = idle(&pod, "app");
-    eventually("it is let alone", || bpf::programs_below(pod.cgroup()).unwrap().is_empty());
     let known = pod.cgroup().id().unwrap();
     eventually("the kernel is told that it was taken up", || taken_up(&node) >= known);
+    eventually("it is let alone", || bpf::programs_below(pod.cgroup()).unwrap().is_empty());
     assert!(agent.stop(SOON).unwrap().success());
     assert!(!on_root(&node).is_empty());
     let app = pod.exec("app", apps::connect(backend_v4()).unwrap()).unwrap();
