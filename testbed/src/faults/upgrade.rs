@@ -56,10 +56,12 @@ struct Exchanged {
 fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
     let sentry = super::agent::sentry(&node, &run.agent())?;
+    let first = node.start_agent(&run.agent())?;
+    first.wait_message(SOON, "agent armed")?;
     let is_over = AtomicBool::new(false);
     let (exchanged, started) = thread::scope(|scope| {
         let load = scope.spawn(|| Load::new(run, &node, &is_over).run());
-        let exchanged = exchange(run, &node);
+        let exchanged = exchange(run, &node, first);
         is_over.store(true, Ordering::Relaxed);
         (exchanged, load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -82,15 +84,13 @@ fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     leftovers::clean_up(&run.binary, &node, &objects)
 }
 
-fn exchange(run: &Run, node: &Node) -> Result<Exchanged> {
+fn exchange(run: &Run, node: &Node, mut agent: Agent) -> Result<Exchanged> {
     let binaries = [run.binary.clone(), other_binary(run, node)?];
     let start = |nth: usize| {
         let mut options = run.agent();
         options.binary.clone_from(&binaries[nth % binaries.len()]);
         node.start_agent(&options)
     };
-    let mut agent = start(0)?;
-    agent.wait_message(SOON, "agent armed")?;
     let (mut absences, mut objects) = (Vec::new(), Objects::default());
     let kinds = [Exchange::Surge, Exchange::Replace, Exchange::OtherAbi];
     let count = if run.full { 21 } else { kinds.len() };

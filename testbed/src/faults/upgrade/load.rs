@@ -73,6 +73,8 @@ impl<'a> Load<'a> {
         for result in results {
             all.extend(result?);
         }
+        let pace = all.len() as f64 / self.begin.elapsed().as_secs_f64();
+        eprintln!("{} pods have started, {pace:.1} a second", all.len());
         Ok(all)
     }
 
