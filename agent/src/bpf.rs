@@ -1,6 +1,7 @@
 //! The kernel side's handle: loading the programs, working the gates, reading what the kernel
 //! tells. The only module that knows aya.
 
+mod absence;
 mod event;
 mod gate;
 mod inherit;
@@ -11,11 +12,13 @@ mod loader;
 mod pin;
 mod place;
 mod program;
+mod sentry;
 mod socket;
 mod sys;
 mod voice;
 
 pub use self::{
+    absence::{Absence, Found},
     event::EventReader,
     gate::{GateTotals, Gates},
     inventory::{GateInventory, Inventory, LinkInventory, Stock},
@@ -24,6 +27,7 @@ pub use self::{
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
+    sentry::{Posting, Sentry},
     socket::SocketTable,
 };
 

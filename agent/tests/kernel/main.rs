@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod bpffs;
 mod exempt;
 mod guard;
 mod hold;
@@ -13,5 +14,6 @@ mod pins;
 mod pod;
 mod query;
 mod refuse;
+mod sentry;
 mod sockopt;
 mod voice;
