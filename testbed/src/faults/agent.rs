@@ -133,10 +133,3 @@ fn wait_held(agent: &Agent, start: &Start) -> Result<()> {
         })
         .map(drop)
 }
-
-pub(super) fn sentry(
-    _node: &Node,
-    _options: &crate::AgentOptions,
-) -> Result<Option<crate::Process>> {
-    Ok(None)
-}

@@ -55,7 +55,7 @@ struct Exchanged {
 
 fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
-    let sentry = super::agent::sentry(&node, &run.agent())?;
+    let sentry = node.start_sentry(&run.agent())?;
     let first = node.start_agent(&run.agent())?;
     first.wait_message(SOON, "agent armed")?;
     let is_over = AtomicBool::new(false);

@@ -84,7 +84,7 @@ pub(super) fn run(run: &Run, tally: &mut Tally, moment: Moment) -> Result<()> {
     let tally = Mutex::new(tally);
     let lane = |number: u32| -> Result<()> {
         let node = node()?;
-        let _sentry = super::sentry(&node, &run.agent())?;
+        let _sentry = node.start_sentry(&run.agent())?;
         let mut agent = node.start_agent(&run.agent())?;
         agent.wait_message(SOON, "agent armed")?;
         let random = run.random((u64::from(number) << 8) | moment as u64);
