@@ -59,12 +59,16 @@ impl Entrance {
     ///
     /// # Errors
     ///
-    /// If no thread can be started.
+    /// If no thread can be started, or it could not leave a namespace again.
     pub fn start() -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>();
+        let home = File::open("/proc/thread-self/ns/net")?;
         thread::Builder::new().name("netns".to_owned()).spawn(move || {
             while let Ok(job) = inbox.recv() {
                 job();
+                // A namespace lives as long as a thread is in it, and with it the devices of a pod
+                // that has gone. Where the way back fails the next job leaves it.
+                let _: nix::Result<()> = setns(&home, CloneFlags::CLONE_NEWNET);
             }
         })?;
         Ok(Self { jobs })
@@ -83,7 +87,6 @@ impl Entrance {
         let (answer, answered) = oneshot::channel();
         let netns = Arc::clone(netns);
         let job: Job = Box::new(move || {
-            // No way back is needed: every job enters the namespace it is for.
             let result = setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
             // Whoever asked may have gone; then there is nobody to tell.
             let _: Result<(), _> = answer.send(result.and_then(|()| work()));
@@ -112,4 +115,32 @@ pub fn cookie_of(socket: &socket2::Socket) -> Option<NetnsCookie> {
         )
     };
     (ret == 0).then_some(NetnsCookie(cookie))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use nix::{sched::unshare, unistd::gettid};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_thread_does_not_stay_in_a_pod_s_namespace() {
+        let foreign = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap()
+        });
+        let foreign = Arc::new(foreign.join().unwrap());
+        let entrance = Entrance::start().unwrap();
+        let inside = || fs::read_link("/proc/thread-self/ns/net");
+        let (tid, seen) = entrance.run(&foreign, move || Ok((gettid(), inside()?))).await.unwrap();
+        let own = inside().unwrap();
+        assert_ne!(seen, own);
+        let path = format!("/proc/self/task/{tid}/ns/net");
+        // It answers before it goes.
+        while fs::read_link(&path).unwrap() != own {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }

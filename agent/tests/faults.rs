@@ -38,4 +38,15 @@ macro_rules! faults {
 
 faults! {
     agent_killed_never_restarted: "agent killed while it holds, never restarted",
+    agent_killed_before_discovery: "agent killed before it finds the pod",
+    agent_killed_before_the_first_syn: "agent killed before the first SYN",
+    agent_killed_while_it_holds: "agent killed while it holds",
+    agent_killed_as_the_proxy_becomes_ready: "agent killed as the proxy becomes ready",
+    agent_killed_while_it_detaches: "agent killed while it detaches",
+    pods_start_while_no_agent_lives: "pods start while no agent lives",
+    agent_and_sentry_killed: "agent and sentry killed while they hold",
+    agent_killed_again_and_again: "agent killed again and again during one hold",
+    proxy_dies_while_no_agent_lives: "proxy dies while no agent lives",
+    agent_hangs: "agent hangs while it holds",
+    agents_exchanged_under_load: "agents exchanged under load",
 }

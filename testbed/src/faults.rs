@@ -9,13 +9,21 @@ mod agent;
 mod api;
 mod churn;
 mod footprint;
+mod light;
 mod report;
 mod start;
 mod tally;
+mod upgrade;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+
+use self::start::SOON;
 
 pub use self::{
     report::{Report, Row, replace_in, rows_in},
@@ -64,7 +72,8 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS, api::FAULTS, churn::FAULTS].into_iter().flatten()
+    let families: [&[Fault]; 4] = [agent::FAULTS, upgrade::FAULTS, api::FAULTS, churn::FAULTS];
+    families.into_iter().flatten()
 }
 
 // === impl Fault ===
@@ -109,4 +118,18 @@ fn node() -> Result<Node> {
     let node = Node::new()?;
     node.api().put_namespace(NAMESPACE, &ENABLED);
     Ok(node)
+}
+
+/// Waits until nothing is left of what `left` finds; `what` says so otherwise.
+fn eventually<T: std::fmt::Debug>(what: &str, left: impl Fn() -> Result<Vec<T>>) -> Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + SOON;
+    loop {
+        let left = left()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{what}: {left:?}");
+        thread::sleep(LOOK_EVERY);
+    }
 }

@@ -40,6 +40,19 @@ pub struct Tally {
 impl Tally {
     /// Counts a connect: how it ended, or that it has not. `what` names it.
     pub fn count(&mut self, what: &str, attempt: Option<&Attempt>, due: Due) {
+        self.count_since(what, attempt, due, due.ready_ns);
+    }
+
+    /// As [`Self::count`], of a connect whose proxy was ready at `ready_ns` already, with no agent
+    /// there to see it: its delay counts from then, and it is stuck only if it waits for long
+    /// although an agent is there.
+    pub fn count_since(
+        &mut self,
+        what: &str,
+        attempt: Option<&Attempt>,
+        due: Due,
+        ready_ns: Option<u64>,
+    ) {
         self.trials += 1;
         let Some(attempt) = attempt else {
             self.stuck += 1;
@@ -47,12 +60,15 @@ impl Tally {
             return;
         };
         let deadline_ns = attempt.start_ns + nanos(due.timeout);
-        let ready_ns = due.ready_ns.map(|ready| ready.max(attempt.start_ns));
-        let may_go_ns = ready_ns.map_or(deadline_ns, |ready| ready.min(deadline_ns));
-        let delay = Duration::from_nanos(attempt.end_ns.saturating_sub(may_go_ns));
-        let is_late = match ready_ns {
-            Some(ready) if ready < deadline_ns => delay > PAST_READY,
-            _ => delay > PAST_DEADLINE,
+        let after = |ready_ns: Option<u64>| {
+            let ready_ns = ready_ns.map_or(deadline_ns, |ready| ready.max(attempt.start_ns));
+            Duration::from_nanos(attempt.end_ns.saturating_sub(ready_ns.min(deadline_ns)))
+        };
+        let delay = after(ready_ns);
+        let waited_on = after(due.ready_ns);
+        let is_late = match due.ready_ns {
+            Some(ready) if ready < deadline_ns => waited_on > PAST_READY,
+            _ => waited_on > PAST_DEADLINE,
         };
         let is_early = !attempt.is_connected() && attempt.end_ns < deadline_ns;
         if is_early {
@@ -65,7 +81,7 @@ impl Tally {
             ));
         } else if is_late {
             self.stuck += 1;
-            self.tell(format!("{what}: {} {delay:?} late", attempt.outcome));
+            self.tell(format!("{what}: {} {waited_on:?} late", attempt.outcome));
         }
         if !is_early {
             self.worst_delay = self.worst_delay.max(delay);
@@ -144,6 +160,20 @@ mod tests {
         let mut tally = Tally::default();
         tally.count("a connect", None, Due { ready_ns: None, timeout: TIMEOUT });
         assert_eq!(counts(&tally.into_row("a fault")), (0, 1, 0.0));
+    }
+
+    #[test]
+    fn an_absence_of_the_agent_is_delay_but_nobody_is_stuck_for_it() {
+        let attempt = Attempt {
+            index: 0,
+            start_ns: START,
+            end_ns: START + 14_000_000_000,
+            outcome: "connected".to_owned(),
+        };
+        let due = Due { ready_ns: Some(START + 13_000_000_000), timeout: Duration::from_secs(60) };
+        let mut tally = Tally::default();
+        tally.count_since("a connect", Some(&attempt), due, Some(START + 1_000_000_000));
+        assert_eq!(counts(&tally.into_row("a fault")), (0, 0, 13_000.0));
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! Pods that start one after the other at a steady pace, whatever becomes of those before.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Node,
+    apps::Attempt,
+    faults::{
+        Run,
+        light::LightProxy,
+        start::{SOON, Start},
+    },
+};
+
+/// The agent's own default.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From one pod's start to the next one's: 20 pods/s. A machine that is slower makes as many as it
+/// can.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// How many pods are on their way at a time: with 20 starts a second each may take 3 s.
+const AT_A_TIME: u64 = 60;
+
+/// The same as part of a test run, beside which others want the machine as well.
+const AT_A_TIME_BOUNDED: u64 = 8;
+
+/// Every so many pods one has a real Envoy, the others a [`LightProxy`].
+const ENVOY_EVERY: u64 = 20;
+
+/// How long after the application the proxy is ready.
+const PROXY_MS: std::ops::RangeInclusive<u64> = 1_000..=2_000;
+
+/// A pod that has started.
+pub(super) struct Started {
+    pub(super) name: String,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) ready_ns: u64,
+}
+
+/// Starts pods until it is over, and not fewer than the run asks for.
+pub(super) struct Load<'a> {
+    run: &'a Run,
+    node: &'a Node,
+    is_over: &'a AtomicBool,
+    next: AtomicU64,
+    begin: Instant,
+}
+
+// === impl Load ===
+
+impl<'a> Load<'a> {
+    pub(super) fn new(run: &'a Run, node: &'a Node, is_over: &'a AtomicBool) -> Self {
+        Self { run, node, is_over, next: AtomicU64::new(0), begin: Instant::now() }
+    }
+
+    pub(super) fn run(&self) -> Result<Vec<Started>> {
+        let at_a_time = if self.run.full { AT_A_TIME } else { AT_A_TIME_BOUNDED };
+        let results: Vec<Result<Vec<Started>>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(|| self.work())).collect();
+            let join = |worker: thread::ScopedJoinHandle<'_, _>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).collect()
+        });
+        let mut all = Vec::new();
+        for result in results {
+            all.extend(result?);
+        }
+        let pace = all.len() as f64 / self.begin.elapsed().as_secs_f64();
+        eprintln!("{} pods have started, {pace:.1} a second", all.len());
+        Ok(all)
+    }
+
+    fn work(&self) -> Result<Vec<Started>> {
+        let mut all = Vec::new();
+        loop {
+            let nth = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_enough = nth >= u64::from(self.run.trials());
+            if is_enough && self.is_over.load(Ordering::Relaxed) {
+                return Ok(all);
+            }
+            let due = self.begin + INTERVAL * u32::try_from(nth).unwrap_or(u32::MAX);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let name = format!("pod-{nth}");
+            all.push(self.pod(nth, name.clone()).context(name)?);
+        }
+    }
+
+    fn pod(&self, nth: u64, name: String) -> Result<Started> {
+        let delay = Duration::from_millis(self.run.random(nth).u64(PROXY_MS));
+        let mut start = Start::begin(self.node, &name)?;
+        start.app.wait_connecting(SOON)?;
+        let (ready_ns, _proxy) = if nth.is_multiple_of(ENVOY_EVERY) {
+            thread::sleep(delay);
+            start.start_proxy()?;
+            (start.wait_ready()?, None)
+        } else {
+            let proxy = LightProxy::start(&start.pod, &self.run.binary, delay)?;
+            (proxy.wait_ready()?, Some(proxy))
+        };
+        let attempt = start.app.wait_attempt(TIMEOUT + SOON).ok();
+        Ok(Started { name, attempt, ready_ns })
+    }
+}
