@@ -15,6 +15,8 @@ mod socket;
 mod sys;
 mod voice;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::event::decode;
 pub use self::{
     event::EventReader,
     gate::{GateTotals, Gates},

@@ -5,6 +5,8 @@ mod mount;
 mod sandbox;
 mod watch;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::bundle::MAX_NAME;
 pub use self::{
     bundle::{Bundle, Bundles},
     mount::{MountError, cgroup_root},
