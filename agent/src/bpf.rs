@@ -17,6 +17,8 @@ mod socket;
 mod sys;
 mod voice;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::event::decode;
 pub use self::{
     absence::{Absence, Found},
     event::EventReader,

@@ -76,7 +76,7 @@ impl Levels {
     }
 
     /// Those of a log that nobody writes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_no_log() -> Self {
         Self::new("info").expect("it is a level").0
     }
