@@ -171,6 +171,36 @@ async fn life_and_death_of_a_container_are_told_once_each() {
 }
 
 #[tokio::test]
+async fn it_is_told_up_to_which_pod_nothing_is_missing() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    assert_eq!(watch.newly_complete().unwrap(), None, "there is something to report");
+    listed(&mut watch).await;
+    let first = cgroup_id(&tree.pod).unwrap();
+    assert_eq!(watch.newly_complete().unwrap(), Some(first));
+    assert_eq!(watch.newly_complete().unwrap(), None, "it is told once");
+    // A container is no pod.
+    tree.container();
+    next(&mut watch).await;
+    next(&mut watch).await;
+    assert_eq!(watch.newly_complete().unwrap(), None);
+    let other = |last: char| {
+        let mut name = format!("pod{UID}");
+        name.replace_range(name.len() - 1.., &last.to_string());
+        let path = tree.root.path().join("kubepods").join(name);
+        fs::create_dir(&path).unwrap();
+        cgroup_id(&path).unwrap()
+    };
+    let (second, third) = (other('2'), other('3'));
+    assert!(first < second && second < third, "ids of cgroups only grow");
+    let CgroupEvent::Pod { cgroup, .. } = next(&mut watch).await else { panic!("a pod was made") };
+    assert_eq!(cgroup, second);
+    assert_eq!(watch.newly_complete().unwrap(), None, "the third has not been reported");
+    next(&mut watch).await;
+    assert_eq!(watch.newly_complete().unwrap(), Some(third));
+}
+
+#[tokio::test]
 async fn processes_of_a_nested_cgroup_count() {
     let tree = Tree::new();
     let mut watch = tree.watch();

@@ -97,6 +97,7 @@ fn a_pod_that_ran_before_is_asked_first() {
     let mut run = Run::listed(Some("enabled"), vec![ready]);
     run.apply(10, found(true));
     assert_eq!(run.gate(), Some(GatePhase::Checking), "after a reboot it is not");
+    assert_eq!(run.machine.checking().collect::<Vec<_>>(), [CGROUP]);
     run.apply(11, container(PROXY, Some("istio-proxy")));
     assert_eq!(run.gate(), Some(GatePhase::Open));
 }
