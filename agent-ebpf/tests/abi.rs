@@ -42,7 +42,7 @@ fn is_read_as_it_is_written<T: Pod + PartialEq + std::fmt::Debug>(source: &mut B
         for offset in 0..8 {
             let mut buffer = vec![0xa5; offset];
             buffer.extend_from_slice(&bytes);
-            let value: T = bytemuck::try_pod_read_unaligned(&buffer[offset..]).unwrap();
+            let value: T = bytemuck::try_pod_read_unaligned(&buffer[offset..]).expect("its size");
             assert_eq!(bytemuck::bytes_of(&value), bytes, "at {offset}");
             match bytemuck::try_from_bytes::<T>(&buffer[offset..]) {
                 Ok(borrowed) => assert_eq!(*borrowed, value),

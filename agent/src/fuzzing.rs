@@ -4,6 +4,10 @@
 //!
 //! A target panics if a promise is broken, so each asserts more than that nothing panics.
 
+use std::sync::LazyLock;
+
+use crate::core::Profiles;
+
 mod admin;
 mod bundle;
 mod cgroup;
@@ -42,6 +46,9 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "syn", run: replay::run_syn, seeds: replay::syn_seeds },
     Target { name: "terminal", run: terminal::run, seeds: terminal::seeds },
 ];
+
+/// Read once: their text is many times as long as most inputs.
+static PROFILES: LazyLock<Profiles> = LazyLock::new(Profiles::builtin);
 
 /// The target with this name.
 #[must_use]

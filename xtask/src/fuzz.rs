@@ -108,7 +108,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 /// Builds the fuzzers and returns where they are. All packages are named, so that the features of
 /// the dependencies, and so their builds, are those of `cargo build --workspace`.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
-    console::step("instrument holdfast", || {
+    console::step("build the fuzzers", || {
         let this = env::current_exe().context("find this program")?;
         let mut command = workspace.cargo();
         command
@@ -126,10 +126,11 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
 fn list(program: &Path) -> Result<Vec<String>> {
     let output = Command::new(program)
         .env(WHICH, "list")
-        .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("run {}", program.display()))?;
-    ensure!(output.status.success(), "{}: {}", program.display(), output.status);
+    // libFuzzer tells each time which sanitizers it does without.
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}\n{said}", program.display(), output.status);
     let names = String::from_utf8(output.stdout).context("the fuzzers' names")?;
     Ok(names.lines().map(str::to_owned).collect())
 }

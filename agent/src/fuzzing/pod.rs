@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_ebpf::gate::MAX_PORTS;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::settings::assert_problem;
+use super::{PROFILES, settings::assert_problem};
 use crate::{
     cluster,
     command::{
@@ -61,7 +61,8 @@ struct Play {
 impl Play {
     fn new(view: PodView) -> Self {
         let hold = Choices { hold: Some(true), ..Choices::default() };
-        let rules = Rules { defaults: Defaults::default().with(hold), ..Rules::default() };
+        let defaults = Defaults::default().with(hold);
+        let rules = Rules { defaults, profiles: PROFILES.clone(), own_pod: None };
         Self {
             machine: Machine::new(rules),
             now: Monotonic(1_000_000_000),

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use agent_ebpf::gate::MAX_PORTS;
 
+use super::PROFILES;
 use crate::core::{
     ContainerRole, ContainerSpec, ContainerView, Defaults, Key, NamespaceView, PodName, PodUid,
-    PodView, Problem, Profiles, ReadyCheck, Rules, Settings, resolve,
+    PodView, Problem, ReadyCheck, Rules, Settings, resolve,
 };
 
 /// The most problems of one object that are told, and the longest of their texts: a tenant is not to
@@ -42,8 +43,8 @@ pub(super) fn run(data: &[u8]) {
         };
         map.insert(key.to_owned(), value.replace("\\n", "\n"));
     }
-    let rules = Rules::default();
-    let (settings, problems) = resolve(&pod, &namespace, &rules.defaults, &Profiles::builtin());
+    let rules = Rules { defaults: Defaults::default(), profiles: PROFILES.clone(), own_pod: None };
+    let (settings, problems) = resolve(&pod, &namespace, &rules.defaults, &rules.profiles);
     assert_settings(&settings);
     assert_problems(&problems);
     assert_told(&pod, &settings, &problems);

@@ -58,3 +58,25 @@ macro_rules! explored {
 }
 
 explored!(admin, bundle, cgroup, config, note, pod, probe, query, ring, settings, syn, terminal,);
+
+/// An option's data may look like the beginning of a timestamp: what stands behind it is not one.
+#[test]
+fn a_timestamp_behind_bytes_that_look_like_one() {
+    // An MSS of 0x080a, a timestamp whose value begins right behind it, and a window scale.
+    const OPTIONS: [u8; 20] =
+        [2, 4, 8, 10, 8, 10, 4, 2, 20, 2, 8, 10, 0xff, 0xff, 1, 3, 3, 7, 0, 0];
+    let mut seed = (target("syn").unwrap().seeds)().remove(0);
+    let header = std::mem::offset_of!(agent_ebpf::SocketRecord, syn)
+        + std::mem::offset_of!(agent_ebpf::StoredSyn, header);
+    seed[header + agent_ebpf::socket::MIN_TCP_HEADER..][..OPTIONS.len()].copy_from_slice(&OPTIONS);
+    replay::run_syn(&seed);
+    let (record, now) = seed.split_at(size_of::<agent_ebpf::SocketRecord>());
+    let record = bytemuck::pod_read_unaligned(record);
+    let now = crate::core::Monotonic(u64::from_le_bytes(now.try_into().unwrap()));
+    let sent = crate::core::syn_packet(&record, now).unwrap().bytes;
+    // 2,500 ms after it was dropped.
+    let value = 0x0402_1402_u32 + 2_500;
+    assert!(
+        sent.ends_with(&[&[2, 4, 8, 10, 8, 10], &value.to_be_bytes()[..], &OPTIONS[10..]].concat())
+    );
+}

@@ -70,7 +70,8 @@ pub(super) fn panic(text: &str) -> impl Iterator<Item = &str> {
     /// A panic's place, and some lines of an assertion.
     const LINES: usize = 4;
     let begins = |line: &&str| line.contains(" panicked at ") || line.contains("ERROR: libFuzzer");
-    text.lines().skip_while(move |line| !begins(line)).take(LINES)
+    let text = text.lines().skip_while(move |line| !begins(line));
+    text.take_while(|line| !line.contains("stack backtrace:")).take(LINES)
 }
 
 /// One row for each target.
