@@ -77,6 +77,9 @@ fn retransmitting(ctx: &SockOpsContext) {
     if hold.drops == 0 {
         return;
     }
+    if hold.aided == 0 {
+        adopt(ctx, hold);
+    }
     let closed = is_closed(hold);
     if closed && hold.own_syncnt == 0 {
         let own = option(ctx, TCP_SYNCNT).filter(|own| *own != 0).unwrap_or(DEFAULT_SYN_RETRIES);
@@ -88,6 +91,19 @@ fn retransmitting(ctx: &SockOpsContext) {
         let retransmits = ctx.arg(0);
         let tries = retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES);
         hold.released = u32::from(set_option(ctx, TCP_SYNCNT, tries));
+    }
+}
+
+/// Looks after a socket that other programs have held before: those of another version, whose maps
+/// and with them the course of the hold have gone. What they have asked of the socket is still there:
+/// these callbacks, and the highest number of tries, of which it has used some.
+#[inline(always)]
+fn adopt(ctx: &SockOpsContext, hold: &mut Hold) {
+    hold.aided = 1;
+    hold.drops = hold.drops.max(ctx.arg(0));
+    // What the application has asked for is not known any more.
+    if option(ctx, TCP_SYNCNT) == Some(MAX_SYN_RETRIES) {
+        hold.own_syncnt = DEFAULT_SYN_RETRIES;
     }
 }
 

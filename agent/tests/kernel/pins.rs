@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast::{
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     bpffs::BpfFs,
-    pod::{Connecting, MINUTE, Pod, claim, proxy},
+    pod::{Connecting, MINUTE, Pod, claim, option, proxy},
 };
 
 fn options() -> LoadOptions {
@@ -231,6 +231,29 @@ fn another_versions_gate_keeps_its_deadline_until_this_ones_own_is_there() {
     let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
     pod.open();
     connecting.result().0.unwrap();
+}
+
+#[test]
+fn what_another_version_has_held_keeps_its_pace_and_gets_its_own_number_of_tries_back() {
+    /// `TCP_SYN_RETRIES` (include/net/tcp.h).
+    const OWN_SYNCNT: libc::c_int = 6;
+    let bpffs = BpfFs::new();
+    let (mut pod, gate, connecting) = left_with_a_hold(&bpffs);
+    // Two retransmissions, at 1 and 1.5 s: that version's programs have raised the number.
+    thread::sleep(Duration::from_millis(1_700));
+    fs::rename(bpffs.version(), bpffs.directory().join("v0")).unwrap();
+    pod.inherit(&options(), &bpffs.0).unwrap();
+    pod.set(&gate);
+    // One every 500 ms. Backing off they would be 1, 2, 4, 8 and 16 s apart.
+    let begun = Instant::now();
+    while pod.counts().dropped < 6 {
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", pod.counts());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
+    pod.open();
+    let stream = connecting.result().0.unwrap();
+    assert_eq!(option(&stream, libc::IPPROTO_TCP, libc::TCP_SYNCNT, 0), OWN_SYNCNT);
 }
 
 #[test]
