@@ -126,8 +126,7 @@ pub async fn run(
     readiness.met(Reason::ProgramsLoaded);
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
-    let endings =
-        Endings { on_exit: args.on_exit, daemonset: args.daemonset, server };
+    let endings = Endings { on_exit: args.on_exit, daemonset: args.daemonset, server };
     let (events, publisher) = cluster::events(client.clone(), &args.node_name);
     let publishing = tokio::spawn(publisher.run(stop.clone()));
     if args.remove_startup_taint {

@@ -28,15 +28,15 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
 
-use self::{
-    store::{Key, Store},
-    trouble::Troubles,
-};
 pub use self::{
     access::{Access, Rule},
     resource::Resource,
     store::{Events, Refusal},
     trouble::{Asked, Trouble},
+};
+use self::{
+    store::{Key, Store},
+    trouble::Troubles,
 };
 
 /// As many as a real server's kernel queue takes.
@@ -330,10 +330,7 @@ impl Api {
 
     /// From now on this decides about each request; where it names no trouble, all is well. Watches
     /// that are open go on, but for silence: [`Self::cut_watches`] has them taken up again.
-    pub fn trouble(
-        &self,
-        hook: impl Fn(&Asked<'_>) -> Option<Trouble> + Send + Sync + 'static,
-    ) {
+    pub fn trouble(&self, hook: impl Fn(&Asked<'_>) -> Option<Trouble> + Send + Sync + 'static) {
         self.shared.troubles.set(Some(Arc::new(hook)));
     }
 

@@ -183,11 +183,7 @@ fn slowly(
     })
 }
 
-fn cut(
-    body: Body,
-    after: usize,
-    clean: bool,
-) -> impl Stream<Item = Result<Bytes, axum::Error>> {
+fn cut(body: Body, after: usize, clean: bool) -> impl Stream<Item = Result<Bytes, axum::Error>> {
     let state = (body.into_data_stream(), Some(after));
     stream::unfold(state, move |(mut body, left)| async move {
         match left? {

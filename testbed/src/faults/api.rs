@@ -418,9 +418,8 @@ fn unauthorized(run: &Run, tally: &mut Tally) -> Result<()> {
     })?;
     let daemonset = json!({"metadata": {"namespace": "holdfast", "name": "holdfast"}});
     bench.api().put(Resource::DaemonSets, daemonset);
-    let options = AgentOptions::new(&run.binary)
-        .log_level("info")
-        .arg("--daemonset=holdfast/holdfast");
+    let options =
+        AgentOptions::new(&run.binary).log_level("info").arg("--daemonset=holdfast/holdfast");
     for _ in 0..bench.rounds() {
         fs::write(&token, EXPIRED).context("write a token")?;
         bench.api().trouble_is_over();
@@ -505,7 +504,8 @@ fn odd_events(run: &Run, tally: &mut Tally) -> Result<()> {
         }
         bench.end(starts, tally)?;
         bench.check(&agent, &before)?;
-        // What a bookmark has told is asked for now.
+        // What a bookmark has told last is asked for at once.
+        bench.api().say(Resource::Pods, &objects::bookmark());
         bench.api().cut_watches();
         bench.in_order(&agent, tally)?;
     }

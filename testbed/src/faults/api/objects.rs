@@ -49,7 +49,8 @@ fn grow(pod: &mut Value) {
     let metadata = &mut pod["metadata"];
     // Many small ones and a large one.
     for n in 0..1_000 {
-        metadata["annotations"][format!("example.com/note-{n}")] = json!("x".repeat(quarter / 2_000));
+        metadata["annotations"][format!("example.com/note-{n}")] =
+            json!("x".repeat(quarter / 2_000));
     }
     metadata["annotations"]["example.com/all"] = json!("y".repeat(quarter / 2));
     metadata["managedFields"] = json!([{
@@ -102,9 +103,6 @@ pub(super) fn odd(pod: &Value) -> Vec<String> {
         }
     });
     let node = with(|pod| pod["kind"] = json!("Node"));
-    let bookmark = json!({
-        "kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "nonsense"},
-    });
     vec![
         // Twice, and older than what was said before.
         event("ADDED", pod),
@@ -120,9 +118,17 @@ pub(super) fn odd(pod: &Value) -> Vec<String> {
         event("DELETED", &unknown),
         event("ADDED", &nameless),
         event("DELETED", &nameless),
-        event("BOOKMARK", &bookmark),
+        bookmark(),
         event("ADDED", &node),
     ]
+}
+
+/// A bookmark for a watch of pods, with a version that no server knows.
+pub(super) fn bookmark() -> String {
+    let object = json!({
+        "kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "nonsense"},
+    });
+    json!({"type": "BOOKMARK", "object": object}).to_string()
 }
 
 /// Lines for a watch of namespaces.
