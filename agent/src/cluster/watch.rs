@@ -21,8 +21,11 @@ use self::{heard::Heard, pace::Patience, trouble::Trouble};
 use super::convert;
 use crate::core::Event;
 
-/// Objects a page: a list of a large cluster's namespaces does not come in one answer.
-const PAGE_SIZE: u32 = 500;
+/// Namespaces a page: a list of a large cluster's does not come in one answer.
+const NAMESPACES_A_PAGE: u32 = 500;
+
+/// Pods a page. A page is in memory at once, as text and as objects, and a pod's object may have 1.5 MiB.
+const PODS_A_PAGE: u32 = 16;
 
 /// Seconds after which the server ends a watch and it is taken up again from where it was; well
 /// below the time after which a connection that died silently would be noticed otherwise.
@@ -34,7 +37,7 @@ pub fn watch_pods(
     node: &str,
     watches: &Watches,
 ) -> impl Stream<Item = Event> + Send + use<> {
-    let config = config().fields(&format!("spec.nodeName={node}"));
+    let config = config(PODS_A_PAGE).fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
     let pods = Api::<Pod>::all(heard.listen(client));
     let events = anew_when_refused(move || watcher(pods.clone(), config.clone()));
@@ -57,7 +60,7 @@ pub fn watch_namespaces(
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
-    let events = anew_when_refused(move || watcher(namespaces.clone(), config()));
+    let events = anew_when_refused(move || watcher(namespaces.clone(), config(NAMESPACES_A_PAGE)));
     let events = events.backoff(Patience::default());
     collect(
         "namespaces",
@@ -70,8 +73,8 @@ pub fn watch_namespaces(
     )
 }
 
-fn config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_TIMEOUT_SECONDS)
+fn config(page_size: u32) -> watcher::Config {
+    watcher::Config::default().page_size(page_size).timeout(WATCH_TIMEOUT_SECONDS)
 }
 
 /// Starts the watcher anew, so with a list, when the server refuses a watch for what it asks: with the

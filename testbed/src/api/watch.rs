@@ -172,14 +172,14 @@ impl Watch {
             self.unsent.push_back(expired_event());
             return;
         }
-        if store.cuts != self.cuts {
-            self.is_over = true;
-            return;
-        }
         let Scope { resource, namespace, selector, shape } = &self.scope;
         let said = store.said.iter().skip(self.said);
         self.unsent.extend(said.filter(|(of, _)| of == resource).map(|(_, line)| line.clone()));
         self.said = store.said.len();
+        if store.cuts != self.cuts {
+            self.is_over = true;
+            return;
+        }
         let changes = store.changes_since(self.version, *resource, namespace.as_deref(), selector);
         self.unsent.extend(changes.into_iter().map(|seen| shape.event(seen)));
         self.version = store.version();

@@ -504,7 +504,8 @@ fn odd_events(run: &Run, tally: &mut Tally) -> Result<()> {
         }
         bench.end(starts, tally)?;
         bench.check(&agent, &before)?;
-        // What a bookmark has told is asked for now.
+        // What a bookmark has told last is asked for at once.
+        bench.api().say(Resource::Pods, &objects::bookmark());
         bench.api().cut_watches();
         bench.in_order(&agent, tally)?;
     }

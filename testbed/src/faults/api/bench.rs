@@ -24,9 +24,9 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 const HEARD_AGAIN: Duration = Duration::from_secs(120);
 
 /// What the agent may ask of the API at most, whatever the trouble: its lists, watches and Events, and
-/// so many more each second. An agent without any pause makes hundreds.
-const REQUESTS: u64 = 60;
-const REQUESTS_PER_SECOND: u64 = 4;
+/// so many more each second. An agent without any pause makes dozens to hundreds a second.
+const REQUESTS: u64 = 30;
+const REQUESTS_PER_SECOND: u64 = 3;
 
 /// Lines at level WARN or above of one trouble: one of each watch, of the Events and of the start, each
 /// once a minute.

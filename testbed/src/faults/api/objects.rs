@@ -103,9 +103,6 @@ pub(super) fn odd(pod: &Value) -> Vec<String> {
         }
     });
     let node = with(|pod| pod["kind"] = json!("Node"));
-    let bookmark = json!({
-        "kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "nonsense"},
-    });
     vec![
         // Twice, and older than what was said before.
         event("ADDED", pod),
@@ -121,9 +118,17 @@ pub(super) fn odd(pod: &Value) -> Vec<String> {
         event("DELETED", &unknown),
         event("ADDED", &nameless),
         event("DELETED", &nameless),
-        event("BOOKMARK", &bookmark),
+        bookmark(),
         event("ADDED", &node),
     ]
+}
+
+/// A bookmark for a watch of pods, with a version that no server knows.
+pub(super) fn bookmark() -> String {
+    let object = json!({
+        "kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "nonsense"},
+    });
+    json!({"type": "BOOKMARK", "object": object}).to_string()
 }
 
 /// Lines for a watch of namespaces.
