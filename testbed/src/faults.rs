@@ -8,7 +8,9 @@
 mod agent;
 mod churn;
 mod footprint;
+mod light;
 mod report;
+mod resources;
 mod start;
 mod tally;
 
@@ -63,7 +65,15 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS, churn::FAULTS].into_iter().flatten()
+    [
+        agent::FAULTS,
+        churn::FAULTS,
+        resources::maps::FAULTS,
+        resources::process::FAULTS,
+        resources::files::FAULTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 // === impl Fault ===
