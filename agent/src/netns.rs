@@ -5,14 +5,12 @@ use std::{
     io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::Path,
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
 };
 
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::oneshot;
 
-use crate::core::NetnsCookie;
+use crate::{core::NetnsCookie, worker::Worker};
 
 /// A network namespace, kept alive by this handle.
 #[derive(Debug)]
@@ -25,11 +23,7 @@ pub struct Netns {
 /// pod's namespace must never go on as a worker of the agent. A socket made there stays there,
 /// wherever it is used afterwards.
 #[derive(Clone, Debug)]
-pub struct Entrance {
-    jobs: mpsc::Sender<Job>,
-}
-
-type Job = Box<dyn FnOnce() + Send>;
+pub struct Entrance(Worker);
 
 // === impl Netns ===
 
@@ -61,13 +55,7 @@ impl Entrance {
     ///
     /// If no thread can be started.
     pub fn start() -> io::Result<Self> {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        thread::Builder::new().name("netns".to_owned()).spawn(move || {
-            while let Ok(job) = inbox.recv() {
-                job();
-            }
-        })?;
-        Ok(Self { jobs })
+        Worker::start("netns").map(Self)
     }
 
     /// Runs `work` inside `netns`. It must not block: others wait for their turn.
@@ -80,17 +68,13 @@ impl Entrance {
         T: Send + 'static,
         F: FnOnce() -> io::Result<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
         let netns = Arc::clone(netns);
-        let job: Job = Box::new(move || {
+        let enter_and_work = move || {
             // No way back is needed: every job enters the namespace it is for.
-            let result = setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
-            // Whoever asked may have gone; then there is nobody to tell.
-            let _: Result<(), _> = answer.send(result.and_then(|()| work()));
-        });
-        let gone = || io::Error::other("the thread that enters network namespaces has ended");
-        self.jobs.send(job).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+            setns(&netns.file, CloneFlags::CLONE_NEWNET)?;
+            work()
+        };
+        self.0.run(enter_and_work).await?
     }
 }
 

@@ -38,4 +38,18 @@ macro_rules! faults {
 
 faults! {
     agent_killed_never_restarted: "agent killed while it holds, never restarted",
+    churn: "50 pods a second come and go",
+    more_sockets_than_records: "more held sockets than records",
+    no_room_for_a_gate: "no room for another gate",
+    ring_full: "event ring full",
+    out_of_files: "out of file descriptors",
+    out_of_threads: "out of threads",
+    little_memory: "32 MiB of memory",
+    little_cpu: "2 % of a CPU",
+    out_of_inotify: "out of inotify instances at start",
+    log_not_read: "nobody reads the log",
+    disk_full: "disk full for a dump",
+    no_bpffs: "no BPF file system",
+    cgroup_removed: "cgroup removed under its links",
+    netns_gone: "network namespace gone while it is probed",
 }

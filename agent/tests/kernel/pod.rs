@@ -24,6 +24,7 @@ use holdfast::{
     netns::{Entrance, Netns},
     node::cgroup_root,
     reconcile::{ReplayCounts, ReplayOf, Replayer},
+    worker::Worker,
 };
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
@@ -93,6 +94,7 @@ impl Pod {
             gates: Some(loaded.gates),
             replayer: Replayer::new(
                 Entrance::start().unwrap(),
+                Worker::start("tables").unwrap(),
                 loaded.sockets.clone(),
                 PathBuf::from("/proc"),
                 ReplayCounts::default(),
@@ -208,6 +210,7 @@ impl Pod {
         let loaded = bpf::load(options, Some(claim(bpffs)), self.lines.clone()).unwrap();
         self.replayer = Replayer::new(
             Entrance::start().unwrap(),
+            Worker::start("tables").unwrap(),
             loaded.sockets.clone(),
             PathBuf::from("/proc"),
             ReplayCounts::default(),

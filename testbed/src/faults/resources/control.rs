@@ -80,6 +80,14 @@ impl Control {
         }
     }
 
+    /// In `cpu`: whether a process had to wait for the next period.
+    pub(super) fn was_throttled(&self) -> Result<bool> {
+        let path = self.dir.join("cpu.stat");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let times = text.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        Ok(times.is_some_and(|times| times.trim() != "0"))
+    }
+
     /// Where a shell that is to become the process writes its id.
     pub(super) fn procs(&self) -> PathBuf {
         self.dir.join("cgroup.procs")

@@ -34,9 +34,8 @@ pub(in super::super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "32 MiB of memory",
-        what: "a release build in a cgroup with that limit, and pods with ten connects each; a debug \
-               build may have 64 MiB",
-        trials: Trials { bounded: 200, full: 1_000 },
+        what: "the agent in a cgroup with that limit, and pods with ten connects each",
+        trials: Trials { bounded: 100, full: 1_000 },
         run: little_memory,
     },
     Fault {
@@ -166,10 +165,9 @@ fn no_threads(run: &Run, tally: &mut Tally) -> Result<()> {
 }
 
 fn little_memory(run: &Run, tally: &mut Tally) -> Result<()> {
-    let limit = if cfg!(debug_assertions) { 64 } else { 32 } << 20;
     let node = node()?;
     let memory = Control::new("memory")?;
-    memory.limit_memory(limit)?;
+    memory.limit_memory(32 << 20)?;
     let enter = format!("echo $$ > {}; exec \"$@\"", memory.procs().display());
     let agent = start(&node, &run.agent().wrapper(["sh", "-c", &enter, "sh"]))?;
     let lanes = light::lanes(&node, (run.trials() / SOCKETS) as usize)?;
@@ -198,10 +196,10 @@ fn little_memory(run: &Run, tally: &mut Tally) -> Result<()> {
 }
 
 fn little_cpu(run: &Run, tally: &mut Tally) -> Result<()> {
-    const SHORT: Duration = Duration::from_secs(6);
+    const SHORT: Duration = Duration::from_secs(4);
     let node = node()?;
     let cpu = Control::new("cpu")?;
-    let agent = start(&node, &run.agent().arg("--timeout").arg("6s"))?;
+    let agent = start(&node, &run.agent().arg("--timeout").arg("4s"))?;
     let half = run.trials() as usize / 2;
     let lanes = light::lanes(&node, 2 * half)?;
     let (with, without) = lanes.split_at(half);
@@ -227,6 +225,7 @@ fn little_cpu(run: &Run, tally: &mut Tally) -> Result<()> {
         tally.count(pod.name(), attempt.as_ref(), Due { ready_ns: None, timeout: SHORT });
     }
     ensure!(agent.exit_status().is_none(), "the agent has ended");
+    ensure!(cpu.was_throttled()?, "the agent never wanted more than it might have");
     drop(agent);
     Ok(())
 }
