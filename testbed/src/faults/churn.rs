@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Due, ENABLED, Fault, NAMESPACE, Run, Tally, Trials,
+    Due, Fault, NAMESPACE, Run, Tally, Trials,
     footprint::Footprint,
     light::{self, dial, wait_gate},
     node,
@@ -61,19 +61,18 @@ const OTHER: &str = "other";
 fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
     node.api().put_namespace(OTHER, &[]);
-    node.api().put_namespace(NAMESPACE, &ENABLED);
     let agent = node.start_agent(&run.agent())?;
     agent.wait_message(SOON, "agent armed")?;
     let lanes = light::lanes(&node, LANES as usize)?;
     let churn = Churn { run, node: &node, tally: Mutex::default() };
     // What is made once, such as the first connection for Events, is made by now.
     churn.pods(&lanes, 0..LANES)?;
-    let before = Footprint::of(&node, &agent)?.compare(&node, &agent, 0)?;
+    let before = Footprint::of(&node, &agent)?.compare(&node, &agent, None)?;
     let pods = run.trials() * PODS_A_TRIAL;
     let started = Instant::now();
     churn.pods(&lanes, LANES..LANES + pods)?;
     let rate = f64::from(pods) / started.elapsed().as_secs_f64();
-    let after = before.compare(&node, &agent, GROWTH_KIB)?;
+    let after = before.compare(&node, &agent, Some(GROWTH_KIB))?;
     eprintln!(
         "{pods} pods, {rate:.0} a second; {} -> {} KiB, {} -> {} files, {} -> {} threads",
         before.rss_kib, after.rss_kib, before.files, after.files, before.threads, after.threads

@@ -5,10 +5,12 @@ pub(super) mod files;
 pub(super) mod maps;
 pub(super) mod process;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::{Due, Run, Tally, light, start::SOON};
-use crate::{Agent, AgentOptions, Node, Pod, Process};
+use crate::{Agent, AgentOptions, Lane, Node, Pod, Process};
 
 /// Starts an agent and waits until it works.
 fn start(node: &Node, options: &AgentOptions) -> Result<Agent> {
@@ -24,7 +26,7 @@ struct Waiting {
 
 impl Waiting {
     /// One in each lane.
-    fn begin(node: &Node, lanes: &[crate::Lane], name: &str) -> Result<Self> {
+    fn begin(node: &Node, lanes: &[Lane], name: &str) -> Result<Self> {
         let mut pods = Vec::new();
         for (number, lane) in lanes.iter().enumerate() {
             let pod = light::attached(node, lane, format!("{name}-{number}"))?;
@@ -35,12 +37,12 @@ impl Waiting {
         Ok(Self { pods })
     }
 
-    /// Their proxies come, and each connect is counted: it may go on from its proxy's readiness on,
-    /// but not before `from_ns`.
+    /// Their proxies come, and each connect is counted: it may go on from its proxy's readiness on, but
+    /// not before `due.ready_ns`, at which the agent was there again.
     fn release(self, run: &Run, due: Due, tally: &mut Tally) -> Result<()> {
         let mut proxies = Vec::new();
         for (pod, _) in &self.pods {
-            proxies.push(light::start_proxy(run, pod, std::time::Duration::ZERO)?);
+            proxies.push(light::start_proxy(run, pod, Duration::ZERO)?);
         }
         for ((pod, app), proxy) in self.pods.iter().zip(&proxies) {
             let ready = light::wait_ready(proxy)?;

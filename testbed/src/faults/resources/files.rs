@@ -1,9 +1,18 @@
 //! What is written to is full or gone, and what is worked on is gone.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{ErrorKind, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 
 use super::{
     super::{
@@ -15,7 +24,7 @@ use super::{
     },
     Waiting, start,
 };
-use crate::{Agent, Node, PodSpec, bpf::programs_below};
+use crate::{Agent, AgentOptions, Cgroup, Node, PodSpec, bpf::programs_below};
 
 pub(in super::super) const FAULTS: &[Fault] = &[
     Fault {
@@ -62,49 +71,51 @@ const DUE: Due = Due { ready_ns: None, timeout: TIMEOUT };
 
 fn log_full(run: &Run, tally: &mut Tally) -> Result<()> {
     let third = run.trials().div_ceil(3) as usize;
-    {
-        let node = node()?;
-        let lanes = light::lanes(&node, third)?;
-        let folder = tempfile::tempdir().context("make a folder")?;
-        let pipe = folder.path().join("log");
-        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).context("make a pipe")?;
-        // Open for both, so that nobody waits for the other end. Nothing is ever read.
-        let reader = File::options().read(true).write(true).open(&pipe).context("open the pipe")?;
-        let options = run.agent().log_level("info,holdfast=trace");
-        let agent = start_unread(&node, options.wrapper(log_to(&pipe)))?;
-        let fill = vec![b'\n'; 4096];
-        fill_up(&reader, &fill)?;
-        Waiting::begin(&node, &lanes, "full")?.release(run, DUE, tally)?;
-        drop(reader);
-        Waiting::begin(&node, &lanes, "closed")?.release(run, DUE, tally)?;
-        ensure!(agent.exit_status().is_none(), "the agent has ended");
-        let status = agent.stop(SOON)?;
-        ensure!(status.success(), "it ends as ever: {status}");
-    }
+    pipe_full(run, third, tally)?;
     let node = node()?;
     let lanes = light::lanes(&node, third)?;
-    let agent = start_unread(&node, run.agent().wrapper(log_to(Path::new("/dev/full"))))?;
+    let agent = start_unread(&node, &run.agent().wrapper(log_to(Path::new("/dev/full"))))?;
     Waiting::begin(&node, &lanes, "disk")?.release(run, DUE, tally)?;
-    let status = agent.stop(SOON)?;
-    ensure!(status.success(), "it ends as ever: {status}");
-    Ok(())
+    end(&agent)
+}
+
+/// A pipe that is full, and then has no reader.
+fn pipe_full(run: &Run, pods: usize, tally: &mut Tally) -> Result<()> {
+    let node = node()?;
+    let lanes = light::lanes(&node, pods)?;
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let path = folder.path().join("log");
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("make a pipe")?;
+    // Open for both, so that nobody waits for the other end. Nothing is ever read.
+    let pipe = File::options().read(true).write(true).open(&path).context("open the pipe")?;
+    // The flag belongs to this open file, not to the agent's.
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("make the pipe non-blocking")?;
+    let options = run.agent().log_level("info,holdfast=trace");
+    let agent = start_unread(&node, &options.wrapper(log_to(&path)))?;
+    fill_up(&pipe)?;
+    Waiting::begin(&node, &lanes, "full")?.release(run, DUE, tally)?;
+    drop(pipe);
+    Waiting::begin(&node, &lanes, "closed")?.release(run, DUE, tally)?;
+    end(&agent)
 }
 
 /// Writes until no more is taken.
-fn fill_up(pipe: &File, bytes: &[u8]) -> Result<()> {
-    use std::io::{ErrorKind, Write as _};
-
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    // The flag belongs to this end's open file, not to the agent's.
-    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("make the pipe non-blocking")?;
-    let mut pipe = pipe;
+fn fill_up(mut pipe: &File) -> Result<()> {
     loop {
-        match pipe.write(bytes) {
+        match pipe.write(b"\n") {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error).context("fill the pipe"),
         }
     }
+}
+
+/// It can be told to stop as ever.
+fn end(agent: &Agent) -> Result<()> {
+    ensure!(agent.exit_status().is_none(), "the agent has ended");
+    let status = agent.stop(SOON)?;
+    ensure!(status.success(), "the agent ended with {status}");
+    Ok(())
 }
 
 /// Runs the agent with its log in this file.
@@ -114,8 +125,8 @@ fn log_to(path: &Path) -> [String; 4] {
 }
 
 /// Starts an agent of whose log nothing is seen.
-fn start_unread(node: &Node, options: crate::AgentOptions) -> Result<Agent> {
-    let agent = node.start_agent(&options)?;
+fn start_unread(node: &Node, options: &AgentOptions) -> Result<Agent> {
+    let agent = node.start_agent(options)?;
     eventually("the agent works", || Ok(agent.command(["status"])?.status.success()))?;
     Ok(agent)
 }
@@ -155,7 +166,7 @@ fn no_bpffs(run: &Run, tally: &mut Tally) -> Result<()> {
     let waiting = Waiting::begin(&node, &lanes, "left")?;
     agent.kill();
     eventually("its programs go with it", || {
-        Ok(programs_below(&crate::Cgroup::at(node.cgroup_root()))?.is_empty())
+        Ok(programs_below(&Cgroup::at(node.cgroup_root()))?.is_empty())
     })?;
     // As without holdfast: nobody is left who could let it go.
     for (_, app) in &waiting.pods {
@@ -171,7 +182,7 @@ fn no_pins(message: &str) -> bool {
 
 fn cgroup_remade(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
-    let lane = [node.lane()?];
+    let lane = node.lane()?;
     let agent = start(&node, &run.agent())?;
     let before = Footprint::of(&node, &agent)?;
     for number in 0..run.trials() {
@@ -182,11 +193,11 @@ fn cgroup_remade(run: &Run, tally: &mut Tally) -> Result<()> {
         pod.remove_cgroup()?;
         pod.create_cgroup()?;
         wait_gate(&pod)?;
-        pod.start_sandbox_in(&lane[0])?;
+        pod.start_sandbox_in(&lane)?;
         let app = dial(&pod)?;
         Waiting { pods: vec![(pod, app)] }.release(run, DUE, tally)?;
     }
-    before.compare(&node, &agent, usize::MAX / 2)?;
+    before.compare(&node, &agent, None)?;
     ensure!(agent.logged("gate failed; the pod's connects are not held").is_empty());
     Ok(())
 }
