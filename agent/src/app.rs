@@ -34,6 +34,7 @@ use crate::{
     signals::told_to_stop,
     status::Status,
     telemetry::{KernelLines, Levels, LinesDropped, Names},
+    worker::Worker,
 };
 
 /// Facts that may wait for the reconcile task. A full channel slows its sources down, which lose
@@ -112,6 +113,7 @@ pub async fn run(
         max_sockets_per_pod: args.max_sockets_per_pod,
     };
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
+    let reader = Worker::start("tables").context("failed to start the thread that reads tables")?;
     // Proven before this agent may say that it stands by.
     drop(CgroupWatch::start(&cgroup_root)?);
     let place = match place {
@@ -163,6 +165,7 @@ pub async fn run(
         prober,
         probed,
         entrance,
+        reader,
         bundles: Bundles::new(args.node.runtime_root),
         proc_root: args.node.proc_root,
         sentry,

@@ -36,3 +36,4 @@ mod signals;
 pub mod status;
 pub mod telemetry;
 pub mod wait;
+pub mod worker;

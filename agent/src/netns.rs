@@ -5,14 +5,12 @@ use std::{
     io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::Path,
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
 };
 
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::oneshot;
 
-use crate::core::NetnsCookie;
+use crate::{core::NetnsCookie, worker::Worker};
 
 /// A network namespace, kept alive by this handle.
 #[derive(Debug)]
@@ -26,10 +24,10 @@ pub struct Netns {
 /// wherever it is used afterwards.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    jobs: mpsc::Sender<Job>,
+    worker: Worker,
+    /// The agent's own namespace.
+    home: Arc<File>,
 }
-
-type Job = Box<dyn FnOnce() + Send>;
 
 // === impl Netns ===
 
@@ -61,17 +59,8 @@ impl Entrance {
     ///
     /// If no thread can be started, or it could not leave a namespace again.
     pub fn start() -> io::Result<Self> {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let home = File::open("/proc/thread-self/ns/net")?;
-        thread::Builder::new().name("netns".to_owned()).spawn(move || {
-            while let Ok(job) = inbox.recv() {
-                job();
-                // A namespace lives as long as a thread is in it, and with it the devices of a pod
-                // that has gone. Where the way back fails the next job leaves it.
-                let _: nix::Result<()> = setns(&home, CloneFlags::CLONE_NEWNET);
-            }
-        })?;
-        Ok(Self { jobs })
+        let home = Arc::new(File::open("/proc/thread-self/ns/net")?);
+        Ok(Self { worker: Worker::start("netns")?, home })
     }
 
     /// Runs `work` inside `netns`. It must not block: others wait for their turn.
@@ -84,16 +73,17 @@ impl Entrance {
         T: Send + 'static,
         F: FnOnce() -> io::Result<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
         let netns = Arc::clone(netns);
-        let job: Job = Box::new(move || {
-            let result = setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
-            // Whoever asked may have gone; then there is nobody to tell.
-            let _: Result<(), _> = answer.send(result.and_then(|()| work()));
-        });
-        let gone = || io::Error::other("the thread that enters network namespaces has ended");
-        self.jobs.send(job).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let home = Arc::clone(&self.home);
+        let enter_and_work = move || {
+            setns(&netns.file, CloneFlags::CLONE_NEWNET)?;
+            let result = work();
+            // A namespace lives as long as a thread is in it, and with it the devices of a pod that
+            // has gone. Where the way back fails the next job leaves it.
+            let _: nix::Result<()> = setns(&*home, CloneFlags::CLONE_NEWNET);
+            result
+        };
+        self.worker.run(enter_and_work).await?
     }
 }
 
@@ -119,7 +109,7 @@ pub fn cookie_of(socket: &socket2::Socket) -> Option<NetnsCookie> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::{fs, thread, time::Duration};
 
     use nix::{sched::unshare, unistd::gettid};
 

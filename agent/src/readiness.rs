@@ -8,7 +8,7 @@ mod round;
 
 pub use self::{
     counts::{ProbeCounts, ProbeResult},
-    probe::{ProbeEvent, ProbeRun, ProbeTarget, Prober},
+    probe::{FindProcess, ProbeEvent, ProbeRun, ProbeTarget, Prober},
 };
 
 #[cfg(test)]

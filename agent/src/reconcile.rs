@@ -47,6 +47,7 @@ use crate::{
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
     readiness::{ProbeEvent, ProbeTarget, Prober},
     telemetry::{Levels, Names},
+    worker::Worker,
 };
 
 /// What the sources send.
@@ -88,6 +89,8 @@ pub struct Parts {
     pub probed: mpsc::Receiver<ProbeEvent>,
     /// The way into the pods' network namespaces.
     pub entrance: Entrance,
+    /// Reads long tables.
+    pub reader: Worker,
     /// The OCI bundles.
     pub bundles: Bundles,
     /// `/proc`.
@@ -139,6 +142,7 @@ pub async fn run(
         prober,
         mut probed,
         entrance,
+        reader,
         bundles,
         proc_root,
         sentry,
@@ -156,7 +160,7 @@ pub async fn run(
         readiness,
         gates,
         prober,
-        replayer: Replayer::new(entrance, sockets, proc_root.clone(), replays),
+        replayer: Replayer::new(entrance, reader, sockets, proc_root.clone(), replays),
         bundles,
         proc_root,
         names,
@@ -370,6 +374,13 @@ impl Reconciler {
                     self.journal.counts().attached_after(clock::now().since(at));
                 }
                 let error = result.err()?;
+                if self.gates.has(set.cgroup) {
+                    tracing::warn!(
+                        pod_uid = %set.uid, %error,
+                        "gate cannot be renewed; it stands until its deadline, and is tried again"
+                    );
+                    return Some(Event::GateNotRenewed(set.uid));
+                }
                 return Some(failed(set.uid, path, &error));
             }
             Action::ProveGate { uid, cgroup } => {

@@ -11,6 +11,7 @@ mod churn;
 mod footprint;
 mod light;
 mod report;
+mod resources;
 mod start;
 mod tally;
 mod upgrade;
@@ -72,8 +73,17 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    let families: [&[Fault]; 4] = [agent::FAULTS, upgrade::FAULTS, api::FAULTS, churn::FAULTS];
-    families.into_iter().flatten()
+    [
+        agent::FAULTS,
+        upgrade::FAULTS,
+        api::FAULTS,
+        churn::FAULTS,
+        resources::maps::FAULTS,
+        resources::process::FAULTS,
+        resources::files::FAULTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 // === impl Fault ===
@@ -121,7 +131,7 @@ fn node() -> Result<Node> {
 }
 
 /// Waits until nothing is left of what `left` finds; `what` says so otherwise.
-fn eventually<T: std::fmt::Debug>(what: &str, left: impl Fn() -> Result<Vec<T>>) -> Result<()> {
+fn nothing_left<T: std::fmt::Debug>(what: &str, left: impl Fn() -> Result<Vec<T>>) -> Result<()> {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + SOON;
     loop {

@@ -194,20 +194,26 @@ impl Gates {
     ///
     /// # Errors
     ///
-    /// [`BpfError`]; the gate is then open and nothing of it is left attached.
+    /// [`BpfError`]. A gate that was to be renewed stays as it was if the reason may pass
+    /// ([`Self::has`]): it has its deadline. Any other is open then, and nothing of it is left attached.
     pub fn set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
-        // On an error it is dropped, and with it whatever is attached.
-        let attached = self.attached.remove(&set.cgroup).unwrap_or_default();
+        let mut attached = self.attached.remove(&set.cgroup).unwrap_or_default();
+        let stood = set.renews && !attached.links.is_empty();
         let replaces_foreign = !attached.foreign.is_empty();
-        match self.try_set(set, path, attached) {
-            Ok(attached) => {
+        match self.try_set(set, path, &mut attached) {
+            Ok(()) => {
                 self.attached.insert(set.cgroup, attached);
                 if let Some(claim) = self.claim.as_ref().filter(|_| replaces_foreign) {
                     claim.sweep();
                 }
                 Ok(())
             }
+            Err(error) if stood && error.may_pass() => {
+                self.attached.insert(set.cgroup, attached);
+                Err(error)
+            }
             Err(error) => {
+                drop(attached);
                 self.dropped_before += self.dropped_by(set.cgroup);
                 self.detach(set.cgroup, &[]);
                 Err(error)
@@ -215,30 +221,36 @@ impl Gates {
         }
     }
 
+    /// Whether the programs are on a pod's cgroup.
+    #[must_use]
+    pub fn has(&self, cgroup: CgroupId) -> bool {
+        self.attached.contains_key(&cgroup)
+    }
+
     fn try_set(
         &mut self,
         set: &SetGate,
         path: &Path,
-        mut attached: Attached,
-    ) -> Result<Attached, BpfError> {
+        attached: &mut Attached,
+    ) -> Result<(), BpfError> {
         let cgroup = set.cgroup;
         if attached.links.is_empty() {
             self.count_from_zero(cgroup)?;
         }
         let dns = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
-        self.attach(dns, cgroup, path, &mut attached)?;
+        self.attach(dns, cgroup, path, attached)?;
         let gate = self.gate_of(set);
         let was_whole = Hook::HOLD.into_iter().all(|hook| attached.has(hook));
         self.write(cgroup, Gate { attached: was_whole.into(), ..gate })?;
         attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
-        self.attach(&Hook::HOLD, cgroup, path, &mut attached)?;
+        self.attach(&Hook::HOLD, cgroup, path, attached)?;
         if !was_whole {
             // Only now nothing gets by if a sentry that is posted turns away from the pod.
             self.write(cgroup, gate)?;
         }
         attached.drop_foreign();
-        Ok(attached)
+        Ok(())
     }
 
     fn count_from_zero(&mut self, cgroup: CgroupId) -> Result<(), BpfError> {

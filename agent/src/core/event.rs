@@ -116,6 +116,9 @@ pub enum Event {
         /// The node lacks something that it may have again: memory, descriptors, room in a map.
         may_pass: bool,
     },
+    /// A gate could not be given a new deadline or new settings, for want of something that may be there
+    /// again. It stands as it was.
+    GateNotRenewed(PodUid),
     /// What had made a gate fail is no more: a trial went well.
     GateProven(PodUid),
     /// Only time has passed.

@@ -128,6 +128,11 @@ impl Machine {
                     pod.failed(error, may_pass, now, &mut actions);
                 }
             }
+            Event::GateNotRenewed(uid) => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.not_renewed(now);
+                }
+            }
             Event::GateProven(uid) => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.begin_anew();

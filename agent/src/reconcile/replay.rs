@@ -14,10 +14,7 @@ use std::{
 
 use agent_ebpf::SocketRecord;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::{
-    task::{JoinSet, spawn_blocking},
-    time::sleep,
-};
+use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     bpf::SocketTable,
@@ -27,6 +24,7 @@ use crate::{
         query_packet, syn_packet,
     },
     netns::{Entrance, Netns, cookie_of},
+    worker::Worker,
 };
 
 /// Packets between two pauses: what a proxy's listen backlog of 128 takes without dropping.
@@ -79,6 +77,8 @@ pub struct ReplayOf {
 #[derive(Clone, Debug)]
 struct Replay {
     entrance: Entrance,
+    /// Walks the table.
+    reader: Worker,
     sockets: SocketTable,
     proc_root: PathBuf,
     counts: ReplayCounts,
@@ -132,15 +132,16 @@ impl ReplayCounts {
 // === impl Replayer ===
 
 impl Replayer {
-    /// Replays what `sockets` holds.
+    /// Replays what `sockets` holds; `reader` is for what takes long.
     #[must_use]
     pub fn new(
         entrance: Entrance,
+        reader: Worker,
         sockets: SocketTable,
         proc_root: PathBuf,
         counts: ReplayCounts,
     ) -> Self {
-        let replay = Replay { entrance, sockets, proc_root, counts };
+        let replay = Replay { entrance, reader, sockets, proc_root, counts };
         Self { replay, running: HashMap::new() }
     }
 
@@ -193,7 +194,7 @@ impl Replay {
         sleep(SECOND_LOOK).await;
         // Two system calls for each record of the node.
         let (sockets, cgroup) = (self.sockets.clone(), of.cgroup);
-        let missed = spawn_blocking(move || sockets.held_by(cgroup)).await?;
+        let missed = self.reader.run(move || sockets.held_by(cgroup)).await?;
         for (nth, (cookie, record)) in missed.iter().enumerate() {
             if nth % BURST == BURST - 1 {
                 sleep(PAUSE).await;

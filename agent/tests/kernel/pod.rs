@@ -24,6 +24,7 @@ use holdfast::{
     netns::{Entrance, Netns},
     node::{Kubepods, cgroup_root},
     reconcile::{ReplayCounts, ReplayOf, Replayer},
+    worker::Worker,
 };
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
@@ -96,6 +97,7 @@ impl Pod {
             gates: Some(loaded.gates),
             replayer: Replayer::new(
                 Entrance::start().unwrap(),
+                Worker::start("tables").unwrap(),
                 loaded.sockets.clone(),
                 PathBuf::from("/proc"),
                 ReplayCounts::default(),
@@ -217,6 +219,7 @@ impl Pod {
         let loaded = bpf::load(options, Some(claim(bpffs)), self.lines.clone()).unwrap();
         self.replayer = Replayer::new(
             Entrance::start().unwrap(),
+            Worker::start("tables").unwrap(),
             loaded.sockets.clone(),
             PathBuf::from("/proc"),
             ReplayCounts::default(),

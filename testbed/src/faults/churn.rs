@@ -12,11 +12,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Due, ENABLED, Fault, NAMESPACE, Run, Tally, Trials, footprint::Footprint, node, start::SOON,
+    Due, Fault, NAMESPACE, Run, Tally, Trials,
+    footprint::Footprint,
+    light::{self, LightProxy, dial, wait_gate},
+    node,
+    start::SOON,
 };
-use crate::{
-    Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::programs_on,
-};
+use crate::{Lane, Node, Pod, PodSpec, apps};
 
 pub(super) const FAULTS: &[Fault] = &[Fault {
     name: "50 pods a second come and go",
@@ -56,25 +58,21 @@ const GROWTH_KIB: usize = 16 * 1024;
 /// The namespace whose pods nobody enabled.
 const OTHER: &str = "other";
 
-/// Between two looks at what nobody tells of.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
-
 fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
     node.api().put_namespace(OTHER, &[]);
-    node.api().put_namespace(NAMESPACE, &ENABLED);
     let agent = node.start_agent(&run.agent())?;
     agent.wait_message(SOON, "agent armed")?;
-    let lanes = (0..LANES).map(|_| node.lane()).collect::<Result<Vec<Lane>>>()?;
+    let lanes = light::lanes(&node, LANES as usize)?;
     let churn = Churn { run, node: &node, tally: Mutex::default() };
     // What is made once, such as the first connection for Events, is made by now.
     churn.pods(&lanes, 0..LANES)?;
-    let before = Footprint::of(&node, &agent)?.compare(&node, &agent, 0)?;
+    let before = Footprint::of(&node, &agent)?.compare(&node, &agent, None)?;
     let pods = run.trials() * PODS_A_TRIAL;
     let started = Instant::now();
     churn.pods(&lanes, LANES..LANES + pods)?;
     let rate = f64::from(pods) / started.elapsed().as_secs_f64();
-    let after = before.compare(&node, &agent, GROWTH_KIB)?;
+    let after = before.compare(&node, &agent, Some(GROWTH_KIB))?;
     eprintln!(
         "{pods} pods, {rate:.0} a second; {} -> {} KiB, {} -> {} files, {} -> {} threads",
         before.rss_kib, after.rss_kib, before.files, after.files, before.threads, after.threads
@@ -161,7 +159,8 @@ impl Churn<'_> {
             6 => {
                 // Deleted in the very moment in which it opens.
                 let _app = dial(&pod)?;
-                let _proxy = self.proxy(&pod, &mut random)?;
+                let proxy = self.proxy(&pod, &mut random)?;
+                proxy.wait_ready()?;
                 thread::sleep(Duration::from_micros(random.u64(..4_000)));
                 pod.delete()
             }
@@ -177,7 +176,8 @@ impl Churn<'_> {
     /// The pod's application dials, its proxy comes; the connect is counted.
     fn release(&self, pod: Pod, random: &mut fastrand::Rng) -> Result<()> {
         let app = dial(&pod)?;
-        let (_proxy, ready_ns) = self.proxy(&pod, random)?;
+        let proxy = self.proxy(&pod, random)?;
+        let ready_ns = proxy.wait_ready()?;
         let due = Due { ready_ns: Some(ready_ns), timeout: TIMEOUT };
         let attempt = app.wait_attempt(TIMEOUT + SOON).ok();
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,29 +186,11 @@ impl Churn<'_> {
         pod.delete()
     }
 
-    /// A small proxy; and when it was ready.
-    fn proxy(&self, pod: &Pod, random: &mut fastrand::Rng) -> Result<(Process, u64)> {
-        let delay = format!("{}ms", random.u64(..PROXY_TAKES_MS));
-        let command = Command::new(&self.run.binary)
-            .args(["testpod", "proxy", "--delay", &delay])
-            .user(PROXY_ID, PROXY_ID);
-        let proxy = pod.start_container(PROXY, command)?;
-        let ready = proxy.wait_record(SOON, |line| line["event"] == "proxy_ready")?;
-        Ok((proxy, ready["mono_ns"].as_u64().context("a record without its instant")?))
+    fn proxy(&self, pod: &Pod, random: &mut fastrand::Rng) -> Result<LightProxy> {
+        LightProxy::start(
+            pod,
+            &self.run.binary,
+            Duration::from_millis(random.u64(..PROXY_TAKES_MS)),
+        )
     }
-}
-
-fn dial(pod: &Pod) -> Result<Process> {
-    pod.start_container("app", apps::connect(backend_v4())?)
-}
-
-/// Kubelet takes hundreds of milliseconds from a pod's cgroup to its first process, in which its gate
-/// is attached. Here a busy machine may take longer for the one, and nothing takes time for the other.
-fn wait_gate(pod: &Pod) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while programs_on(pod.cgroup().path())?.is_empty() {
-        ensure!(Instant::now() < deadline, "no program on {}", pod.cgroup().path().display());
-        thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }

@@ -63,8 +63,13 @@ impl Footprint {
     }
 
     /// Waits until the agent has no more for pods than it had, and fails if that does not come, or if
-    /// it takes more of anything else: of memory `more_kib` may be more.
-    pub(super) fn compare(&self, node: &Node, agent: &Agent, more_kib: usize) -> Result<Self> {
+    /// it takes more of anything else: of memory `more_kib` may be more; `None`: any.
+    pub(super) fn compare(
+        &self,
+        node: &Node,
+        agent: &Agent,
+        more_kib: Option<usize>,
+    ) -> Result<Self> {
         let deadline = Instant::now() + SETTLES_WITHIN;
         loop {
             let now = Self::of(node, agent)?;
@@ -72,7 +77,8 @@ impl Footprint {
                 && now.files <= self.files + MORE_FILES
                 && now.threads <= self.threads + MORE_THREADS;
             if is_back {
-                ensure!(now.rss_kib <= self.rss_kib + more_kib, "{self:?} became {now:?}");
+                let is_more = more_kib.is_some_and(|more| now.rss_kib > self.rss_kib + more);
+                ensure!(!is_more, "{self:?} became {now:?}");
                 return Ok(now);
             }
             ensure!(Instant::now() < deadline, "{self:?} became {now:?}");

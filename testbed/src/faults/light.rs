@@ -1,18 +1,95 @@
-//! A proxy that costs the machine little: where many pods start at once, an Envoy in each would be
-//! what is measured.
+//! Pods that cost little: in a network that is there already, with the small proxy of a test pod.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use super::start::SOON;
-use crate::{Command, PROXY, PROXY_ID, Pod, Process};
+use super::{NAMESPACE, start::SOON};
+use crate::{
+    Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::programs_on,
+};
 
-/// `holdfast testpod proxy` in the place of Istio's: it listens on the same ports, answers the same
+/// Between two looks at what nobody tells of.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Lanes that are made at the same time.
+const BUILDERS: usize = 4;
+
+/// `holdfast testpod proxy` in the place of Istio's: where many pods start at once, an Envoy in
+/// each would be what is measured. It listens on the same ports, answers the same
 /// readiness endpoint, and passes on what is redirected to it.
 #[derive(Debug)]
 pub(super) struct LightProxy {
     process: Process,
+}
+
+/// Makes `count` networks.
+pub(super) fn lanes(node: &Node, count: usize) -> Result<Vec<Lane>> {
+    thread::scope(|scope| {
+        let builders: Vec<_> = (0..BUILDERS)
+            .map(|first| {
+                let numbers = (first..count).step_by(BUILDERS);
+                scope.spawn(|| numbers.map(|_| node.lane()).collect::<Result<Vec<Lane>>>())
+            })
+            .collect();
+        let mut lanes = Vec::new();
+        for builder in builders {
+            lanes.extend(builder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(lanes)
+    })
+}
+
+/// A pod of the enabled namespace whose gate is attached, and whose containers can start.
+pub(super) fn attached(node: &Node, lane: &Lane, name: impl Into<String>) -> Result<Pod> {
+    let pod = node.pod(PodSpec::new(NAMESPACE, name))?;
+    pod.publish()?;
+    pod.create_cgroup()?;
+    wait_gate(&pod)?;
+    pod.start_sandbox_in(lane)?;
+    Ok(pod)
+}
+
+/// Starts an application that dials once.
+pub(super) fn dial(pod: &Pod) -> Result<Process> {
+    pod.start_container("app", apps::connect(backend_v4())?)
+}
+
+/// Starts an application that dials so many times at once, and waits until it has.
+pub(super) fn dial_many(pod: &Pod, count: u32) -> Result<Process> {
+    let app =
+        pod.start_container("app", apps::connect(backend_v4())?.nonblocking().count(count))?;
+    let mut begun = 0;
+    app.wait_record(SOON, |line| {
+        begun += u32::from(line["event"] == "connecting");
+        begun == count
+    })?;
+    Ok(app)
+}
+
+/// Waits until programs are on the pod's cgroup.
+///
+/// Kubelet takes hundreds of milliseconds from a pod's cgroup to its first process, in which its gate
+/// is attached. Here a busy machine may take longer for the one, and nothing takes time for the other.
+pub(super) fn wait_gate(pod: &Pod) -> Result<()> {
+    let path = pod.cgroup().path();
+    eventually(&format!("programs on {}", path.display()), || {
+        Ok(programs_on(path)?.contains(&"egress"))
+    })
+}
+
+/// Waits until something holds of which nobody tells.
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 // === impl LightProxy ===

@@ -21,6 +21,7 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) {
         self.expire_order(now);
+        self.renew_again(now);
         self.watched_until = self.watched_until.filter(|until| now < *until);
         let standing = self.standing();
         self.tell_exemption(standing, actions);

@@ -19,6 +19,10 @@ const RETRY_FOR: Duration = Duration::from_secs(60);
 /// A gate that has stood for so long fails for another reason, or for the same one anew.
 const FORGET_AFTER: Duration = Duration::from_secs(20);
 
+/// A gate that could not be renewed is tried again so much later. Its deadline was renewed when half of
+/// its time had passed, which is longer.
+const RENEW_AFTER: Duration = Duration::from_millis(250);
+
 /// How a gate has failed, in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failures {
@@ -72,6 +76,18 @@ impl Pod {
         self.let_go(now, actions);
         self.gate = GatePhase::Failed { retry_at };
         self.note_phase(now);
+    }
+
+    /// The kernel has still what it had: that is told anew, soon.
+    pub(super) fn not_renewed(&mut self, now: Monotonic) {
+        self.renew_again_at = Some(now + RENEW_AFTER);
+    }
+
+    /// Has the kernel told anew, if the time for that has come.
+    pub(super) fn renew_again(&mut self, now: Monotonic) {
+        if self.renew_again_at.take_if(|at| now >= *at).is_some() {
+            self.applied = None;
+        }
     }
 
     /// Has it tried whether the programs can be worked again, if the time for that has come.

@@ -91,6 +91,8 @@ pub(super) struct Pod {
     pub(super) error: Option<String>,
     /// How it has failed until now.
     pub(super) failures: Option<Failures>,
+    /// When the kernel is told again what it could not be told.
+    pub(super) renew_again_at: Option<Monotonic>,
 }
 
 /// What its verdict rests on, for whoever asks why. Nothing follows from it.
@@ -161,6 +163,7 @@ impl Pod {
             opened: None,
             error: None,
             failures: None,
+            renew_again_at: None,
         }
     }
 
@@ -392,6 +395,8 @@ impl Pod {
     pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
         let order = self.order.and_then(Order::until);
         let gate = self.gate.ends(!self.held.is_empty());
-        [gate, self.queries_expire(), order, self.watched_until].into_iter().flatten().min()
+        let renewal = self.renew_again_at.filter(|_| self.gate.is_attached());
+        let all = [gate, renewal, self.queries_expire(), order, self.watched_until];
+        all.into_iter().flatten().min()
     }
 }

@@ -137,6 +137,7 @@ impl Pod {
             dns_port: proxy.dns_port,
         }));
         self.applied = Some(Arc::clone(context.plan));
+        self.renew_again_at = None;
     }
 
     /// The deadline counts from the first connect that waits. Until there is one it is moved on,

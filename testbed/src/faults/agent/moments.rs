@@ -12,7 +12,7 @@ use fastrand::Rng;
 use crate::{
     Agent, Node, Pod, PodSpec, Process, apps, backend_v4, bpf,
     clock::monotonic_ns,
-    faults::{Due, NAMESPACE, Run, Tally, eventually, light::LightProxy, node, start::SOON},
+    faults::{Due, NAMESPACE, Run, Tally, light::LightProxy, node, nothing_left, start::SOON},
 };
 
 /// Nodes whose agents are killed side by side: most of a trial is waiting.
@@ -229,7 +229,7 @@ impl Lane<'_> {
 
 /// A pod whose proxy is ready has no programs.
 fn is_clean(pod: &Pod) -> Result<()> {
-    eventually("programs stay on the pod", || bpf::programs_below(pod.cgroup()))
+    nothing_left("programs stay on the pod", || bpf::programs_below(pod.cgroup()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

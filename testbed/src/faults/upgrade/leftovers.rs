@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{Agent, Node, faults::eventually};
+use crate::{Agent, Node, faults::nothing_left};
 
 /// Ids of what agents had open. The kernel gives no id twice until it has given them all.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ pub(super) fn no_netns(agent: &Agent) -> Result<()> {
         fs::read_link(path).ok().and_then(|to| to.into_os_string().into_string().ok())
     };
     let own = of(PathBuf::from(format!("/proc/{}/ns/net", agent.pid())));
-    eventually("the agent keeps handles of pods' network namespaces", || {
+    nothing_left("the agent keeps handles of pods' network namespaces", || {
         let mut handles = Vec::new();
         for fd in list(&PathBuf::from(format!("/proc/{}/fd", agent.pid())))? {
             handles.extend(of(fd));
@@ -124,7 +124,7 @@ pub(super) fn clean_up(holdfast: &Path, node: &Node, objects: &Objects) -> Resul
     left.retain(|path| path.extension().is_none_or(|extension| extension != "debug"));
     ensure!(left.is_empty(), "holdfast cleanup has left {left:?}");
     // The kernel frees them after a grace period.
-    eventually("holdfast cleanup has left", || objects.left())
+    nothing_left("holdfast cleanup has left", || objects.left())
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -90,3 +90,18 @@ fn nobody_tries_for_a_pod_that_is_gone() {
         assert!(!proves(&run.apply(200, Event::GateProven(uid()))));
     }
 }
+
+#[test]
+fn a_gate_that_cannot_be_renewed_stands_and_is_renewed_soon() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let wanted = closes(&run.apply(20_000, held(20_000, 1)));
+    assert_eq!(wanted, Some(at(80_000)));
+    assert!(run.apply(20_001, Event::GateNotRenewed(uid())).is_empty());
+    assert!(run.is_closed());
+    // A pod that makes many reports does not make as many trials.
+    assert_eq!(closes(&run.apply(20_100, held(20_100, 2))), None);
+    assert_eq!(run.machine.next_wakeup(), Some(at(20_251)));
+    assert_eq!(closes(&run.apply(20_251, Event::Tick)), wanted);
+    assert_eq!(run.machine.next_wakeup(), Some(at(80_000)));
+}
