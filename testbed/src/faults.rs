@@ -9,6 +9,7 @@ mod agent;
 mod report;
 mod start;
 mod tally;
+mod tenant;
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,7 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS].into_iter().flatten()
+    [agent::FAULTS, tenant::FAULTS].into_iter().flatten()
 }
 
 // === impl Fault ===
