@@ -17,8 +17,9 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::netns::Netns;
 
-/// Room for some thousand SYNs between two readings; the kernel accounts about a KiB for each.
-const BUFFER: usize = 8 << 20;
+/// Room for some thousand SYNs between two readings; the kernel accounts about a KiB for each, and a
+/// forged one's whole packet.
+const BUFFER: usize = 16 << 20;
 /// An IPv6 header and the longest TCP header; of a payload only the length matters.
 const SNAPSHOT: usize = 128;
 const IPV6_HEADER: usize = 40;
@@ -69,6 +70,11 @@ impl Capture {
         Ok(syns)
     }
 
+    /// How many SYNs found no room since the last call.
+    pub fn lost(&self) -> Result<u32> {
+        self.sockets.iter().map(lost).sum()
+    }
+
     /// As [`Self::syns`], those to one port.
     pub fn syns_to(&self, port: u16) -> Result<Vec<CapturedSyn>> {
         let mut syns = self.syns()?;
@@ -100,6 +106,24 @@ fn open(ethertype: libc::c_int, filter: &[SockFilter]) -> Result<Socket> {
     };
     Errno::result(bound).context("bind the packet socket")?;
     Ok(socket)
+}
+
+fn lost(socket: &Socket) -> Result<u32> {
+    // SAFETY: zero is a valid value of every field of this plain C structure.
+    let mut counts: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `counts`, which has as many.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut counts).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(got).context("ask for a packet socket's counts")?;
+    Ok(counts.tp_drops)
 }
 
 fn next(socket: &Socket) -> Result<Option<CapturedSyn>> {

@@ -372,6 +372,11 @@ impl Probe {
             }
             Err(error) => return Ok(Err(Finding::Unreachable { error: error.to_string() })),
         };
+        // The process may have ended before its namespace was opened, and another pod's have got its
+        // id: nobody is asked there what this pod's annotations say.
+        if (self.find_process)() != Some(pid) {
+            return Ok(Err(Finding::NoProcess));
+        }
         self.sandbox = Some((pid, Arc::clone(&netns)));
         if netns.inode() != self.host_netns {
             self.events.send(ProbeEvent::Netns(self.run.clone(), Arc::clone(&netns))).await?;

@@ -34,7 +34,7 @@ pub fn forge(to: SocketAddr, count: u32, seed: u64) -> Result<Command> {
 
 /// Listens on the proxy's port and on its readiness port, which it answers in ways that nobody
 /// expects, each in its turn; with `ready` always with 200. Prints `listening`, `answers` for each
-/// way, and `followed` if anybody asks for another path than the readiness endpoint's.
+/// way with how many are `left`, and `followed` if anybody asks for another path than the readiness endpoint's.
 pub fn answer(ready: bool) -> Result<Command> {
     let command = testbed_app()?.args(["hostile", "answer"]);
     Ok(if ready { command.arg("--ready") } else { command })

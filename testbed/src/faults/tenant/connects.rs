@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 
 use super::{
     super::{Due, NAMESPACE, Run, Tally, start::SOON},
-    scene::{Scene, senders, spec},
+    scene::{Scene, Sniffer, spec},
 };
-use crate::{Capture, PodSpec, apps, apps::hostile, backend_v4};
+use crate::{PodSpec, apps, apps::hostile, backend_v4};
 
 /// As many as the ports of one address allow, nearly.
 const MANY: u32 = 10_000;
@@ -39,13 +39,13 @@ pub(super) fn many(run: &Run, tally: &mut Tally) -> Result<()> {
 const OWN: usize = 8;
 
 /// Packets, and sockets whose connections they are forged for.
-const FORGED: u32 = 8_000;
+const FORGED: u32 = 4_000;
 const TARGETS: usize = 8;
 
 pub(super) fn forged(run: &Run, tally: &mut Tally) -> Result<()> {
     let scene = Scene::new(run)?;
     let tenant = scene.node.create_pod(spec().containers(["app", "forger"]).dns_capture())?;
-    let capture = Capture::start(&tenant.netns()?)?;
+    let mut sniffer = Sniffer::start(&tenant, FORGED)?;
     let client = apps::connect(backend_v4())?.nonblocking().count(OWN as u32);
     let app = tenant.start_container("app", client)?;
     let seed = run.random(1).u64(..);
@@ -54,14 +54,16 @@ pub(super) fn forged(run: &Run, tally: &mut Tally) -> Result<()> {
     scene.neighbours(run, tally)?;
     let sent = forger.wait_record(SOON, |line| line["event"] == "forged")?;
     ensure!(sent["sent"].as_u64() > Some(u64::from(FORGED / 2)), "{sent}");
-    // What was forged so far stays in the capture's buffer; nothing has gone through the gate.
-    ensure!(senders(&capture, FORGED)? == 0, "a held SYN went through a closed gate");
+    ensure!(sniffer.sockets()? == 0, "a held SYN went through a closed gate");
+    let forged = sniffer.forged();
+    ensure!(forged > 100, "only {forged} forged SYNs have arrived");
     let proxy = tenant.start_proxy()?;
     let ready_ns = Some(proxy.wait_ready(SOON)?);
     for attempt in app.wait_attempts(TIMEOUT + SOON, OWN)? {
         tally.count("tenant", Some(&attempt), Due { ready_ns, timeout: TIMEOUT });
     }
-    let sockets = senders(&capture, FORGED)?;
+    let sockets = sniffer.sockets()?;
+    ensure!(sniffer.forged() == forged, "a forged SYN has come after the last one was sent");
     ensure!((OWN..=OWN + TARGETS).contains(&sockets), "SYNs of {sockets} sockets");
     drop((app, forger, proxy));
     scene.end(tenant)
@@ -71,7 +73,7 @@ pub(super) fn lent(run: &Run, tally: &mut Tally) -> Result<()> {
     let scene = Scene::new(run)?;
     let tenant = scene.tenant(&["app", "netns", "stopped"])?;
     let partner = scene.node.create_pod(PodSpec::new(NAMESPACE, "partner"))?;
-    let captures = [Capture::start(&tenant.netns()?)?, Capture::start(&partner.netns()?)?];
+    let mut sniffers = [Sniffer::start(&tenant, 0)?, Sniffer::start(&partner, 0)?];
     let folder = tempfile::tempdir()?;
     let via = folder.path().join("lend.sock");
     let lender = tenant.start_container("app", hostile::lend(&via, backend_v4())?)?;
@@ -95,7 +97,7 @@ pub(super) fn lent(run: &Run, tally: &mut Tally) -> Result<()> {
     stopped.signal(Signal::SIGCONT);
     ensure!(stopped.wait_attempt(SOON)?.is_connected(), "a stopped process's connect is lost");
     // The lent socket and the stopped process's; the one from elsewhere must not show here.
-    let seen = [senders(&captures[0], 0)?, senders(&captures[1], 0)?];
+    let seen = [sniffers[0].sockets()?, sniffers[1].sockets()?];
     ensure!(seen == [2, 0], "SYNs of {seen:?} sockets");
     drop((lender, borrower, elsewhere, stopped, own, others, partner));
     scene.end(tenant)

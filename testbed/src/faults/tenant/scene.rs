@@ -1,6 +1,6 @@
 //! A node with an agent, a pod that means harm, and its neighbours, which do not.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use procfs::process::Process as Statistics;
@@ -56,11 +56,23 @@ struct Usage {
     at_ns: u64,
 }
 
-/// A pod that behaves, and all SYNs that reach its loopback.
+/// A pod that behaves.
 struct Neighbour {
     start: Start,
-    capture: Capture,
+    sniffer: Sniffer,
     ready_ns: u64,
+}
+
+/// Looks at all SYNs that reach a pod's proxy port: what is sent again in a socket's name has to be
+/// that socket's own SYN, and what no socket has sent is never sent again.
+#[derive(Debug)]
+pub(super) struct Sniffer {
+    capture: Capture,
+    /// Below this a sequence number is that of a forged SYN, each of which has another one.
+    forged: u32,
+    seen_forged: BTreeSet<u32>,
+    /// Sender, target and sequence number.
+    sockets: BTreeSet<(SocketAddr, SocketAddr, u32)>,
 }
 
 // === impl Scene ===
@@ -94,10 +106,10 @@ impl Scene {
                     .collect()
             });
             for neighbour in started {
-                let Neighbour { start, capture, ready_ns } = neighbour?;
+                let Neighbour { start, mut sniffer, ready_ns } = neighbour?;
                 start.judge(tally, Due { ready_ns: Some(ready_ns), timeout: TIMEOUT });
-                let sockets = senders(&capture, 0)?;
-                ensure!(sockets == 1, "{sockets} senders of SYNs on a neighbour's loopback");
+                let sockets = sniffer.sockets()?;
+                ensure!(sockets == 1, "SYNs of {sockets} sockets on a neighbour's loopback");
             }
             left -= now;
         }
@@ -106,13 +118,13 @@ impl Scene {
 
     fn neighbour(&self, name: &str) -> Result<Neighbour> {
         let pod = self.node.create_pod(PodSpec::new(NAMESPACE, name))?;
-        let capture = Capture::start(&pod.netns()?)?;
+        let sniffer = Sniffer::start(&pod, 0)?;
         let mut start = Start::of(pod)?;
         start.app.wait_connecting(SOON)?;
         thread::sleep(HELD);
         start.start_proxy()?;
         let ready_ns = start.wait_ready()?;
-        Ok(Neighbour { start, capture, ready_ns })
+        Ok(Neighbour { start, sniffer, ready_ns })
     }
 
     /// What the agent has written about a pod.
@@ -177,28 +189,42 @@ pub(super) fn spec() -> PodSpec {
     PodSpec::new(NAMESPACE, "tenant")
 }
 
-/// Of all SYNs to the proxy's port, those of sockets, which have a sequence number from `forged` on:
-/// how many sockets they are of. What is sent again in a socket's name is that socket's own SYN, so
-/// a socket has one sequence number; a forged SYN is never sent again.
-pub(super) fn senders(capture: &Capture, forged: u32) -> Result<usize> {
-    let mut sockets = BTreeSet::new();
-    let mut numbers = BTreeSet::new();
-    for syn in capture.syns_to(PROXY_PORT)? {
-        if syn.sequence < forged {
-            let is_new = numbers.insert(syn.sequence);
-            ensure!(is_new, "a forged SYN was sent again: {syn:?}");
-        } else {
-            sockets.insert((syn.source, syn.destination, syn.sequence));
-        }
-    }
-    let senders: BTreeSet<_> = sockets.iter().map(|(source, to, _)| (source, to)).collect();
-    ensure!(senders.len() == sockets.len(), "SYNs that their sockets have not sent: {sockets:?}");
-    Ok(senders.len())
-}
-
 /// Whether a text does more to a terminal than fill it.
 fn acts(text: &str) -> bool {
     text.chars().any(char::is_control)
+}
+
+// === impl Sniffer ===
+
+impl Sniffer {
+    pub(super) fn start(pod: &Pod, forged: u32) -> Result<Self> {
+        let capture = Capture::start(&pod.netns()?)?;
+        Ok(Self { capture, forged, seen_forged: BTreeSet::new(), sockets: BTreeSet::new() })
+    }
+
+    /// How many sockets' SYNs have come so far. A socket has one sequence number: that of its own
+    /// SYN, or its connection would not have come about.
+    pub(super) fn sockets(&mut self) -> Result<usize> {
+        for syn in self.capture.syns_to(PROXY_PORT)? {
+            if syn.sequence < self.forged {
+                let is_new = self.seen_forged.insert(syn.sequence);
+                ensure!(is_new, "a forged SYN was sent again: {syn:?}");
+            } else {
+                self.sockets.insert((syn.source, syn.destination, syn.sequence));
+            }
+        }
+        let lost = self.capture.lost()?;
+        ensure!(lost == 0, "{lost} SYNs were not seen");
+        let senders: BTreeSet<_> = self.sockets.iter().map(|(from, to, _)| (from, to)).collect();
+        let all = &self.sockets;
+        ensure!(senders.len() == all.len(), "SYNs that their sockets have not sent: {all:?}");
+        Ok(senders.len())
+    }
+
+    /// How many forged SYNs have come so far.
+    pub(super) fn forged(&self) -> usize {
+        self.seen_forged.len()
+    }
 }
 
 // === impl Usage ===

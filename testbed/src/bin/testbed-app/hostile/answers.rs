@@ -40,7 +40,7 @@ pub(crate) struct Args {
 
 type Answer = fn(&mut TcpStream, u16) -> io::Result<()>;
 
-/// All that is no answer, in turn. The last one closes the circle, and tells so.
+/// All that is no answer, in turn.
 const ANSWERS: [(&str, Answer); 12] = [
     ("closes at once", |_, _| Ok(())),
     ("redirects to itself", |stream, port| redirect(stream, &format!("http://127.0.0.1:{port}/x"))),
@@ -106,7 +106,11 @@ fn answer(stream: &mut TcpStream, port: u16, turn: Option<usize>) -> io::Result<
     };
     let (name, answer) = ANSWERS[turn % ANSWERS.len()];
     if turn < ANSWERS.len() {
-        report::event("answers", turn as u32, json!({"name": name, "of": ANSWERS.len()}));
+        report::event(
+            "answers",
+            turn as u32,
+            json!({"name": name, "left": ANSWERS.len() - turn - 1}),
+        );
     }
     answer(stream, port)
 }
