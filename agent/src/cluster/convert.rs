@@ -8,6 +8,7 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
+use super::kept::{self, Kept};
 use crate::core::{
     ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
     PodView, ReadyCheck, Workload,
@@ -26,8 +27,7 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const CONFIG_HASH_LEN: usize = 32;
 
 /// `None` for an object without a uid, which no API server sends.
-pub fn pod(pod: &Pod) -> Option<PodView> {
-    let annotations = pod.annotations();
+pub fn pod(pod: &Pod, kept: &Kept) -> Option<PodView> {
     let uid = static_hash(pod).or(pod.metadata.uid.as_deref())?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
@@ -42,10 +42,15 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
     let init = spec.init_containers.iter().flatten().map(|container| {
         let native = container.restart_policy.as_deref() == Some("Always");
         let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
-        view(&container.name, role, container_spec(container, spec), init_statuses)
+        view(&container.name, role, container_spec(container, spec, kept), init_statuses)
     });
     let apps = spec.containers.iter().map(|container| {
-        view(&container.name, ContainerRole::App, container_spec(container, spec), app_statuses)
+        view(
+            &container.name,
+            ContainerRole::App,
+            container_spec(container, spec, kept),
+            app_statuses,
+        )
     });
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
         // It comes long after the start: nobody's proxy.
@@ -56,8 +61,8 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
         workload: workload(pod),
-        labels: pod.labels().clone(),
-        annotations: annotations.clone(),
+        labels: kept.texts(pod.labels()),
+        annotations: kept.texts(pod.annotations()),
         host_network: spec.host_network.unwrap_or_default(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         finished: status
@@ -98,21 +103,21 @@ fn static_hash(pod: &Pod) -> Option<&str> {
     (is_hash && of_node && annotations.get(CONFIG_MIRROR) == Some(hash)).then_some(hash)
 }
 
-pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
+pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>, kept: &Kept) -> NamespaceView {
     NamespaceView {
         name: namespace.name_any(),
-        labels: namespace.labels().clone(),
-        annotations: namespace.annotations().clone(),
+        labels: kept.texts(namespace.labels()),
+        annotations: kept.texts(namespace.annotations()),
     }
 }
 
-fn container_spec(container: &Container, pod: &PodSpec) -> ContainerSpec {
+fn container_spec(container: &Container, pod: &PodSpec, kept: &Kept) -> ContainerSpec {
     let strings = |strings: &Option<Vec<String>>| strings.clone().unwrap_or_default();
-    let mut args = strings(&container.command);
-    args.extend(strings(&container.args));
+    let args = strings(&container.command).into_iter().chain(strings(&container.args));
+    let args = kept::args(args);
     // As kubelet does it: of two with the same name the later one holds.
     let env = container.env.iter().flatten();
-    let env = env.filter_map(|var| Some((var.name.clone(), var.value.clone()?))).collect();
+    let env = kept.texts(env.filter_map(|var| Some((&var.name, var.value.as_ref()?))));
     let ports: BTreeMap<String, u16> = container
         .ports
         .iter()

@@ -16,7 +16,7 @@ use kube::{
 
 use self::heard::Heard;
 pub use self::heard::Watches;
-use super::convert;
+use super::{convert, kept::Kept};
 use crate::core::Event;
 
 /// Objects a page: a list of a large cluster's namespaces does not come in one answer.
@@ -31,6 +31,7 @@ pub fn watch_pods(
     client: Client,
     node: &str,
     watches: &Watches,
+    kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
     let config = config().fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
@@ -40,7 +41,7 @@ pub fn watch_pods(
         "pods",
         heard,
         events,
-        |pod: &Pod| convert::pod(pod),
+        move |pod: &Pod| convert::pod(pod, &kept),
         Event::PodsListed,
         Event::PodApplied,
         |pod| Event::PodDeleted(pod.uid),
@@ -51,6 +52,7 @@ pub fn watch_pods(
 pub fn watch_namespaces(
     client: Client,
     watches: &Watches,
+    kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
@@ -59,7 +61,7 @@ pub fn watch_namespaces(
         "namespaces",
         heard,
         events,
-        |namespace| Some(convert::namespace(namespace)),
+        move |namespace| Some(convert::namespace(namespace, &kept)),
         Event::NamespacesListed,
         Event::NamespaceApplied,
         |namespace| Event::NamespaceDeleted(namespace.name),
