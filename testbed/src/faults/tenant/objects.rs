@@ -49,6 +49,9 @@ const NONSENSE: [&str; 18] = [
 const LONG: usize = 64 * 1024;
 const MANY: usize = 10_000;
 
+/// Objects with so many annotations: kept whole they would take more than the agent may grow by.
+const CROWD: usize = 24;
+
 /// About one pod with all its settings wrong: a line for each, and what is told of any pod.
 const LINES: usize = 30;
 
@@ -60,8 +63,11 @@ pub(super) fn annotations(run: &Run, tally: &mut Tally) -> Result<()> {
         let spec = PodSpec::new(NAMESPACE, format!("nonsense-{number}"));
         specs.push(KEYS.iter().fold(spec, |spec, key| spec.annotation(name(key), value)));
     }
-    let many = PodSpec::new(NAMESPACE, "many").annotation(name("mode"), "no");
-    specs.push((0..MANY).fold(many, |spec, n| spec.annotation(name(&format!("k{n}")), "x")));
+    for number in 0..CROWD {
+        let many = PodSpec::new(NAMESPACE, format!("many-{number}")).annotation(name("mode"), "no");
+        specs
+            .push((0..MANY).fold(many, |spec, n| spec.annotation(format!("example.com/{n}"), "x")));
+    }
     let pods: Vec<Pod> =
         specs.into_iter().map(|spec| known(&scene, spec)).collect::<Result<_>>()?;
 

@@ -248,12 +248,6 @@ impl Usage {
         ensure!(grown <= GROWTH_KIB, "the agent has grown by {grown} KiB");
         let time = Duration::from_nanos(self.at_ns - before.at_ns);
         let share = (self.cpu - before.cpu).div_duration_f64(time);
-        if std::env::var_os("TENANT_TELL").is_some() {
-            eprintln!(
-                "TELL grown {grown} KiB, cpu {share:.3} of {time:?}, fds {} -> {}, threads {} -> {}",
-                before.descriptors, self.descriptors, before.threads, self.threads
-            );
-        }
         ensure!(
             cfg!(debug_assertions) || share <= CPU_SHARE,
             "the agent has taken {share:.2} CPUs for {time:?}"

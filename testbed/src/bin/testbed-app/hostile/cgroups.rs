@@ -1,6 +1,12 @@
 //! Cgroups below the pod's own: what a container with a delegated or writable tree can make.
 
-use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -59,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
 }
 
 /// Moves this process, all its threads.
-fn move_to(cgroup: &PathBuf) -> Result<()> {
+fn move_to(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0")
         .with_context(|| format!("move to {}", cgroup.display()))
 }
