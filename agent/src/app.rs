@@ -19,7 +19,7 @@ use crate::{
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place, Sentry},
     cli::RunArgs,
     clock,
-    cluster::{self, ClusterError, Watches},
+    cluster::{self, ClusterError, Kept, Watches},
     config,
     core::{Defaults, KernelEvent, Machine, Rules},
     exporter::{Exporter, Sources},
@@ -64,6 +64,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
+    let kept = Kept::of(&config.profiles);
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
     preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
@@ -179,9 +180,10 @@ pub async fn run(
         node = args.node_name, cgroup_root = %cgroup_root.display(),
         version = env!("CARGO_PKG_VERSION"), "agent started"
     );
-    let pods = cluster::watch_pods(client.clone(), &args.node_name, &watches).map(Input::Cluster);
+    let pods = cluster::watch_pods(client.clone(), &args.node_name, &watches, kept.clone())
+        .map(Input::Cluster);
     let pods = tokio::spawn(forward(pods, inputs.clone()));
-    let namespaces = cluster::watch_namespaces(client, &watches).map(Input::Cluster);
+    let namespaces = cluster::watch_namespaces(client, &watches, kept).map(Input::Cluster);
     let namespaces = tokio::spawn(forward(namespaces, inputs.clone()));
     let pings = received(liveness.pings()).map(Input::Ping);
     tokio::spawn(forward(pings, inputs.clone()));

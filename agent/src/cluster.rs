@@ -6,6 +6,7 @@ mod convert;
 mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod kept;
 mod owner;
 mod review;
 mod taint;
@@ -17,6 +18,7 @@ pub use self::{
     client::{ClusterError, Server},
     convert::pod as pod_view,
     event::{EventKind, EventPublisher, EventSink, PodRef, events},
+    kept::Kept,
     owner::{DaemonSetName, Fate, Rollout, fate, rollout},
     review::Right,
     taint::remove_startup_taint,

@@ -83,4 +83,13 @@ faults! {
     no_bpffs: "no BPF file system",
     cgroup_removed: "cgroup removed under its links",
     netns_gone: "network namespace gone while it is probed",
+    tenant_opens_many_connects: "tenant opens 10,000 connects",
+    tenant_forks: "tenant forks without end",
+    tenant_makes_cgroups: "tenant makes cgroups",
+    tenant_passes_for_its_proxy: "tenant passes for its proxy",
+    tenant_forges_packets: "tenant forges packets",
+    tenant_answers_for_its_proxy: "tenant answers for its proxy",
+    tenant_s_proxy_dies: "tenant's proxy dies again and again",
+    tenant_passes_its_sockets_on: "tenant passes its sockets on",
+    tenant_writes_every_annotation: "tenant writes every annotation",
 }

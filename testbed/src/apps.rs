@@ -4,6 +4,7 @@
 //! it has returned (or the runtime's own event has come), then what else was asked for. Times are
 //! nanoseconds of `CLOCK_MONOTONIC`.
 
+pub mod hostile;
 mod load;
 mod lookup;
 

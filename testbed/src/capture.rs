@@ -17,8 +17,9 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::netns::Netns;
 
-/// Room for some thousand SYNs between two readings; the kernel accounts about a KiB for each.
-const BUFFER: usize = 8 << 20;
+/// Room for some thousand SYNs between two readings; the kernel accounts about a KiB for each, and a
+/// forged one's whole packet.
+const BUFFER: usize = 16 << 20;
 /// An IPv6 header and the longest TCP header; of a payload only the length matters.
 const SNAPSHOT: usize = 128;
 const IPV6_HEADER: usize = 40;
@@ -32,7 +33,10 @@ pub struct CapturedSyn {
     pub source: SocketAddr,
     /// Its target.
     pub destination: SocketAddr,
-    /// Bytes after the TCP header: what a TCP Fast Open carries.
+    /// Its sequence number: a replayed SYN has that of the socket's own.
+    pub sequence: u32,
+    /// Bytes after the TCP header: what a TCP Fast Open carries. None if the header claims to be
+    /// longer than the packet.
     pub payload: usize,
     /// IPv6's flow label. Linux gives one to every socket; a packet written by hand may have 0.
     pub flow_label: Option<u32>,
@@ -66,6 +70,11 @@ impl Capture {
         Ok(syns)
     }
 
+    /// How many SYNs found no room since the last call.
+    pub fn lost(&self) -> Result<u32> {
+        self.sockets.iter().map(lost).sum()
+    }
+
     /// As [`Self::syns`], those to one port.
     pub fn syns_to(&self, port: u16) -> Result<Vec<CapturedSyn>> {
         let mut syns = self.syns()?;
@@ -97,6 +106,24 @@ fn open(ethertype: libc::c_int, filter: &[SockFilter]) -> Result<Socket> {
     };
     Errno::result(bound).context("bind the packet socket")?;
     Ok(socket)
+}
+
+fn lost(socket: &Socket) -> Result<u32> {
+    // SAFETY: zero is a valid value of every field of this plain C structure.
+    let mut counts: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `counts`, which has as many.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut counts).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(got).context("ask for a packet socket's counts")?;
+    Ok(counts.tp_drops)
 }
 
 fn next(socket: &Socket) -> Result<Option<CapturedSyn>> {
@@ -139,11 +166,13 @@ fn parse(packet: &[u8], at: Duration) -> Option<CapturedSyn> {
             (address(8)?.into(), address(24)?.into(), IPV6_HEADER, length, Some(label))
         };
     let tcp_header = usize::from(packet.get(header + 12)? >> 4) * 4;
+    let sequence = u32::from_be_bytes(packet.get(header + 4..header + 8)?.try_into().ok()?);
     Some(CapturedSyn {
         at,
         source: SocketAddr::new(source, pair(header)?),
         destination: SocketAddr::new(destination, pair(header + 2)?),
-        payload: length.checked_sub(header + tcp_header)?,
+        sequence,
+        payload: length.saturating_sub(header + tcp_header),
         flow_label,
     })
 }
@@ -204,11 +233,12 @@ mod tests {
         packet[12..16].copy_from_slice(&[10, 0, 0, 2]);
         packet[16..20].copy_from_slice(&[127, 0, 0, 1]);
         packet[20..24].copy_from_slice(&[0x9c, 0x40, 0x3a, 0x99]);
+        packet[24..28].copy_from_slice(&[1, 2, 3, 4]);
         packet[32] = 6 << 4;
         let syn = parse(&packet, Duration::ZERO).unwrap();
         assert_eq!(syn.source, "10.0.0.2:40000".parse().unwrap());
         assert_eq!(syn.destination, "127.0.0.1:15001".parse().unwrap());
-        assert_eq!((syn.payload, syn.flow_label), (7, None));
+        assert_eq!((syn.sequence, syn.payload, syn.flow_label), (0x0102_0304, 7, None));
         assert!(parse(&packet[..30], Duration::ZERO).is_none());
     }
 }

@@ -14,6 +14,7 @@ mod report;
 mod resources;
 mod start;
 mod tally;
+mod tenant;
 mod upgrade;
 
 use std::{
@@ -81,6 +82,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
         resources::maps::FAULTS,
         resources::process::FAULTS,
         resources::files::FAULTS,
+        tenant::FAULTS,
     ]
     .into_iter()
     .flatten()

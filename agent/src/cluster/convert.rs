@@ -1,7 +1,5 @@
 //! From the API's objects to the core's views.
 
-mod room;
-
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -10,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
-use self::room::Room;
+use super::kept::{Kept, Room};
 use crate::core::{
     ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
     PodView, ReadyCheck, Workload,
@@ -29,7 +27,7 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const CONFIG_HASH_LEN: usize = 32;
 
 /// `None` for an object without a uid, which no API server sends.
-pub fn pod(pod: &Pod) -> Option<PodView> {
+pub fn pod(pod: &Pod, kept: &Kept) -> Option<PodView> {
     let room = Room::default();
     let uid = static_hash(pod).or(pod.metadata.uid.as_deref())?;
     let spec = pod.spec.as_ref()?;
@@ -45,10 +43,10 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
     let init = spec.init_containers.iter().flatten().map(|container| {
         let native = container.restart_policy.as_deref() == Some("Always");
         let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
-        view(&container.name, role, container_spec(container, spec, &room), init_statuses)
+        view(&container.name, role, container_spec(container, spec, kept, &room), init_statuses)
     });
     let apps = spec.containers.iter().map(|container| {
-        let spec = container_spec(container, spec, &room);
+        let spec = container_spec(container, spec, kept, &room);
         view(&container.name, ContainerRole::App, spec, app_statuses)
     });
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
@@ -60,8 +58,8 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
         workload: workload(pod),
-        labels: pod.labels().clone(),
-        annotations: room::annotations(pod.annotations()),
+        labels: kept.texts(pod.labels()),
+        annotations: kept.texts(pod.annotations()),
         host_network: spec.host_network.unwrap_or_default(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         finished: status
@@ -102,20 +100,21 @@ fn static_hash(pod: &Pod) -> Option<&str> {
     (is_hash && of_node && annotations.get(CONFIG_MIRROR) == Some(hash)).then_some(hash)
 }
 
-pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
+pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>, kept: &Kept) -> NamespaceView {
     NamespaceView {
         name: namespace.name_any(),
-        labels: namespace.labels().clone(),
-        annotations: namespace.annotations().clone(),
+        labels: kept.texts(namespace.labels()),
+        annotations: kept.texts(namespace.annotations()),
     }
 }
 
-fn container_spec(container: &Container, pod: &PodSpec, room: &Room) -> ContainerSpec {
+fn container_spec(container: &Container, pod: &PodSpec, kept: &Kept, room: &Room) -> ContainerSpec {
     let words = container.command.iter().chain(&container.args).flatten();
     let args = words.map_while(|word| room.keep(word)).collect();
     // As kubelet does it: of two with the same name the later one holds.
     let env = container.env.iter().flatten();
-    let env = env.filter_map(|var| Some((var.name.clone(), room.keep(var.value.as_ref()?)?)));
+    let env = kept.texts(env.filter_map(|var| Some((&var.name, var.value.as_ref()?))));
+    let env = env.into_iter().filter_map(|(name, value)| Some((name, room.keep(&value)?)));
     let env = env.collect();
     let ports: BTreeMap<String, u16> = container
         .ports

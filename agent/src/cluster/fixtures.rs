@@ -3,8 +3,8 @@
 
 use std::{fs, path::PathBuf};
 
-use super::convert;
-use crate::core::PodView;
+use super::{convert, kept::Kept};
+use crate::core::{PodView, Profiles};
 
 fn directory() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "pods"].iter().collect()
@@ -23,5 +23,6 @@ pub(crate) fn names() -> Vec<String> {
 /// The pod with this name.
 pub(crate) fn pod(name: &str) -> PodView {
     let text = fs::read_to_string(directory().join(name).with_extension("json")).unwrap();
-    convert::pod(&serde_json::from_str(&text).unwrap()).unwrap()
+    let kept = Kept::of(&Profiles::builtin());
+    convert::pod(&serde_json::from_str(&text).unwrap(), &kept).unwrap()
 }

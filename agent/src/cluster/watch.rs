@@ -18,7 +18,7 @@ use kube::{
 
 pub use self::heard::Watches;
 use self::{heard::Heard, pace::Patience, trouble::Trouble};
-use super::convert;
+use super::{convert, kept::Kept};
 use crate::core::Event;
 
 /// Namespaces a page: a list of a large cluster's does not come in one answer.
@@ -36,6 +36,7 @@ pub fn watch_pods(
     client: Client,
     node: &str,
     watches: &Watches,
+    kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
     let config = config(PODS_A_PAGE).fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
@@ -46,7 +47,7 @@ pub fn watch_pods(
         "pods",
         heard,
         events,
-        |pod: &Pod| convert::pod(pod),
+        move |pod: &Pod| convert::pod(pod, &kept),
         Event::PodsListed,
         Event::PodApplied,
         |pod| Event::PodDeleted(pod.uid),
@@ -57,6 +58,7 @@ pub fn watch_pods(
 pub fn watch_namespaces(
     client: Client,
     watches: &Watches,
+    kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
@@ -66,7 +68,7 @@ pub fn watch_namespaces(
         "namespaces",
         heard,
         events,
-        |namespace| Some(convert::namespace(namespace)),
+        move |namespace| Some(convert::namespace(namespace, &kept)),
         Event::NamespacesListed,
         Event::NamespaceApplied,
         |namespace| Event::NamespaceDeleted(namespace.name),

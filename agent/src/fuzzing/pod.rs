@@ -1,14 +1,14 @@
 //! Pods as the API tells of them, through the state machine: a byte with the length of a script, the
 //! script, the pod's JSON. Each byte of the script is one fact from one of the sources.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use agent_ebpf::gate::MAX_PORTS;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{PROFILES, settings::assert_problem};
 use crate::{
-    cluster,
+    cluster::{self, Kept},
     command::{
         explain,
         terminal::{Style, safe},
@@ -29,13 +29,15 @@ const REFUSED_ON: Duration = Duration::from_secs(10);
 /// What half of a byte of the script lets pass: sixteen times that is longer than the shortest timeouts.
 const STEP: Duration = Duration::from_millis(700);
 
+static KEPT: LazyLock<Kept> = LazyLock::new(|| Kept::of(&PROFILES));
+
 const POD: CgroupId = CgroupId(100);
 
 pub(super) fn run(data: &[u8]) {
     let Some((length, rest)) = data.split_first() else { return };
     let (script, json) = rest.split_at(usize::from(*length).min(rest.len()));
     let Ok(pod) = serde_json::from_slice::<Pod>(json) else { return };
-    let Some(view) = cluster::pod_view(&pod) else { return };
+    let Some(view) = cluster::pod_view(&pod, &KEPT) else { return };
     let mut play = Play::new(view);
     for byte in script {
         play.step(*byte);

@@ -12,6 +12,11 @@ use crate::core::{CgroupKind, kind_of};
 /// Levels below a container's cgroup: crun puts the processes into `crio-<id>.scope/container`.
 const NESTED: usize = 1;
 
+/// How many cgroups of one level are looked into. A container that may write to its cgroup can make
+/// any number of them, and hide none of its pod's first processes by that: the pause process is in
+/// its own container's.
+const MAX_NESTED: usize = 16;
+
 /// The oldest process of the pod whose cgroup directory is `pod`: its pause process, which was
 /// started first and keeps the pod's namespaces. A later process may have left them.
 ///
@@ -72,7 +77,7 @@ fn is_container(path: &Path) -> bool {
 /// A directory and those below it.
 fn tree(directory: PathBuf, depth: usize, into: &mut Vec<PathBuf>) -> io::Result<()> {
     if depth > 0 {
-        for child in children(&directory)? {
+        for child in children(&directory)?.into_iter().take(MAX_NESTED) {
             tree(child, depth - 1, into)?;
         }
     }

@@ -380,6 +380,13 @@ impl Probe {
             }
             Err(error) => return Ok(Err(Finding::Unreachable { error: error.to_string() })),
         };
+        // The process may have ended before its namespace was opened, and another pod's have got its
+        // id: nobody is asked there what this pod's annotations say.
+        match (self.find_process)() {
+            Ok(now) if now == Some(pid) => {}
+            Ok(_) => return Ok(Err(Finding::NoProcess)),
+            Err(error) => return Ok(Err(Finding::Unreachable { error: error.to_string() })),
+        }
         self.sandbox = Some((pid, Arc::clone(&netns)));
         if netns.inode() != self.host_netns {
             self.events.send(ProbeEvent::Netns(self.run.clone(), Arc::clone(&netns))).await?;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use holdfast::{
-    cluster::pod_view,
+    cluster::{Kept, pod_view},
     config::{self, Config},
     core::{
         Action, Caller, CgroupId, ContainerId, ContainerIdentity, ContainerKind, Defaults, Episode,
@@ -83,6 +83,7 @@ pub(crate) enum Step {
 
 struct Scene {
     machine: Machine,
+    kept: Kept,
     history: History,
     kernel: Kernel,
     now: Monotonic,
@@ -141,8 +142,9 @@ impl Scene {
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut pod: Value = serde_json::from_str(&text).unwrap();
         merge(&mut pod, change);
-        let view = view(&pod);
         let Config { choices, profiles } = config::parse(config).unwrap();
+        let kept = Kept::of(&profiles);
+        let view = view(&pod, &kept);
         let defaults = Defaults::default().with(choices);
         let own_pod = own.then(|| view.uid.clone());
         let namespace = NamespaceView {
@@ -151,6 +153,7 @@ impl Scene {
             annotations: owned(annotations),
         };
         Self {
+            kept,
             machine: Machine::new(Rules { profiles, defaults, own_pod }),
             history: History::new(Epoch::new(Monotonic(0), Duration::from_secs(1_700_000_000))),
             kernel: Kernel::default(),
@@ -173,7 +176,7 @@ impl Scene {
             Step::Told => {
                 self.told = true;
                 self.apply(Event::NamespacesListed(vec![self.namespace.clone()]));
-                self.apply(Event::PodsListed(vec![view(&self.pod)]));
+                self.apply(Event::PodsListed(vec![view(&self.pod, &self.kept)]));
             }
             Step::Cgroup => self.found(false),
             Step::CgroupBefore => self.found(true),
@@ -247,7 +250,7 @@ impl Scene {
 
     fn tell(&mut self) {
         if self.told {
-            self.apply(Event::PodApplied(view(&self.pod)));
+            self.apply(Event::PodApplied(view(&self.pod, &self.kept)));
         }
     }
 
@@ -305,9 +308,9 @@ impl Scene {
     }
 }
 
-fn view(pod: &Value) -> PodView {
+fn view(pod: &Value, kept: &Kept) -> PodView {
     let pod = serde_json::from_value(pod.clone()).unwrap();
-    pod_view(&pod).unwrap()
+    pod_view(&pod, kept).unwrap()
 }
 
 fn owned(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {

@@ -191,7 +191,7 @@ fn a_container_is_reduced_to_what_tells_about_a_proxy() {
     assert!(!proxy.env.contains_key("_pod_ip"), "it has no literal value");
     let ready = ReadyCheck::Http { port: 4191, path: "/ready".to_owned() };
     assert_eq!(proxy.probes, [ready.clone(), ready]);
-    assert_eq!(view.annotations["linkerd.io/inject"], "enabled");
+    assert!(!view.annotations.contains_key("linkerd.io/inject"), "no profile asks for it");
 
     let view = fixtures::pod("own-proxy");
     let named = ReadyCheck::Http { port: 6099, path: "/readyz".to_owned() };
@@ -226,7 +226,7 @@ fn probes_that_cannot_be_asked_on_the_loopback_are_left_out() {
             }]},
         }))
         .unwrap();
-        super::pod(&pod).unwrap().containers[0].spec.probes.clone()
+        super::pod(&pod, &Kept::of(&Profiles::builtin())).unwrap().containers[0].spec.probes.clone()
     };
     let http = |port, path: &str| vec![ReadyCheck::Http { port, path: path.to_owned() }];
     for (probe, expected) in [
@@ -266,7 +266,7 @@ fn only_a_mirror_object_as_kubelet_makes_it_goes_by_its_manifests_hash() {
             "spec": {"containers": []},
         }))
         .unwrap();
-        super::pod(&pod).unwrap().uid
+        super::pod(&pod, &Kept::of(&Profiles::builtin())).unwrap().uid
     };
     let owner = |kind: &str, controller: bool| {
         json!([{
@@ -297,6 +297,8 @@ fn only_a_mirror_object_as_kubelet_makes_it_goes_by_its_manifests_hash() {
 
 #[test]
 fn odd_numbers_in_a_spec_are_no_numbers() {
+    /// One that profiles read.
+    const NAME: &str = "CSQL_PROXY_UNIX_SOCKET";
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"uid": "u", "name": "p", "namespace": "n"},
         "spec": {
@@ -305,17 +307,18 @@ fn odd_numbers_in_a_spec_are_no_numbers() {
                 "name": "c",
                 "securityContext": {"runAsUser": -1},
                 "env": [
-                    {"name": "A", "value": "1"},
-                    {"name": "A", "value": "2"},
-                    {"name": "B"},
+                    {"name": "ENVOY_ADMIN", "value": "0"},
+                    {"name": NAME, "value": "1"},
+                    {"name": NAME, "value": "2"},
+                    {"name": "LINKERD2_PROXY_ADMIN_LISTEN_ADDR"},
                 ],
                 "ports": [{"name": "a", "containerPort": 70_000}, {"containerPort": 80}],
             }],
         },
     }))
     .unwrap();
-    let spec = &super::pod(&pod).unwrap().containers[0].spec;
+    let spec = &super::pod(&pod, &Kept::of(&Profiles::builtin())).unwrap().containers[0].spec;
     assert_eq!(spec.run_as_user, None);
-    assert_eq!(spec.env, BTreeMap::from([("A".to_owned(), "2".to_owned())]));
+    assert_eq!(spec.env, BTreeMap::from([(NAME.to_owned(), "2".to_owned())]));
     assert!(spec.ports.is_empty());
 }

@@ -1,7 +1,7 @@
 //! Against streams recorded from a real API server (Kubernetes 1.33).
 
 use super::*;
-use crate::core::{ContainerRole, PodView};
+use crate::core::{ContainerRole, PodView, Profiles};
 
 /// The pod events of a recorded stream.
 fn recorded(text: &str) -> Vec<Event> {
@@ -18,7 +18,7 @@ fn recorded(text: &str) -> Vec<Event> {
         "pods",
         Heard::default(),
         stream::iter(events.collect::<Vec<_>>()),
-        |pod: &Pod| convert::pod(pod),
+        |pod: &Pod| convert::pod(pod, &Kept::of(&Profiles::builtin())),
         Event::PodsListed,
         Event::PodApplied,
         |pod| Event::PodDeleted(pod.uid),

@@ -83,6 +83,27 @@ impl Profiles {
         self.0.iter()
     }
 
+    /// Everything in the profiles that can be the name of something in a pod: of an annotation, of a
+    /// label, of a variable. Other words are among them.
+    #[must_use]
+    pub fn words(&self) -> BTreeSet<String> {
+        fn collect(value: &serde_json::Value, into: &mut BTreeSet<String>) {
+            match value {
+                // A reference may go on with a path, and a mark with a value.
+                serde_json::Value::String(text) => {
+                    into.extend(text.split(['#', '=']).next().map(str::to_owned));
+                }
+                serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, into)),
+                serde_json::Value::Object(all) => all.values().for_each(|one| collect(one, into)),
+                _ => {}
+            }
+        }
+        let profiles = serde_json::to_value(&self.0).expect("a profile's keys are names");
+        let mut words = BTreeSet::new();
+        collect(&profiles, &mut words);
+        words
+    }
+
     /// The one with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Profile> {

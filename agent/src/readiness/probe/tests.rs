@@ -1,6 +1,6 @@
 use std::{
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use tokio::time::{sleep, timeout};
@@ -115,6 +115,22 @@ async fn a_proxy_that_comes_up_is_told_not_ready_then_ready_by_its_check() {
     assert_eq!(counts.get(ProbeResult::Ready), 1);
     assert!(counts.get(ProbeResult::Refused) > 0);
     assert!(counts.get(ProbeResult::NotReadyStatus) > 0);
+}
+
+#[tokio::test]
+async fn a_process_that_is_the_pod_s_no_more_leads_nowhere() {
+    let sandbox = Sandbox::new();
+    let mut bench = Bench::new(sandbox.entrance.clone());
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    let foreign = sandbox.serve("127.0.0.1:15021", OK).await;
+    // Its id is somebody else's by the time that its namespace is opened.
+    let (pid, looked) = (sandbox.pid(), AtomicUsize::new(0));
+    let ended = move || Ok(looked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2).then_some(pid));
+    bench.start_with(Arc::new(ended), &[http(15021)], &[15001]);
+    assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
+    bench.assert_quiet().await;
+    assert_eq!(foreign.connections(), 0);
+    assert_eq!(bench.found, [Finding::NoProcess]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod connect;
 mod epoll;
 mod flood;
+mod hostile;
 mod http;
 mod load;
 mod lookup;
@@ -45,6 +46,9 @@ enum Command {
     Load(load::Args),
     /// Begins connects and closes them at once, as fast as it can, and counts them.
     Flood(flood::Args),
+    /// Does what no application should.
+    #[command(subcommand)]
+    Hostile(hostile::Command),
     /// Accepts and keeps connections on loopback.
     Listen(serve::ListenArgs),
     /// Serves HTTP on a port of every address.
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Command::Lookup(args) => lookup::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Flood(args) => flood::run(&args),
+        Command::Hostile(command) => hostile::run(&command),
         Command::Listen(args) => serve::listen(&args),
         Command::Serve(args) => serve::serve(&[args.port]),
         Command::Outside => serve::outside(),

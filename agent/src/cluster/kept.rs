@@ -1,0 +1,121 @@
+//! What of a pod's texts is kept: what somebody could ask for. An object may have 256 KiB of
+//! annotations and more than a MiB of variables, in entries of a few bytes each; a node's pods with
+//! such objects would take more memory than the agent may.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::core::{PREFIX, Profiles};
+
+/// holdfast's own keys of one object. There are ten; the others are mistakes, of which some are told.
+const MAX_OWN: usize = 64;
+
+/// The longest text, in bytes: a KiB more than the longest document that is looked into, so that one
+/// that is too long stays too long.
+const MAX_TEXT: usize = 33 * 1024;
+
+/// For the arguments and the environment of all containers of a pod, in bytes. Those of a mesh's proxy
+/// take a few KiB.
+const OF_CONTAINERS: usize = 128 * 1024;
+
+/// Knows what profiles look up. Clones know the same.
+#[derive(Clone, Debug)]
+pub struct Kept(Arc<BTreeSet<String>>);
+
+impl Kept {
+    /// What these profiles, and holdfast's own settings, are read from.
+    #[must_use]
+    pub fn of(profiles: &Profiles) -> Self {
+        Self(Arc::new(profiles.words()))
+    }
+
+    /// Of labels, annotations or variables.
+    pub(super) fn texts<'a>(
+        &self,
+        all: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> BTreeMap<String, String> {
+        let mut own = 0;
+        let is_asked_for = |key: &str| {
+            self.0.contains(key) || {
+                own += usize::from(key.starts_with(PREFIX));
+                key.starts_with(PREFIX) && own <= MAX_OWN
+            }
+        };
+        let mut is_asked_for = is_asked_for;
+        all.into_iter()
+            .filter(|(key, _)| is_asked_for(key))
+            .map(|(key, text)| (key.clone(), cut(text).to_owned()))
+            .collect()
+    }
+}
+
+/// What is left for the arguments and the environment of a pod's containers.
+#[derive(Debug)]
+pub(super) struct Room(Cell<usize>);
+
+// === impl Room ===
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Cell::new(OF_CONTAINERS))
+    }
+}
+
+impl Room {
+    /// A text, as far as it is kept; `None` when there is no room left, from then on for all.
+    pub(super) fn keep(&self, text: &str) -> Option<String> {
+        let text = cut(text);
+        let left = self.0.get().checked_sub(text.len());
+        self.0.set(left.unwrap_or(0));
+        left.map(|_| text.to_owned())
+    }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(all: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        Kept::of(&Profiles::builtin()).texts(all)
+    }
+
+    #[test]
+    fn what_somebody_reads_is_kept_and_nothing_else() {
+        let known = ["sidecar.istio.io/status", "proxy.istio.io/config", "holdfast.dev/ready"];
+        let mut all: BTreeMap<String, String> =
+            known.map(|key| (key.to_owned(), "value".to_owned())).into();
+        let expected = all.clone();
+        all.extend((0..10_000).map(|n| (format!("example.com/{n}"), String::new())));
+        assert_eq!(kept(&all), expected);
+    }
+
+    #[test]
+    fn mistakes_are_kept_as_far_as_they_are_told() {
+        let all = (0..10_000).map(|n| (format!("{PREFIX}{n}"), "x".repeat(MAX_TEXT + n))).collect();
+        let kept = kept(&all);
+        assert_eq!(kept.len(), MAX_OWN);
+        assert!(kept.values().all(|text| text.len() == MAX_TEXT));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let text = "\u{20ac}".repeat(MAX_TEXT);
+        assert_eq!(cut(&text).len(), MAX_TEXT / 3 * 3);
+    }
+
+    #[test]
+    fn of_many_values_the_first_are_kept() {
+        let room = Room::default();
+        let value = "x".repeat(1024);
+        let kept = (0..1_000).filter(|_| room.keep(&value).is_some()).count();
+        assert_eq!(kept, OF_CONTAINERS / 1024);
+        assert_eq!(room.keep("a"), None);
+    }
+}
