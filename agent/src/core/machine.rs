@@ -86,7 +86,8 @@ impl Machine {
             Event::ContainerFound { uid, cgroup, id, identity, pod: name } => {
                 let pod = self.pod(&uid, now);
                 pod.bundle_name = name.or(pod.bundle_name.take());
-                pod.container_found(id, cgroup, identity);
+                pod.container_found(id.clone(), cgroup, identity);
+                pod.forget_inherited(&id, &mut actions);
                 self.evaluate(&uid, now, &mut actions);
             }
             Event::ContainerPopulated { uid, id, populated } => {

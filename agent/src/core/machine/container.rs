@@ -1,6 +1,6 @@
 //! A pod's containers: what is known of each, and what they tell of its proxy.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::pod::Pod;
 use crate::core::{
@@ -27,15 +27,19 @@ pub(super) struct Container {
     pub(super) told: Option<Verdict>,
 }
 
-/// The containers of a pod, by id.
-pub(super) type Containers = HashMap<ContainerId, Container>;
+/// The containers of a pod, by id, and in its order: the same facts come to the same actions.
+pub(super) type Containers = BTreeMap<ContainerId, Container>;
 
 // === impl Container ===
 
 impl Container {
-    /// Its name in the pod's spec, if known.
+    /// Its name in the pod's spec, if it is known and has one: as long as the proxy's is not known the
+    /// sandbox must not be taken for it.
     pub(super) fn name(&self) -> Option<&str> {
-        self.identity.as_ref().map(|identity| identity.name.as_str())
+        match self.identity.as_ref()? {
+            ContainerIdentity { kind: ContainerKind::Sandbox, name: _ } => None,
+            ContainerIdentity { kind: ContainerKind::Container, name } => Some(name),
+        }
     }
 }
 
@@ -57,6 +61,17 @@ impl Pod {
             told: None,
         });
         container.identity = identity.or(container.identity.take());
+    }
+
+    /// Takes back what an agent before this one has told the kernel of a container that is found only
+    /// now, after the gate has gone: nobody would when it ends.
+    pub(super) fn forget_inherited(&self, id: &ContainerId, actions: &mut Vec<Action>) {
+        if self.inherits_verdicts
+            && !self.gate.is_attached()
+            && let Some(container) = self.containers.get(id)
+        {
+            actions.push(Action::ForgetVerdict { container: container.cgroup });
+        }
     }
 
     pub(super) fn container_populated(
@@ -161,6 +176,14 @@ impl Pod {
                 && container.name() == Some(plan.proxy.container.as_str())
         };
         self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone())
+    }
+
+    /// The proxy has run, and nothing runs that is, or may be, one.
+    pub(super) fn proxy_is_gone(&self, plan: &Plan) -> bool {
+        let is_unnamed = |one: &Container| one.identity.is_none() && one.populated != Some(false);
+        self.proxy_ran
+            && self.running_proxy(plan).is_none()
+            && !self.containers.values().any(is_unnamed)
     }
 
     /// The proxy that was ready has ended, none is known to be ready in its place, and an

@@ -116,6 +116,10 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) -> bool {
+        // Nothing is told to its gate any more but to open.
+        if let Standing::Exempt(exemption) = context.standing {
+            return self.open(closed_for, OpenReason::Exempt(exemption), context, actions);
+        }
         let deadline = if self.keeps_inherited(context.standing, context.now) {
             deadline
         } else {
@@ -136,12 +140,12 @@ impl Pod {
                     self.send_on(context, actions);
                 }
             }
+            self.ask_again(Some(closed_for), context, actions);
             self.tell_verdicts(context, actions);
             self.move_deadline(context, actions)
         };
-        let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
-            (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
-            (_, Some(reason)) if !self.is_ordered_closed() => reason,
+        let reason = match self.ready_since(closed_for, context.plan) {
+            Some(reason) if !self.is_ordered_closed() => reason,
             // The order is over, or was given to an agent before this one; the proxy is asked by now.
             _ if self.outlives_order(closed_for) && context.is_known() => {
                 return self.close(CloseReason::NotReady, context, actions);
@@ -168,6 +172,7 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) -> bool {
+        self.ask_again(Some(closed_for), context, actions);
         let reason = match (context.standing, self.ready_since(closed_for, context.plan)) {
             (Standing::Exempt(exemption), _) => OpenReason::Exempt(exemption),
             (Standing::Observe, _) => OpenReason::Exempt(Exemption::NotEnabled),
@@ -203,7 +208,8 @@ impl Pod {
             return false;
         }
         match then {
-            AfterOpening::Ready => {
+            // What is not to be held any more is not guarded either, not for an instant.
+            AfterOpening::Ready if !matches!(context.standing, Standing::Exempt(_)) => {
                 // The news of its container may have come after its answer.
                 if self.ready_proxy.is_none() {
                     self.note_ready(context.plan);
@@ -216,7 +222,7 @@ impl Pod {
                 self.start_probe(context.plan, Some(reason), actions);
                 true
             }
-            AfterOpening::Exempt => {
+            AfterOpening::Ready | AfterOpening::Exempt => {
                 self.detach(context.now, actions);
                 self.late = true;
                 self.go(GatePhase::Absent)
@@ -280,6 +286,19 @@ impl Pod {
             None
         } else {
             Some(CloseReason::NobodyListens)
+        }
+    }
+
+    /// Asks anew where the proxy has died since it answered: what waits must not be sent to a dead one.
+    fn ask_again(
+        &mut self,
+        closed_for: Option<CloseReason>,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let is_old = self.probed == Some(true) && self.proxy_is_gone(context.plan);
+        if is_old && context.is_known() {
+            self.start_probe(context.plan, closed_for, actions);
         }
     }
 

@@ -5,7 +5,7 @@ use super::{
     gate::{AfterOpening, GatePhase},
     pod::{Pod, Standing},
 };
-use crate::core::{Action, HeldConnect, InheritedGate, InheritedState, Line, Monotonic};
+use crate::core::{Action, HeldConnect, InheritedGate, InheritedState, Line, Mode, Monotonic};
 
 impl Pod {
     /// Goes on with what is on the pod's cgroup. What waits has a deadline that an agent's end does
@@ -60,7 +60,8 @@ impl Pod {
             // Its pod may have run for a while since: its proxy is asked once it is detached.
             InheritedState::Open => {
                 let (uid, cgroup) = (self.uid.clone(), context.cgroup);
-                let replay = Some(self.held.sockets());
+                let replays = context.plan.settings.mode.value != Mode::Retry;
+                let replay = replays.then(|| self.held.sockets());
                 actions.push(Action::OpenGate { uid, cgroup, replay });
                 self.go(GatePhase::Opening { since: now, then: AfterOpening::Exempt })
             }

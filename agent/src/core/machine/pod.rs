@@ -1,7 +1,7 @@
 //! One pod: its facts.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     mem::{Discriminant, discriminant},
     sync::Arc,
 };
@@ -69,7 +69,8 @@ pub(super) struct Pod {
     /// Its settings are still those of that agent, which may have known more than the API has told
     /// this one yet.
     pub(super) keeps_settings: bool,
-    /// What the kernel was told of its containers by that agent is not known.
+    /// What the kernel was told of its containers by an agent before this one is not known; as long as the cgroup is
+    /// there, since a container may be found after the gate has gone.
     pub(super) inherits_verdicts: bool,
     /// The plan that the kernel and the probe were told of.
     pub(super) applied: Option<Arc<Plan>>,
@@ -138,7 +139,7 @@ impl Pod {
             told_exemption: None,
             order: None,
             cgroup: None,
-            containers: HashMap::new(),
+            containers: Containers::new(),
             ended: VecDeque::new(),
             proxy_ran: false,
             host_network_seen: false,
@@ -301,6 +302,8 @@ impl Pod {
         self.inherited = inherited;
         self.cgroup = Some(cgroup);
         self.late |= at_start;
+        // Of a container that was there before, an agent may have told the kernel something.
+        self.inherits_verdicts = at_start;
         let told = self.view.iter().flat_map(|view| &view.containers);
         self.former = if at_start {
             HashSet::new()
@@ -342,6 +345,7 @@ impl Pod {
         self.late = false;
         self.inherited = None;
         self.keeps_settings = false;
+        self.inherits_verdicts = false;
         self.probed = None;
         self.finding = None;
         self.opened = None;
@@ -371,6 +375,10 @@ impl Pod {
                     self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(now) };
                 }
             },
+            // By an order; what has been counted before it closed counts once that is over.
+            GatePhase::Closed { renew_at: None, .. } if self.first_wait.is_none() => {
+                self.counted = self.counted.or(Some((reached, now)));
+            }
             GatePhase::Opening { .. } => self.tell_not_redirected(reached, around, actions),
             _ => {}
         }

@@ -30,12 +30,22 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let now = context.now;
-        let was_attached = self.gate.is_attached();
-        // The kernel counts from the attaching on.
-        self.counted = (!was_attached).then_some((0, now));
-        self.keeps_settings = false;
         // A connect that waits already has made the proxy's absence known.
-        self.first_wait = self.held.first();
+        let known = self.held.first();
+        if self.gate.is_closed() {
+            // Whoever waits at it unreported goes on to.
+            self.first_wait = known.or(self.first_wait);
+        } else {
+            self.first_wait = known;
+            // The kernel counts from the attaching on. What it has counted by now is asked before it
+            // closes: whoever comes after that has come to a closed gate, whether or not it is reported.
+            self.counted = (!self.gate.is_attached()).then_some((0, now));
+            if self.counted.is_none() && known.is_none() {
+                let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+                actions.push(Action::CountGate { uid, cgroup });
+            }
+        }
+        self.keeps_settings = false;
         let timeout = self.timeout(context);
         let ordered = self.ordered_deadline(context);
         let deadline = ordered.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
@@ -102,13 +112,16 @@ impl Pod {
         context: &Context<'_>,
     ) -> GateSetting {
         let refuses = refuses_late(context.plan);
+        let (reached_before, nobody_at) = match (self.first_wait, self.counted) {
+            (None, Some((reached, at))) => (Some(reached), Some(at)),
+            (Some(_), _) | (None, None) => (None, None),
+        };
         GateSetting::Closed {
             reason,
-            since: self.first_wait.unwrap_or(context.now),
-            reached_before: match self.first_wait {
-                Some(_) => None,
-                None => self.counted.map(|(reached, _)| reached),
-            },
+            // Since nobody was known to wait; not since it is set anew: the next agent counts from it for
+            // whoever has come meanwhile.
+            since: self.first_wait.or(nobody_at).unwrap_or(context.now),
+            reached_before,
             deadline,
             refuse_until: refuses.then(|| deadline + REFUSE_AHEAD),
         }
@@ -159,11 +172,12 @@ impl Pod {
                 Some(_) => ordered != deadline,
                 None => ordered > deadline + timeout / 2,
             };
+            let deadline = if is_outdated { ordered } else { deadline };
             if is_outdated {
-                self.set_gate(self.closed_until(ordered, reason, context), context, actions);
-                self.gate = GatePhase::Closed { reason, deadline: ordered, renew_at: None };
-                return ordered;
+                self.set_gate(self.closed_until(deadline, reason, context), context, actions);
             }
+            // The order's end is looked at, and nothing before it.
+            self.gate = GatePhase::Closed { reason, deadline, renew_at: None };
             return deadline;
         }
         let (new, renew_at) = match (self.first_wait, renew_at) {
@@ -256,10 +270,12 @@ impl Pod {
             OpenReason::Deadline => AfterOpening::GivenUp { reason: closed_for },
             OpenReason::Exempt(_) => AfterOpening::Exempt,
         };
+        // Nobody asks any more, whoever has waited.
+        self.gate = GatePhase::Opening { since: context.now, then };
         if replays {
             self.send_queries(context.now, actions);
         }
-        self.go(GatePhase::Opening { since: context.now, then })
+        true
     }
 
     /// The proxy has been ready: from now on its gate is guarded, or gone. Which container was ready
@@ -332,7 +348,6 @@ impl Pod {
         for container in self.containers.values_mut() {
             container.told = None;
         }
-        self.inherits_verdicts = false;
         self.applied = None;
         self.give_up_waiting(now, actions);
         self.log(Line::GateDetached, actions);

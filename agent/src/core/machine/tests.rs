@@ -22,6 +22,7 @@ mod inherit;
 mod life;
 mod observe;
 mod order;
+mod proof;
 mod properties;
 
 const CGROUP: CgroupId = CgroupId(100);

@@ -1,15 +1,16 @@
 //! What waits behind one gate: connecting sockets, and DNS queries, of which one socket has several.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::core::{CgroupId, HeldConnect, Monotonic, QueryId, SocketCookie};
 
 /// The connects and queries of one pod. A pod may have ten thousand: each report about one socket
-/// must not look at all of them.
+/// must not look at all of them. They go
+/// out in the order of their sockets, so that the same facts come to the same actions.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    connects: HashMap<SocketCookie, HeldConnect>,
-    queries: HashMap<(SocketCookie, QueryId), HeldConnect>,
+    connects: BTreeMap<SocketCookie, HeldConnect>,
+    queries: BTreeMap<(SocketCookie, QueryId), HeldConnect>,
 }
 
 impl Waiting {
@@ -48,7 +49,7 @@ impl Waiting {
         &mut self,
         which: impl Fn(&HeldConnect) -> bool,
     ) -> Vec<HeldConnect> {
-        self.queries.extract_if(|_, query| which(query)).map(|(_, query)| query).collect()
+        self.queries.extract_if(.., |_, query| which(query)).map(|(_, query)| query).collect()
     }
 
     /// Takes out everything.

@@ -46,6 +46,12 @@ impl Profiles {
         Self(profiles)
     }
 
+    /// Those of this name.
+    #[cfg(test)]
+    pub(in super::super) fn only(self, name: &str) -> Self {
+        Self(self.0.into_iter().filter(|profile| profile.name == name).collect())
+    }
+
     /// Those that come with holdfast and the operator's own. One of these with the name of one of
     /// those takes its place; the others are tried first.
     ///

@@ -1,0 +1,483 @@
+//! A node on which a sequence is played: what is true, what the kernel does, and an agent that hears
+//! of it and acts, or is dead. What must not be is looked for after each event.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{
+    super::{super::gate::GatePhase, *},
+    cluster::{Cluster, News},
+    coverage::Coverage,
+    kernel::Kernel,
+    step::{Hold, Moment, Setup, Slot, Source, Step, Who, Wish},
+    told::Told,
+};
+use crate::core::{Epoch, History, InheritedGate, Mode, SetGate};
+
+/// One agent's life.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) machine: Machine,
+    pub(super) history: History,
+    pub(super) told: Told,
+    /// The gates that were found, and no pod yet that they belong to.
+    pub(super) left: BTreeMap<CgroupId, InheritedGate>,
+    /// The pods that are asked, and what the probe has said.
+    pub(super) probes: BTreeMap<PodUid, Option<bool>>,
+    /// Those that a probe has called ready since it was started.
+    pub(super) ready: BTreeSet<PodUid>,
+    /// Connects that were told of as waiting, and those whose wait has ended.
+    pub(super) waits: (u64, u64),
+    /// Everything that has come in, and what came of it, if it is to be played again.
+    pub(super) record: Option<Vec<(Event, Monotonic, Vec<Action>)>>,
+    /// The last of each source.
+    last: BTreeMap<u8, Event>,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) setup: Setup,
+    pub(super) now: Monotonic,
+    pub(super) cluster: Cluster,
+    pub(super) kernel: Kernel,
+    pub(super) agent: Option<Agent>,
+    pub(super) coverage: Coverage,
+    /// The pods whose gates could not be worked, as long as the agent has not heard of it.
+    pub(super) failed: BTreeSet<CgroupId>,
+    /// Some news has not come to the agent, which needs a new look at the node.
+    pub(super) lost_news: bool,
+    fail_next: bool,
+    counts: bool,
+    records: bool,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(super) fn rules_of(setup: Setup) -> Rules {
+    let Setup { guard, observe, mode, on_timeout, timeout_ms, same_name: _ } = setup;
+    let choices = Choices {
+        guard: Some(guard),
+        observe: Some(observe),
+        mode: Some(mode),
+        on_timeout: Some(on_timeout),
+        timeout: Some(ms(timeout_ms)),
+        ..Choices::default()
+    };
+    /// One mesh's is enough, and much faster to look through than all.
+    static PROFILES: LazyLock<Profiles> = LazyLock::new(|| Profiles::builtin().only("istio"));
+    let defaults = Defaults::default().with(choices);
+    Rules { defaults, profiles: PROFILES.clone(), own_pod: None }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    fn new(setup: Setup, left: BTreeMap<CgroupId, InheritedGate>, records: bool) -> Self {
+        Self {
+            machine: Machine::new(rules_of(setup)),
+            history: History::new(Epoch::default()),
+            told: Told::default(),
+            left,
+            probes: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            waits: (0, 0),
+            record: records.then(Vec::new),
+            last: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn phase(&self, uid: &PodUid) -> Option<GatePhase> {
+        self.machine.pods.get(uid).map(|pod| pod.gate)
+    }
+}
+
+// === impl World ===
+
+impl World {
+    /// `records`: what each agent hears is kept.
+    pub(super) fn new(setup: Setup, records: bool) -> Self {
+        let mut world = Self {
+            setup,
+            now: Monotonic(0),
+            cluster: Cluster::new(setup.same_name),
+            kernel: Kernel::default(),
+            agent: None,
+            coverage: Coverage::default(),
+            failed: BTreeSet::new(),
+            lost_news: false,
+            fail_next: false,
+            counts: true,
+            records,
+        };
+        world.start_agent();
+        world
+    }
+
+    pub(super) fn play(&mut self, moments: &[Moment]) -> Result<()> {
+        moments.iter().try_for_each(|moment| self.moment(*moment))
+    }
+
+    fn moment(&mut self, Moment { after_ms, on_time, step }: Moment) -> Result<()> {
+        self.pass(ms(after_ms), on_time)?;
+        self.step(step)
+    }
+
+    /// Time passes; the agent's timers fire if it is `on_time`.
+    pub(super) fn pass(&mut self, time: Duration, on_time: bool) -> Result<()> {
+        /// An agent that is woken more often than that in one wait does not come to rest.
+        const MOST_WAKEUPS: usize = 10_000;
+        let end = self.now + time;
+        let mut wakeups = 0;
+        while on_time
+            && let Some(due) = self.agent.as_ref().and_then(|agent| agent.machine.next_wakeup())
+            && due < end
+        {
+            wakeups += 1;
+            anyhow::ensure!(wakeups < MOST_WAKEUPS, "the agent is woken without end at {due}");
+            // As the task's timer does: a moment later.
+            self.now = self.now.max(due + ms(1)).min(end);
+            self.kernel.run_until(self.now);
+            self.hear(Event::Tick)?;
+            if self.now == end {
+                break;
+            }
+        }
+        self.now = self.now.max(end);
+        self.kernel.run_until(self.now);
+        if on_time { self.tick_if_due() } else { Ok(()) }
+    }
+
+    fn tick_if_due(&mut self) -> Result<()> {
+        let due = self.agent.as_ref().and_then(|agent| agent.machine.next_wakeup());
+        if due.is_some_and(|due| due < self.now) { self.hear(Event::Tick) } else { Ok(()) }
+    }
+
+    pub(super) fn step(&mut self, step: Step) -> Result<()> {
+        let now = self.now;
+        match step {
+            Step::MakeObject(slot, shape, hold) => self.cluster.make_object(slot, shape, hold),
+            Step::Label(slot, hold) => self.cluster.change(slot, |object| object.hold = hold),
+            Step::Timeout(slot, timeout) => {
+                self.cluster.change(slot, |object| object.timeout_ms = timeout);
+            }
+            Step::Terminate(slot) => self.cluster.change(slot, |object| object.terminating = true),
+            Step::Finish(slot) => self.cluster.change(slot, |object| object.finished = true),
+            Step::DeleteObject(slot) => self.cluster.delete_object(slot),
+            Step::LabelNamespace(hold) => self.cluster.label_namespace(Some(hold)),
+            Step::DeleteNamespace => self.cluster.label_namespace(None),
+            Step::Status(slot, ready) => self.cluster.status(slot, ready),
+            Step::MakeCgroup { slot, reuses } => {
+                if let Some(cgroup) = self.cluster.make_cgroup(slot, reuses) {
+                    self.kernel.listens.remove(&cgroup);
+                }
+            }
+            Step::RemoveCgroup(slot) => self.remove_cgroup(slot),
+            Step::Start { slot, who, has_bundle, reuses } => {
+                self.cluster.start(slot, who, has_bundle, reuses);
+            }
+            Step::End(slot, who) => self.end(slot, who),
+            Step::Remove(slot, who) => self.cluster.remove(slot, who),
+            Step::Listen(slot, listens) => self.listen(slot, listens),
+            Step::Connect { slot, who, recorded } => {
+                if let Some((pod, container)) = self.process(slot, who) {
+                    self.kernel.connect(pod, container, recorded, now);
+                }
+            }
+            Step::Query(slot) => {
+                if let Some((pod, container)) = self.process(slot, Who::App) {
+                    self.kernel.query(pod, container, now);
+                }
+            }
+            Step::CloseSocket => {
+                let first = self.kernel.sockets.first().map(|socket| socket.cookie);
+                self.kernel.close(|socket| Some(socket.cookie) == first, now);
+            }
+            Step::News(Source::Kernel, count) => return self.reports(count),
+            Step::News(source, count) => {
+                return (0..count).try_for_each(|_| self.news(source).map(drop));
+            }
+            Step::Again(source) => {
+                let last = self.agent.as_ref().and_then(|agent| agent.last.get(&(source as u8)));
+                if let Some(event) = last.cloned() {
+                    return self.hear(event);
+                }
+            }
+            Step::Stale(slot, back) => {
+                if let Some(view) = self.cluster.stale(slot, usize::from(back)) {
+                    return self.hear(Event::PodApplied(view));
+                }
+            }
+            Step::Relist => self.cluster.list_pods(),
+            Step::LoseReport => drop(self.kernel.ring.pop_front()),
+            Step::LoseCgroupNews => {
+                self.lost_news |= self.cluster.lose_cgroup_news();
+            }
+            Step::Probe(slot) => {
+                let cgroup = self.cluster.pods[slot].cgroup;
+                let listens = cgroup.and_then(|cgroup| self.kernel.listens.get(&cgroup));
+                let ready = listens.copied().unwrap_or(false);
+                return self.probe(slot, ready);
+            }
+            Step::ProbeSays(slot, ready) => return self.probe(slot, ready),
+            Step::SeeHostNetwork(slot) => {
+                let uid = self.cluster.uid(slot);
+                if self.agent.as_ref().is_some_and(|agent| agent.probes.contains_key(&uid)) {
+                    return self.hear(Event::HostNetworkSeen(uid));
+                }
+            }
+            Step::Order(slot, wish) => return self.order(slot, wish),
+            Step::Watch(slot, for_ms) => {
+                if let Some(view) = self.cluster.view(slot) {
+                    let (pod, until) = (view.name, now + ms(for_ms));
+                    return self.hear(Event::Watched { pod, until });
+                }
+            }
+            Step::FailNextGate => self.fail_next = true,
+            Step::Counts(counts) => self.counts = counts,
+            Step::Die => return self.die(),
+            Step::StartAgent => {
+                self.die()?;
+                self.start_agent();
+            }
+            Step::Wait => {}
+        }
+        Ok(())
+    }
+
+    fn process(&self, slot: Slot, who: Who) -> Option<(CgroupId, CgroupId)> {
+        let pod = &self.cluster.pods[slot];
+        let running = pod.containers.iter().rev().find(|one| one.who == who && one.populated)?;
+        Some((pod.cgroup?, running.cgroup))
+    }
+
+    pub(super) fn listen(&mut self, slot: Slot, listens: bool) {
+        let Some(cgroup) = self.cluster.pods[slot].cgroup else { return };
+        let listens = listens && self.process(slot, Who::Proxy).is_some();
+        self.kernel.listens.insert(cgroup, listens);
+        self.kernel.look_again(cgroup, self.now);
+    }
+
+    pub(super) fn end(&mut self, slot: Slot, who: Who) {
+        if let Some(container) = self.cluster.end(slot, who) {
+            self.kernel.close(|socket| socket.container == container, self.now);
+            if who == Who::Proxy {
+                self.listen(slot, false);
+            }
+        }
+    }
+
+    pub(super) fn remove_cgroup(&mut self, slot: Slot) {
+        if let Some(cgroup) = self.cluster.remove_cgroup(slot) {
+            self.kernel.close(|socket| socket.pod == cgroup, self.now);
+            if let Some(gate) = self.kernel.gates.get_mut(&cgroup) {
+                gate.is_dead = true;
+            }
+        }
+    }
+
+    /// The agent hears the next of a source; `false`: there is nothing.
+    pub(super) fn news(&mut self, source: Source) -> Result<bool> {
+        if self.agent.is_none() {
+            return Ok(false);
+        }
+        let Some(news) = self.cluster.next(source) else { return Ok(false) };
+        match news {
+            News::Of(mut event) => {
+                let Some(agent) = &mut self.agent else { return Ok(false) };
+                agent.last.insert(source as u8, event.clone());
+                if let Event::PodCgroupFound { cgroup, inherited, .. } = &mut event {
+                    *inherited = agent.left.remove(cgroup);
+                }
+                self.hear(event)?;
+            }
+            News::CgroupsListed => self.forget_left(),
+        }
+        Ok(true)
+    }
+
+    /// As [`crate::bpf::Gates::forget_left`].
+    fn forget_left(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        for (cgroup, _) in std::mem::take(&mut agent.left) {
+            self.kernel.gates.remove(&cgroup);
+            self.kernel.look_again(cgroup, self.now);
+        }
+        let known: BTreeSet<CgroupId> = agent.machine.containers().collect();
+        self.kernel.verdicts.retain(|container, _| known.contains(container));
+    }
+
+    pub(super) fn reports(&mut self, count: u8) -> Result<()> {
+        for _ in 0..count {
+            if self.agent.is_none() {
+                break;
+            }
+            let Some(report) = self.kernel.ring.pop_front() else { break };
+            self.hear(Event::Kernel(report))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn probe(&mut self, slot: Slot, ready: bool) -> Result<()> {
+        let uid = self.cluster.uid(slot);
+        let Some(agent) = &mut self.agent else { return Ok(()) };
+        // What a probe says that has been stopped is not passed on; nor is a second no.
+        match agent.probes.get_mut(&uid) {
+            None => return Ok(()),
+            Some(Some(false)) if !ready => return Ok(()),
+            Some(said) => *said = Some(ready),
+        }
+        if ready {
+            agent.ready.insert(uid.clone());
+        }
+        self.hear(if ready { Event::ProxyReady(uid) } else { Event::ProxyNotReady(uid) })
+    }
+
+    fn order(&mut self, slot: Slot, wish: Wish) -> Result<()> {
+        let (uid, now) = (self.cluster.uid(slot), self.now);
+        let order = match wish {
+            Wish::Nothing => None,
+            Wish::Open => Some(Order::Open { until: None }),
+            Wish::OpenFor(time) => Some(Order::Open { until: Some(now + ms(time)) }),
+            Wish::CloseFor(time) => Some(Order::Closed { until: now + ms(time) }),
+        };
+        let Some(agent) = &self.agent else { return Ok(()) };
+        if agent.machine.may_order(&uid, order).is_err() {
+            return Ok(());
+        }
+        self.hear(Event::Ordered { uid, order })
+    }
+
+    fn die(&mut self) -> Result<()> {
+        match self.agent.take().and_then(|agent| agent.record) {
+            Some(record) => super::check::plays_the_same(self.setup, record),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn end_agent(&mut self) -> Result<()> {
+        self.die()
+    }
+
+    pub(super) fn start_agent(&mut self) {
+        self.agent = Some(Agent::new(self.setup, self.kernel.left(), self.records));
+        // What nobody is attached to is forgotten (`forget_stray`).
+        self.kernel.gates.retain(|_, gate| !gate.is_dead);
+        self.cluster.list_all();
+        self.lost_news = false;
+    }
+
+    /// The agent takes in an event, and does what follows, as `reconcile.rs` does.
+    pub(super) fn hear(&mut self, event: Event) -> Result<()> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Some(agent) = &mut self.agent else { return Ok(()) };
+            agent.told.learn(&event);
+            let before = self.coverage.phases(&agent.machine);
+            let actions = agent.machine.apply(event.clone(), self.now);
+            self.coverage.note(&before, &agent.machine);
+            if let Some(record) = &mut agent.record {
+                record.push((event.clone(), self.now, actions.clone()));
+            }
+            let gone = match &event {
+                Event::PodCgroupGone(uid) => Some(uid.clone()),
+                _ => None,
+            };
+            for action in actions {
+                self.check_action(&action)?;
+                events.extend(self.perform(action));
+            }
+            if let (Some(uid), Some(agent)) = (gone, &mut self.agent) {
+                agent.history.forget(&uid, self.now);
+            }
+            if events.is_empty() {
+                self.failed.clear();
+                self.check_state().map_err(|error| error.context(format!("after {event:?}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, uid: PodUid, cgroup: CgroupId) -> Option<Event> {
+        let reached = self.kernel.gates.get(&cgroup)?.reached;
+        self.counts.then_some(Event::Counted { uid, reached, around: 0 })
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        let now = self.now;
+        let agent = self.agent.as_mut()?;
+        match action {
+            Action::SetGate(set) => {
+                let SetGate { uid, cgroup, .. } = &set;
+                let is_there = self.cluster.slot_of(*cgroup).is_some();
+                if !is_there || std::mem::take(&mut self.fail_next) {
+                    self.kernel.gates.remove(cgroup);
+                    self.kernel.look_again(*cgroup, now);
+                    self.failed.insert(*cgroup);
+                    let uid = uid.clone();
+                    return Some(if is_there {
+                        Event::GateFailed { uid, error: "no memory".to_owned() }
+                    } else {
+                        Event::PodCgroupGone(uid)
+                    });
+                }
+                self.kernel.set(&set);
+                self.kernel.look_again(*cgroup, now);
+            }
+            Action::OpenGate { uid, cgroup, replay } => {
+                if std::mem::take(&mut self.fail_next) {
+                    return Some(Event::GateFailed { uid, error: "no memory".to_owned() });
+                }
+                self.kernel.open(cgroup, &replay.unwrap_or_default(), now);
+                self.kernel.look_again(cgroup, now);
+                return self.count(uid, cgroup);
+            }
+            Action::DetachGate { uid: _, cgroup, containers } => {
+                self.kernel.gates.remove(&cgroup);
+                for container in containers {
+                    self.kernel.verdicts.remove(&container);
+                }
+                self.kernel.look_again(cgroup, now);
+            }
+            Action::SetVerdict { container, verdict } => {
+                self.kernel.verdicts.insert(container, verdict);
+                let pods: Vec<CgroupId> = self.kernel.gates.keys().copied().collect();
+                pods.into_iter().for_each(|pod| self.kernel.look_again(pod, now));
+            }
+            Action::ForgetVerdict { container } => drop(self.kernel.verdicts.remove(&container)),
+            Action::CountGate { uid, cgroup } => return self.count(uid, cgroup),
+            Action::Replay { held, .. } => self.kernel.replay(&held, now),
+            Action::StartProbe { uid, .. } => {
+                agent.ready.remove(&uid);
+                agent.probes.insert(uid, None);
+            }
+            Action::StopProbe(uid) => drop(agent.probes.remove(&uid)),
+            Action::SetPace { .. } | Action::LogNamespace(..) => {}
+            Action::Log(pod, line) => {
+                self.coverage.line(&line);
+                match &line {
+                    Line::Held(_) => agent.waits.0 += 1,
+                    Line::GateInherited { held, .. } => agent.waits.0 += *held as u64,
+                    Line::Released { .. } => agent.waits.1 += 1,
+                    _ => {}
+                }
+                agent.history.record(&pod, &line, now);
+            }
+        }
+        None
+    }
+
+    /// Whether connects wait at all, by the agent's settings.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.setup.mode, Mode::Hold | Mode::Retry)
+    }
+
+    pub(super) fn relabel(&mut self, hold: Hold) {
+        self.cluster.label_namespace(Some(hold));
+    }
+}
