@@ -41,8 +41,8 @@ pub(super) fn run_syn(data: &[u8]) {
 fn assert_options(stored: &TcpHeader, sent: &TcpHeader, ticks: u32) {
     let (before, after) = (stored.options.as_slice(), sent.options.as_slice());
     assert_eq!(before.len(), after.len());
-    let differs = (0..before.len()).filter(|at| before[*at] != after[*at]);
-    if let (Some(first), Some(last)) = (differs.clone().next(), differs.last()) {
+    let mut differs = (0..before.len()).filter(|at| before[*at] != after[*at]);
+    if let (Some(first), Some(last)) = (differs.clone().next(), differs.next_back()) {
         // Only the four bytes of one timestamp's value may. Others can look like one, too.
         let value = (0..before.len().saturating_sub(5)).find(|at| {
             let value = at + 2..at + 6;

@@ -109,15 +109,17 @@ mod tests {
 
     #[test]
     fn a_crash_names_its_input_and_its_reason() {
-        let text = format!(
-            "#2\tINITED cov: 5 ft: 5\n\nthread '<unnamed>' (7) panicked at agent/src/a.rs:9:5:\n\
-             assertion failed: x\nnote: run\n==7== ERROR: libFuzzer: deadly signal\n\
-             artifact_prefix='/t/'; Test unit written to /t/crash-83\nstat::number_of_executed_units: 3\n"
-        );
-        let outcome = Outcome::read(&text, false).unwrap();
+        let text = "#2\tINITED cov: 5 ft: 5\n\n\
+            thread '<unnamed>' (7) panicked at agent/src/a.rs:9:5:\nassertion failed: x\n\
+            stack backtrace:\n==7== ERROR: libFuzzer: deadly signal\n\
+            artifact_prefix='/t/'; Test unit written to /t/crash-83\n\
+            stat::number_of_executed_units: 3\n";
+        let outcome = Outcome::read(text, false).unwrap();
         assert_eq!((outcome.crashes, outcome.runs, outcome.is_good()), (1, 3, false));
-        assert_eq!(artifact(&text), Some("/t/crash-83"));
-        assert!(panic(&text).next().unwrap().ends_with("agent/src/a.rs:9:5:"));
+        assert_eq!(artifact(text), Some("/t/crash-83"));
+        let told: Vec<&str> = panic(text).collect();
+        assert!(told[0].ends_with("agent/src/a.rs:9:5:"));
+        assert_eq!(told[1..], ["assertion failed: x"]);
     }
 
     #[test]
