@@ -235,7 +235,12 @@ impl Claim {
     /// # Errors
     ///
     /// [`BpfError::Pin`] with what is left.
-    pub fn remove(self) -> Result<(), BpfError> {
+    pub fn remove(mut self) -> Result<(), BpfError> {
+        if self.presence.is_none() {
+            // A sentry's process must not put anything back meanwhile. One that does not let go of its
+            // lock has been stopped, and does not either.
+            let _: Result<(), BpfError> = self.begin_work();
+        }
         remove_tree(&self.root);
         // One that an agent which waits for this place has made anew is not what was to go.
         if is_at(&self.lock, &self.root) {
