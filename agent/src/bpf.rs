@@ -1,6 +1,7 @@
 //! The kernel side's handle: loading the programs, working the gates, reading what the kernel
 //! tells. The only module that knows aya.
 
+mod cost;
 mod event;
 mod gate;
 mod inherit;
@@ -8,6 +9,7 @@ mod inventory;
 mod kernel_log;
 mod link;
 mod loader;
+mod part;
 mod pin;
 mod place;
 mod program;
@@ -16,11 +18,13 @@ mod sys;
 mod voice;
 
 pub use self::{
+    cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},
     inventory::{GateInventory, Inventory, LinkInventory, Stock},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
+    part::{KernelPart, missing_parts, warn_of_missing_parts},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
@@ -51,6 +55,15 @@ pub enum BpfError {
         /// Why.
         #[source]
         source: Box<aya::programs::ProgramError>,
+    },
+    /// The verifier did not tell what a program costs.
+    #[error("failed to verify program {program}: {source}")]
+    Verify {
+        /// The program's name.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// Programs that write debug lines were asked for before [`LoudPrograms::load`].
     #[error("the eBPF programs that write debug lines are not loaded")]

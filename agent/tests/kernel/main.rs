@@ -5,13 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod cost;
 mod exempt;
 mod guard;
 mod hold;
 mod lines;
+mod parts;
 mod pins;
 mod pod;
 mod query;
 mod refuse;
 mod sockopt;
+mod v6;
 mod voice;
