@@ -68,6 +68,7 @@ pub async fn run(
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
     preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
+    bpf::warn_of_missing_parts();
     let cgroup_root = node::cgroup_root(args.node.cgroup_root, &args.node.proc_root)?;
     let bpffs = bpf::choose_bpffs(args.node.bpffs)?;
     preflight::raise_file_limit();

@@ -2,6 +2,7 @@
 //! tells. The only module that knows aya.
 
 mod absence;
+mod cost;
 mod event;
 mod gate;
 mod inherit;
@@ -9,6 +10,7 @@ mod inventory;
 mod kernel_log;
 mod link;
 mod loader;
+mod part;
 mod pin;
 mod place;
 mod program;
@@ -21,11 +23,13 @@ mod voice;
 pub(crate) use self::event::decode;
 pub use self::{
     absence::{Absence, Found},
+    cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},
     inventory::{GateInventory, Inventory, LinkInventory, Stock},
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, load, prove},
+    part::{KernelPart, missing_parts, warn_of_missing_parts},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
@@ -57,6 +61,15 @@ pub enum BpfError {
         /// Why.
         #[source]
         source: Box<aya::programs::ProgramError>,
+    },
+    /// The verifier did not tell what a program costs.
+    #[error("failed to verify program {program}: {source}")]
+    Verify {
+        /// The program's name.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// Programs that write debug lines were asked for before [`LoudPrograms::load`].
     #[error("the eBPF programs that write debug lines are not loaded")]

@@ -51,11 +51,10 @@ const RAISE_LIMIT: (Capability, &str) = (
 /// Since then maps are charged to the memory cgroup.
 const MEMORY_CGROUPS: (u32, u32) = (5, 11);
 
-/// What kernels before these lack; docs/requirements.md explains it.
-const LIMITS: [((u32, u32), &str); 4] = [
+/// What kernels before these lack, as far as only their version tells; docs/requirements.md explains
+/// it. What the kernel can be asked for is `bpf::KernelPart`.
+const LIMITS: [((u32, u32), &str); 2] = [
     (MEMORY_CGROUPS, "eBPF maps count as locked memory"),
-    ((5, 14), "a held connect whose process has ended is not sent again"),
-    ((5, 18), "mode refuse knows ECONNREFUSED only"),
     ((6, 1), "a socket's own TCP_SYNCNT is not known"),
 ];
 
@@ -326,7 +325,7 @@ mod tests {
             assert_eq!(version(release), expected, "{release}");
         }
         for (release, is_enough, limits) in
-            [("5.9.1", false, 4), ("5.10.0", true, 4), ("5.15.0", true, 2), ("6.1.0", true, 0)]
+            [("5.9.1", false, 2), ("5.10.0", true, 2), ("5.15.0", true, 1), ("6.1.0", true, 0)]
         {
             let kernel = Kernel::of(release.to_owned());
             assert_eq!(kernel.require().is_ok(), is_enough, "{release}");

@@ -1,6 +1,7 @@
 //! What a person sees: short lines on stderr, while long output of others goes to a log file.
 //!
-//! Nothing here writes to stdout, which belongs to results (`demo --json` must print only those).
+//! Nothing but [`result`] writes to stdout, which belongs to results (`demo --json` must print only
+//! those).
 
 use std::{
     env,
@@ -61,6 +62,11 @@ pub(crate) fn step<T>(text: &str, work: impl FnOnce() -> Result<T>) -> Result<T>
         Err(_) => eprintln!("failed"),
     }
     result
+}
+
+/// Writes a result for other programs to stdout.
+pub(crate) fn result(value: &serde_json::Value) -> Result<()> {
+    writeln!(io::stdout().lock(), "{value}").context("write the result to stdout")
 }
 
 /// Runs a command with its output appended to `log`; a failure shows the log's end.

@@ -102,18 +102,26 @@ pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
     announce(&parts);
     check_apt(workspace, &parts)?;
     let log = workspace.log("setup/setup.log")?;
+    let mut given_up = Vec::new();
     for round in 0..MAX_ROUNDS {
         check_apt(workspace, &parts)?;
         let packages: Vec<String> = parts.iter().filter_map(Part::package).collect();
         if packages.is_empty() {
             for part in &parts {
-                part.install(workspace, &log)?;
+                match part.install(workspace, &log) {
+                    Err(error) if part.may_be_missing() => {
+                        console::line(&format!("going on without {}: {error:#}", part.name));
+                        given_up.push(part.clone());
+                    }
+                    installed => installed?,
+                }
             }
         } else {
             // What an installation did not mend may be mended by a newer package.
             apt::install(&packages, round > 0, &log)?;
         }
-        let left = plan(workspace, scope);
+        let mut left = plan(workspace, scope);
+        left.retain(|part| !given_up.contains(part));
         if left.is_empty() {
             console::line("everything is in place");
             return Ok(());
@@ -183,7 +191,7 @@ fn plan(workspace: &Workspace, scope: Scope) -> Vec<Part> {
         }
         for release in RELEASES.into_iter().filter(|kernel| !kernel.image(workspace).is_file()) {
             parts.push(Part {
-                name: format!("Linux {}", release.version),
+                name: format!("Linux {}", release.name),
                 why: format!("Debian {}'s kernel, for the kernel tests", release.debian),
                 action: Action::Kernel(release),
             });
@@ -286,6 +294,11 @@ impl Part {
         }
     }
 
+    /// Whether nothing fails without it: what Debian has today it may not have tomorrow.
+    const fn may_be_missing(&self) -> bool {
+        matches!(self.action, Action::Kernel(Release { moves: true, .. }))
+    }
+
     fn install(&self, workspace: &Workspace, log: &Path) -> Result<()> {
         let Self { name, why: _, action } = self;
         match action {
@@ -367,6 +380,16 @@ mod tests {
             parts.last().map(|part| part.action.clone()),
             Some(Action::BpfLinker { llvm: LLVM_OF_DEBIAN })
         );
+    }
+
+    #[test]
+    fn only_a_kernel_that_moves_may_be_missing() {
+        for release in RELEASES {
+            let action = Action::Kernel(release);
+            let part = Part { name: String::new(), why: String::new(), action };
+            assert_eq!(part.may_be_missing(), release.debian == "sid", "{release:?}");
+        }
+        assert!(!Part::of_package("iptables", "").may_be_missing());
     }
 
     #[test]

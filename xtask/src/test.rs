@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// How many tests of one binary run at the same time.
     #[arg(long, default_value_t = DEFAULT_THREADS)]
     test_threads: usize,
-    /// Leave out the virtual machines with older kernels.
+    /// Leave out the virtual machines with other kernels.
     #[arg(long)]
     no_kernels: bool,
     /// Only tests whose names contain this.

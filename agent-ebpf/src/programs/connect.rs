@@ -27,6 +27,9 @@ use super::{
 /// Where nameservers listen (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
 
+/// `MAX_ERRNO` of include/linux/err.h, all ones: it serves as a mask.
+const MAX_ERRNO: u32 = 4095;
+
 /// Whether the call goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
@@ -173,6 +176,8 @@ fn refuse(ctx: &SockAddrContext, found: &Found, asked: Address, now: u64) {
         protocol: IPPROTO_TCP,
         query: 0,
     });
+    // From 7.2 on the verifier wants to see that it is one.
+    let errno = found.gate.errno & MAX_ERRNO;
     // SAFETY: the helper takes any negative errno; `HOLDFAST_SET_RETVAL` says that it exists.
-    unsafe { bpf_set_retval(-(found.gate.errno as i32)) };
+    unsafe { bpf_set_retval(-(errno as i32)) };
 }

@@ -5,8 +5,6 @@ use std::{fs, os::fd::AsFd as _, path::PathBuf};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, MapError, MapInfo},
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
 };
 
 use super::{
@@ -14,6 +12,7 @@ use super::{
     gate::GateMaps,
     inherit,
     kernel_log::KernelLog,
+    part::KernelPart,
     pin::{self, Claim},
     program::Programs,
     sentry::{self, Sentry},
@@ -21,7 +20,8 @@ use super::{
 };
 
 /// The eBPF object, built by this crate's build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/holdfast-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/holdfast-ebpf"));
 
 /// Constants of the programs: whether they may call a helper. Off, the verifier removes the call.
 const SET_RETVAL: &str = "HOLDFAST_SET_RETVAL";
@@ -139,21 +139,10 @@ pub fn load(
 }
 
 /// The object with its maps, new or those that are pinned.
-fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError> {
-    // Linux 5.18.
-    let set_retval =
-        u8::from(has_helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval));
-    if set_retval == 0 {
-        tracing::warn!(
-            "kernel before 5.18: mode refuse always refuses with ECONNREFUSED, and from connect() \
-             itself never"
-        );
-    }
-    // Not in 5.10; see the programs' own note.
-    let sockopt_ancestors = u8::from(has_helper(
-        ProgramType::CgroupSockopt,
-        BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
-    ));
+pub(super) fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebpf, BpfError> {
+    // Not in 5.10; see the programs' own notes.
+    let set_retval = u8::from(KernelPart::SetRetval.is_there());
+    let sockopt_ancestors = u8::from(KernelPart::SockoptAncestors.is_there());
     let mut loader = EbpfLoader::new();
     loader.override_global(SET_RETVAL, &set_retval, true).override_global(
         SOCKOPT_ANCESTORS,
@@ -242,11 +231,6 @@ fn fit(claim: &Claim, options: &LoadOptions) -> Result<Fit, BpfError> {
         }
     }
     Ok(fit)
-}
-
-/// Whether programs of a type may call a helper. What cannot be found out is not relied on.
-fn has_helper(program_type: ProgramType, helper: BpfHelper) -> bool {
-    is_helper_supported(program_type, helper).unwrap_or(false)
 }
 
 /// Opens a map for what the agent was built to find there: its type and the sizes of its keys and

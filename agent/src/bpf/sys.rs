@@ -1,9 +1,9 @@
 //! The calls of bpf(2) that aya 0.14 does not offer: it attaches programs to cgroups, but can
 //! neither put another program into such a link (`BPF_LINK_UPDATE`, Linux 5.7) nor pin the one of a
-//! `cgroup/setsockopt` program.
+//! `cgroup/setsockopt` program. And it keeps to itself what the verifier says of a good program.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io, mem,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -12,7 +12,12 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type,
+};
+
+/// `BPF_LOG_STATS` of include/linux/bpf_verifier.h: what the verifier had to do, and not how.
+const LOG_STATISTICS: u32 = 4;
 
 /// Puts a program onto a cgroup, beside those that are there (Linux 5.7: a cgroup link is always
 /// one of many, `cgroup_bpf_link_attach` in kernel/bpf/cgroup.c).
@@ -72,6 +77,42 @@ pub(super) fn map_lookup(map: BorrowedFd<'_>, key: u64, value_size: usize) -> io
     lookup.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
     Ok(value)
+}
+
+/// Loads a program that names its maps by descriptors; the verifier's statistics go to `log`.
+pub(super) fn program_load(
+    program_type: bpf_prog_type,
+    attach_type: bpf_attach_type,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    let mut attr = no_attributes();
+    // SAFETY: as above.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = program_type as u32;
+    load.expected_attach_type = attach_type as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    load.license = license.as_ptr() as u64;
+    load.log_level = LOG_STATISTICS;
+    load.log_buf = log.as_mut_ptr() as u64;
+    load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
+    new_descriptor(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// How many instructions a program has, as the kernel runs it.
+pub(super) fn instructions_of(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers; where the kernel sees zeros for pointers it writes only lengths.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    let mut attr = no_attributes();
+    // SAFETY: as above.
+    let get = unsafe { &mut attr.info };
+    get.bpf_fd = number(program);
+    get.info_len = size_of::<bpf_prog_info>() as u32;
+    get.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.xlated_prog_len / size_of::<bpf_insn>() as u32)
 }
 
 fn no_attributes() -> bpf_attr {

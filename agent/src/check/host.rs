@@ -4,7 +4,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::report::Check;
 use crate::{
-    bpf::{self, LoadOptions, Standing},
+    bpf::{self, KernelPart, LoadOptions, Standing},
     cli::CheckArgs,
     node,
     preflight::{self, Kernel, NeededCapability},
@@ -26,7 +26,8 @@ pub(super) fn kernel(_: &CheckArgs) -> Vec<Check> {
     if let Err(error) = kernel.require() {
         return vec![Check::error(KERNEL, error, "boot a newer kernel (docs/requirements.md)")];
     }
-    let limits = kernel.limits();
+    let parts = bpf::missing_parts().into_iter().map(KernelPart::effect);
+    let limits: Vec<&str> = kernel.limits().into_iter().chain(parts).collect();
     let release = format!("Linux {}", kernel.release);
     vec![match limits[..] {
         [] => Check::ok(KERNEL, release),
@@ -85,8 +86,21 @@ pub(super) fn locked_memory(_: &CheckArgs) -> Vec<Check> {
 }
 
 pub(super) fn programs(_: &CheckArgs) -> Vec<Check> {
-    vec![match bpf::prove(&LoadOptions::default()) {
-        Ok(()) => Check::ok(PROGRAMS, "this kernel's verifier takes all of them"),
+    let options = LoadOptions::default();
+    vec![match bpf::prove(&options) {
+        Ok(()) => {
+            let costs = bpf::costs(&options).unwrap_or_default();
+            let verified: u32 = costs.iter().map(|cost| cost.verified).sum();
+            let longest = costs.iter().map(|cost| cost.instructions).max().unwrap_or_default();
+            Check::ok(
+                PROGRAMS,
+                format_args!(
+                    "this kernel's verifier takes all of them: {} programs, the longest of \
+                     {longest} instructions; {verified} verified",
+                    costs.len()
+                ),
+            )
+        }
         Err(error) => Check::error(
             PROGRAMS,
             error,

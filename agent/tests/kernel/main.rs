@@ -6,14 +6,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bpffs;
+mod cost;
 mod exempt;
 mod guard;
 mod hold;
 mod lines;
+mod parts;
 mod pins;
 mod pod;
 mod query;
 mod refuse;
 mod sentry;
 mod sockopt;
+mod v6;
 mod voice;

@@ -7,11 +7,12 @@ use std::{
 };
 
 use holdfast::{
+    bpf::{self, KernelPart},
     clock,
     core::{CloseReason, GateSetting, KernelEventKind, Mode, RefuseErrno, SetGate, Verdict},
 };
 
-use crate::pod::{MINUTE, Pod, addresses, kernel_is_at_least, option, proxy};
+use crate::pod::{MINUTE, Pod, addresses, option, proxy};
 
 /// What counts as at once.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -20,9 +21,9 @@ fn refusing(pod: &Pod, errno: RefuseErrno) -> SetGate {
     SetGate { mode: Mode::Refuse, errno, ..pod.closed(MINUTE) }
 }
 
-/// `bpf_set_retval` (Linux 5.18) lets connect() itself fail.
+/// Whether connect() itself can fail.
 fn can_choose() -> bool {
-    kernel_is_at_least(5, 18)
+    !bpf::missing_parts().contains(&KernelPart::SetRetval)
 }
 
 #[test]

@@ -15,6 +15,6 @@ ip link set lo up
 echo "holdfast-vm: kernel $(uname -r)"
 # One test at a time: a machine emulated in software has no time to spare. The machine outlives a
 # hanging test by nothing, whatever happens to the process that started it.
-timeout -k 5 "$HOLDFAST_TIMEOUT" /kernel-tests --test-threads=1
+timeout -k 5 "$HOLDFAST_TIMEOUT" /kernel-tests --test-threads=1 --show-output $HOLDFAST_TESTS
 echo "holdfast-vm: tests ended with status $?"
 poweroff -f

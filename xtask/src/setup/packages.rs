@@ -80,7 +80,7 @@ pub(super) const PACKAGES: [Package; 13] = [
     },
     Package {
         name: "qemu-system-x86",
-        why: "boots the older kernels",
+        why: "boots the other kernels",
         probe: Probe::Programs(&["qemu-system-x86_64"]),
         scopes: &[Scope::Tests],
     },

@@ -1,0 +1,135 @@
+//! What newer kernels have and holdfast uses where it is there. Asked of the kernel itself, since
+//! distributions bring parts of newer kernels to older ones.
+
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::netns;
+
+/// A part of the kernel that holdfast can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelPart {
+    /// Lets a program choose how connect() fails.
+    SetRetval,
+    /// Tells the setsockopt hook from which pod the call comes.
+    SockoptAncestors,
+    /// Tells network namespaces apart, also those whose processes have ended.
+    NetnsCookie,
+}
+
+// === impl KernelPart ===
+
+impl KernelPart {
+    /// All, the oldest first.
+    pub const ALL: [Self; 3] = [Self::NetnsCookie, Self::SetRetval, Self::SockoptAncestors];
+
+    /// Its name in the kernel.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SetRetval => "bpf_set_retval",
+            Self::SockoptAncestors => "bpf_get_current_ancestor_cgroup_id in setsockopt",
+            Self::NetnsCookie => "SO_NETNS_COOKIE",
+        }
+    }
+
+    /// The first release of Linux that has it.
+    #[must_use]
+    pub const fn since(self) -> &'static str {
+        match self {
+            Self::SetRetval => "5.18",
+            Self::SockoptAncestors => "6.1",
+            Self::NetnsCookie => "5.14",
+        }
+    }
+
+    /// Which feature has less without it.
+    #[must_use]
+    pub const fn feature(self) -> &'static str {
+        match self {
+            Self::SetRetval => "refuse",
+            Self::SockoptAncestors => "DNS",
+            Self::NetnsCookie => "replay",
+        }
+    }
+
+    /// What is left of that feature, in short.
+    #[must_use]
+    pub const fn leaves(self) -> &'static str {
+        match self {
+            Self::SetRetval => "ECONNREFUSED only",
+            Self::SockoptAncestors => "by container",
+            Self::NetnsCookie => "of living processes",
+        }
+    }
+
+    /// The same in a sentence.
+    #[must_use]
+    pub const fn effect(self) -> &'static str {
+        match self {
+            Self::SetRetval => {
+                "mode refuse always refuses with ECONNREFUSED, and from connect() itself never"
+            }
+            Self::SockoptAncestors => {
+                "while DNS is held, a container with cgroups of its own counts as one that waits"
+            }
+            Self::NetnsCookie => "a held connect whose process has ended is not sent again",
+        }
+    }
+
+    /// Whether it may be used. What cannot be found out is not relied on.
+    pub(super) fn is_there(self) -> bool {
+        self.probe().unwrap_or(false)
+    }
+
+    /// Whether the kernel has it; `None` if it would not tell, such as for lack of a privilege.
+    fn probe(self) -> Option<bool> {
+        let helper = |program, helper| is_helper_supported(program, helper).ok();
+        match self {
+            Self::SetRetval => helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval),
+            Self::SockoptAncestors => helper(
+                ProgramType::CgroupSockopt,
+                BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
+            ),
+            Self::NetnsCookie => {
+                let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).ok()?;
+                Some(netns::cookie_of(&socket).is_some())
+            }
+        }
+    }
+}
+
+/// What this kernel certainly does not have.
+#[must_use]
+pub fn missing_parts() -> Vec<KernelPart> {
+    KernelPart::ALL.into_iter().filter(|part| part.probe() == Some(false)).collect()
+}
+
+/// One warning for each part that is missing. For the agent's start: nothing else tells of them.
+pub fn warn_of_missing_parts() {
+    for part in missing_parts() {
+        tracing::warn!(
+            part = part.name(),
+            since = part.since(),
+            effect = part.effect(),
+            "this kernel lacks what holdfast can do without"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_listed_by_age_each_once() {
+        let version = |part: KernelPart| {
+            let (major, minor) = part.since().split_once('.').unwrap();
+            (major.parse::<u32>().unwrap(), minor.parse::<u32>().unwrap())
+        };
+        assert!(KernelPart::ALL.is_sorted_by(|older, newer| version(*older) < version(*newer)));
+    }
+}
