@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Nodes whose agents are killed side by side: most of a trial is waiting.
-const LANES: u32 = 2;
+const LANES: u32 = 4;
 
 /// The agent's own default.
 const TIMEOUT: Duration = Duration::from_secs(60);
