@@ -52,6 +52,7 @@ impl EventKind {
 /// One event of one socket. Who and where to are filled in for `Held`, `Refused`, `Observed`,
 /// `ObservedRefused` and `InitPassed`; for the others the agent keeps them by cookie.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// `CLOCK_MONOTONIC` nanoseconds.

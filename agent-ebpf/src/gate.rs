@@ -61,6 +61,7 @@ pub enum Treatment {
 ///
 /// Only the agent writes it, so an update is a whole replacement and never races with the kernel.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// `CLOCK_MONOTONIC` nanoseconds at which the kernel treats a closed gate as open, whatever
@@ -129,6 +130,7 @@ impl Gate {
 /// What the programs counted for one gate. Same key as [`Gate`]; the agent writes it only once,
 /// as zeros, before the gate is attached.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GateCounts {
     /// Sockets of the pod that have a [`crate::SocketRecord`] now.
@@ -155,7 +157,10 @@ impl GateCounts {
     /// closed.
     #[must_use]
     pub const fn reached(&self) -> u64 {
-        self.held + self.held_queries + self.refused + self.observed
+        self.held
+            .saturating_add(self.held_queries)
+            .saturating_add(self.refused)
+            .saturating_add(self.observed)
     }
 }
 

@@ -27,19 +27,20 @@ pub use self::{
 /// go on with them.
 pub const ABI_VERSION: u32 = 4;
 
-/// Declares that a type may be read and written as plain bytes by the agent.
+/// Declares types that maps and the ring hold, with their sizes. Each derives `bytemuck::Pod`, which
+/// lets no type with padding or with a value that is not any bits pass.
 macro_rules! plain_bytes {
     ($($ty:ty = $size:literal),+ $(,)?) => {$(
         const _: () = assert!(size_of::<$ty>() == $size);
 
-        // SAFETY: the type is `repr(C)`, made of integers only, and the size assertion above
-        // together with the explicit reserved fields leaves no padding.
         #[cfg(feature = "user")]
-        unsafe impl bytemuck::Zeroable for $ty {}
-        // SAFETY: as above.
-        #[cfg(feature = "user")]
-        unsafe impl bytemuck::Pod for $ty {}
-        // SAFETY: as above.
+        const _: () = {
+            const fn is_checked<T: bytemuck::Pod>() {}
+            is_checked::<$ty>();
+        };
+
+        // SAFETY: aya asks for the same as bytemuck, whose derive has checked the type's fields and
+        // that there is nothing between them; the line above does not compile without it.
         #[cfg(feature = "user")]
         unsafe impl aya::Pod for $ty {}
     )+};

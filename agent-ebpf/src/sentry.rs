@@ -12,6 +12,7 @@ pub const MAX_SENTRY_PORTS: usize = 32;
 /// What the agent that works on the node keeps ready for the time without one. One entry, written
 /// by that agent only.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sentry {
     /// The pods up to this id of a cgroup have been taken up by an agent, or have gone: they are none
@@ -26,6 +27,7 @@ pub struct Sentry {
 
 /// The posting of a sentry. One entry, written by whoever posts and relieves it.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Post {
     /// `CLOCK_MONOTONIC` nanoseconds from which on the sentry lets everything pass, whoever lives;

@@ -19,6 +19,7 @@ pub const MAX_QUERY: usize = 512;
 
 /// An IPv4 or IPv6 address with a port. IPv4 stands in the first four bytes.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Network byte order.
@@ -31,6 +32,7 @@ pub struct Address {
 
 /// A SYN as the socket sent it, before NAT, without any payload.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredSyn {
     /// The address the socket sends from.
@@ -50,6 +52,7 @@ pub struct StoredSyn {
 /// the socket connects or closes. The
 /// table only serves replay and explanation: whether a packet is held never depends on it.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketRecord {
     /// The id of the pod's cgroup.
@@ -86,6 +89,7 @@ pub struct SocketRecord {
 
 /// One DNS query of one socket. See [`Datagram`].
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueryKey {
     /// The socket's cookie.
@@ -97,6 +101,7 @@ pub struct QueryKey {
 /// A query that was kept from the mesh's DNS port, as the socket sent it, before NAT. Key:
 /// [`QueryKey`]: resolvers send several (A and AAAA) from one socket.
 #[repr(C)]
+#[cfg_attr(feature = "bytes", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// The id of the pod's cgroup.

@@ -22,5 +22,13 @@ pub use self::{
 /// Where the agent answers, and the commands ask, unless they are told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/holdfast/admin.sock";
 
+/// What is answered to root, without a socket.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn answers_to_root(admin: &Admin) -> axum::Router {
+    let root = socket::Peer { uid: Some(0), pid: None };
+    let lasting = crate::http::Lasting::default();
+    admin.router().layer(axum::Extension(root)).layer(axum::Extension(lasting))
+}
+
 #[cfg(test)]
 mod tests;

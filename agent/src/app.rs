@@ -3,7 +3,7 @@
 mod ending;
 mod handover;
 
-use std::{convert::identity, future::pending, iter, path::Path, sync::Arc, time::Duration};
+use std::{convert::identity, iter, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
@@ -19,7 +19,7 @@ use crate::{
     bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place, Sentry},
     cli::RunArgs,
     clock,
-    cluster::{self, Watches},
+    cluster::{self, ClusterError, Watches},
     config,
     core::{Defaults, KernelEvent, Machine, Rules},
     exporter::{Exporter, Sources},
@@ -43,8 +43,12 @@ const INPUTS: usize = 1024;
 /// Batches of the kernel's reports that may wait; more stay in the ring.
 const REPORTS: usize = 4;
 
-/// A year: longer than any API server is away.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How long the API server has to answer before the agent goes on without it: enough for one that is
+/// there, and no more, because pods that start meanwhile are not held.
+const FIRST_TRY: Duration = Duration::from_millis(500);
+
+/// How long it has while another agent works on this node, which goes on if this one ends.
+const BEFORE_STANDING_BY: Duration = Duration::from_secs(30);
 
 /// Runs the agent until it is told to stop. `levels` are those of its log.
 ///
@@ -97,13 +101,9 @@ pub async fn run(
         );
     }
     let place = Place::try_take(bpffs.as_deref(), &cgroup_root)?;
-    // Whoever waits at a gate that a dead agent has left waits for this one, not for the API.
-    let inherits = place.as_ref().is_some_and(Place::has_gates);
-    if !inherits {
-        tokio::select! {
-            reached = server.reach(args.api_wait) => reached?,
-            () = told.cancelled() => return Ok(()),
-        }
+    tokio::select! {
+        reached = greet(&server, place.as_ref(), args.api_wait) => reached?,
+        () = told.cancelled() => return Ok(()),
     }
     let client = server.client();
     let options = LoadOptions {
@@ -134,8 +134,7 @@ pub async fn run(
     };
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
-    let endings =
-        Endings { on_exit: args.on_exit, daemonset: args.daemonset, client: client.clone() };
+    let endings = Endings { on_exit: args.on_exit, daemonset: args.daemonset, server };
     let (events, publisher) = cluster::events(client.clone(), &args.node_name);
     let publishing = tokio::spawn(publisher.run(stop.clone()));
     if args.remove_startup_taint {
@@ -187,18 +186,11 @@ pub async fn run(
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
     let mut kernel = tokio::spawn(kernel(ring, reports, status.clone()));
-    let refused = async {
-        if inherits && let Err(error) = server.reach(FOREVER).await {
-            return error;
-        }
-        pending().await
-    };
     let ending = async {
         let ended = tokio::select! {
             // The gates go on being worked until it is known what is to become of them.
             () = told.cancelled() => Ok(endings.when_told().await),
             () = stop.cancelled() => Ok(endings.when_failed()),
-            error = refused => Err(Err(error.into())),
             ended = pods => Err(ended.context("the watch of pods panicked")),
             ended = namespaces => Err(ended.context("the watch of namespaces panicked")),
             ended = cgroups => Err(ended.context("the cgroup watch panicked").flatten()),
@@ -239,6 +231,38 @@ pub async fn run(
     // What the pods' owners should know may take a second more.
     let _: Result<(), _> = publishing.await;
     result
+}
+
+/// Asks the API server for the first time.
+///
+/// An agent that has something to work with never waits for it, nor ends for its sake: pods are
+/// found by their cgroups, and held until their proxy is ready or their deadline has come. Ending
+/// would leave them to nobody, and whoever follows would be no better off.
+async fn greet(
+    server: &cluster::Server,
+    place: Option<&Place>,
+    api_wait: Option<Duration>,
+) -> Result<(), ClusterError> {
+    let Some(place) = place else {
+        return server.reach(api_wait.unwrap_or(BEFORE_STANDING_BY)).await;
+    };
+    let inherits = place.has_gates();
+    if !inherits && let Some(wait) = api_wait {
+        return server.reach(wait).await;
+    }
+    match server.reach(FIRST_TRY).await {
+        // Nobody waits for this agent yet, and it could never learn whom to hold.
+        Err(error @ ClusterError::Forbidden { .. }) if !inherits => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "working without the API server until it answers; what pods that start meanwhile dial \
+                 at a proxy's port waits until it is ready, or for their deadline"
+            );
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Waits for the agent that works on this node to end, as while a DaemonSet is rolled out, and takes

@@ -17,6 +17,8 @@ mod socket;
 mod sys;
 mod voice;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::event::decode;
 pub use self::{
     absence::{Absence, Found},
     event::EventReader,
@@ -107,6 +109,30 @@ pub enum BpfError {
     Log(#[source] Box<aya_log::Error>),
 }
 
+impl BpfError {
+    /// Whether the reason may be gone a moment later: the node, or this process, lacks something
+    /// that it may have again. A kernel that cannot do a thing never will.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let errno = error.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error());
+            if errno.is_some_and(passes) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+/// `E2BIG` is a map without room for another element (kernel/bpf/hashtab.c), or a cgroup with as many
+/// programs as it may have (kernel/bpf/cgroup.c).
+const fn passes(errno: i32) -> bool {
+    use libc::{E2BIG, EAGAIN, EBUSY, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(errno, E2BIG | EAGAIN | EBUSY | EINTR | EMFILE | ENFILE | ENOBUFS | ENOMEM)
+}
+
 /// aya's errors name the call and keep the reason in their source; an operator needs both.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -120,4 +146,36 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::{maps::MapError, sys::SyscallError};
+
+    use super::BpfError;
+
+    #[test]
+    fn what_is_short_may_be_there_again_and_what_is_missing_may_not() {
+        let of_map = |errno| BpfError::Map {
+            operation: "write to",
+            map: "GATES",
+            source: Box::new(MapError::SyscallError(SyscallError {
+                call: "bpf_map_update_elem",
+                io_error: io::Error::from_raw_os_error(errno),
+            })),
+        };
+        let of_link = |errno| BpfError::Link {
+            operation: "attach",
+            program: "gate",
+            source: io::Error::from_raw_os_error(errno),
+        };
+        for errno in [libc::E2BIG, libc::ENOMEM, libc::EMFILE, libc::ENFILE] {
+            assert!(of_map(errno).may_pass() && of_link(errno).may_pass(), "{errno}");
+        }
+        for errno in [libc::EPERM, libc::EINVAL, libc::ENOENT] {
+            assert!(!of_map(errno).may_pass() && !of_link(errno).may_pass(), "{errno}");
+        }
+    }
 }

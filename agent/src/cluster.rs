@@ -9,6 +9,7 @@ pub(crate) mod fixtures;
 mod owner;
 mod review;
 mod taint;
+mod token;
 mod watch;
 
 pub(crate) use self::client::innermost;

@@ -19,6 +19,8 @@ pub mod config;
 pub mod core;
 pub mod exit;
 pub mod exporter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod metrics;

@@ -6,6 +6,8 @@ mod mount;
 mod sandbox;
 mod watch;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::bundle::MAX_NAME;
 pub(crate) use self::watch::cgroup_id;
 pub use self::{
     bundle::{Bundle, Bundles},

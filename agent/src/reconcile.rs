@@ -14,7 +14,7 @@ mod sentry;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::pending,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -41,7 +41,7 @@ pub use self::{
 use crate::{
     bpf::{BpfError, Gates, Sentry, SocketTable},
     clock,
-    core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid, SetGate},
+    core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid},
     health::{Ping, Readiness, Reason},
     netns::{Entrance, Netns},
     node::{Bundle, Bundles, CgroupEvent, container_of, oldest_process},
@@ -370,10 +370,14 @@ impl Reconciler {
                     self.journal.counts().attached_after(clock::now().since(at));
                 }
                 let error = result.err()?;
-                // Short-lived pods go before their gate is attached.
-                let gone = !path.exists();
-                let SetGate { uid, .. } = set;
-                return Some(if gone { Event::PodCgroupGone(uid) } else { failed(uid, &error) });
+                return Some(failed(set.uid, path, &error));
+            }
+            Action::ProveGate { uid, cgroup } => {
+                let path = self.paths.get(&uid)?;
+                return Some(match self.gates.prove(cgroup, path) {
+                    Ok(()) => Event::GateProven(uid),
+                    Err(error) => failed(uid, path, &error),
+                });
             }
             Action::OpenGate { uid, cgroup, replay } => match self.gates.open(cgroup) {
                 Ok(()) => {
@@ -383,7 +387,10 @@ impl Reconciler {
                     return self.count(uid, cgroup);
                 }
                 // The machine answers with the detaching, which opens as well.
-                Err(error) => return Some(failed(uid, &error)),
+                Err(error) => {
+                    let path = self.paths.get(&uid)?;
+                    return Some(failed(uid, path, &error));
+                }
             },
             Action::CountGate { uid, cgroup } => return self.count(uid, cgroup),
             Action::DetachGate { uid, cgroup, containers } => {
@@ -459,7 +466,7 @@ impl Reconciler {
     }
 
     fn find_netns(&self, uid: &PodUid) -> Option<Arc<Netns>> {
-        let pid = oldest_process(self.paths.get(uid)?, &self.proc_root)?;
+        let pid = oldest_process(self.paths.get(uid)?, &self.proc_root).ok()??;
         let path = self.proc_root.join(pid.to_string()).join("ns/net");
         Netns::open(&path).ok().map(Arc::new)
     }
@@ -473,6 +480,12 @@ impl Reconciler {
     }
 }
 
-fn failed(uid: PodUid, error: &BpfError) -> Event {
-    Event::GateFailed { uid, error: error.to_string() }
+/// What the machine is told of a gate that could not be worked on the cgroup at `path`.
+fn failed(uid: PodUid, path: &Path, error: &BpfError) -> Event {
+    // Short-lived pods go before their gate is attached.
+    if !path.exists() {
+        return Event::PodCgroupGone(uid);
+    }
+    tracing::debug!(pod_uid = %uid, %error, "gate cannot be worked");
+    Event::GateFailed { uid, error: error.to_string(), may_pass: error.may_pass() }
 }

@@ -4,17 +4,20 @@
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Sends `request` over `stream`, which ends with it.
 ///
 /// # Errors
 ///
 /// If no answer came that is one.
-pub async fn status(
-    stream: TcpStream,
+pub async fn status<S>(
+    stream: S,
     request: Request<Empty<Bytes>>,
-) -> Result<StatusCode, hyper::Error> {
+) -> Result<StatusCode, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut response = std::pin::pin!(sender.send_request(request));
     let response = tokio::select! {

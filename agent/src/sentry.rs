@@ -97,11 +97,14 @@ impl Post {
         let longest = humantime::format_duration(self.longest);
         match told {
             Told::Posted => {
-                tracing::info!(%longest, "no agent works; sentry posted until one does")
+                tracing::info!(%longest, "no agent works; sentry posted until one does");
             }
-            Told::Over => tracing::warn!(
-                %longest, "no agent has worked for so long; pods that start are not held any more"
-            ),
+            Told::Over => {
+                tracing::warn!(
+                    %longest,
+                    "no agent has worked for so long; pods that start are not held any more"
+                );
+            }
             Told::Failed => {
                 let error = error.as_ref().map(tracing::field::display);
                 tracing::warn!(

@@ -11,6 +11,7 @@ mod resource;
 mod routes;
 mod select;
 mod store;
+mod trouble;
 mod watch;
 
 use std::{
@@ -27,11 +28,15 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
 
-use self::store::{Key, Store};
 pub use self::{
     access::{Access, Rule},
     resource::Resource,
     store::{Events, Refusal},
+    trouble::{Asked, Trouble},
+};
+use self::{
+    store::{Key, Store},
+    trouble::Troubles,
 };
 
 /// As many as a real server's kernel queue takes.
@@ -62,6 +67,7 @@ struct Server {
 struct Shared {
     store: Arc<Mutex<Store>>,
     news: Arc<Sender<u64>>,
+    troubles: Troubles,
 }
 
 impl Shared {
@@ -106,7 +112,11 @@ impl Api {
             .and_then(|address| address.as_socket())
             .context("the API's socket has no address")?;
         let api = Self {
-            shared: Shared { store: Arc::default(), news: Arc::new(Sender::new(0)) },
+            shared: Shared {
+                store: Arc::default(),
+                news: Arc::new(Sender::new(0)),
+                troubles: Troubles::default(),
+            },
             address,
             _reserved: reserved,
             server: Mutex::new(None),
@@ -316,6 +326,32 @@ impl Api {
     /// How watches from versions that are too old are answered from now on.
     pub fn refuse_old_watches_with(&self, refusal: Refusal) {
         self.shared.lock().refusal = refusal;
+    }
+
+    /// From now on this decides about each request; where it names no trouble, all is well. Watches
+    /// that are open go on, but for silence: [`Self::cut_watches`] has them taken up again.
+    pub fn trouble(&self, hook: impl Fn(&Asked<'_>) -> Option<Trouble> + Send + Sync + 'static) {
+        self.shared.troubles.set(Some(Arc::new(hook)));
+    }
+
+    /// All is well again.
+    pub fn trouble_is_over(&self) {
+        self.shared.troubles.set(None);
+    }
+
+    /// Every open watch ends, as one whose time is up.
+    pub fn cut_watches(&self) {
+        self.shared.change(|store| store.cuts += 1);
+    }
+
+    /// Says this line in every open watch of a resource, whatever it is.
+    pub fn say(&self, resource: Resource, line: &str) {
+        self.shared.change(|store| store.said.push((resource, format!("{line}\n").into_bytes())));
+    }
+
+    /// How many requests came, whatever became of them.
+    pub fn asked(&self) -> u64 {
+        self.shared.troubles.asked()
     }
 
     /// How many requests came with this verb (`list`, `watch`, `get`, `create`, ...) for a

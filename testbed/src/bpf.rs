@@ -1,11 +1,25 @@
-//! Which BPF programs are attached to a cgroup, asked from the kernel itself.
+//! Which BPF programs are attached to a cgroup, and what is in a map, asked from the kernel itself.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cgroup::Cgroup;
 
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 /// Every attach type of a cgroup in the kernel's `enum bpf_attach_type`, with its value there.
 const CGROUP_ATTACH_TYPES: [(&str, u32); 28] = [
@@ -79,22 +93,135 @@ pub fn programs_below(cgroup: &Cgroup) -> Result<Vec<&'static str>> {
     Ok(found)
 }
 
+/// A map that has a name in a BPF file system, and keys of eight bytes.
+#[derive(Debug)]
+pub struct PinnedMap {
+    fd: OwnedFd,
+    value_size: usize,
+    max_entries: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET` uses.
+#[repr(C)]
+#[derive(Default)]
+struct Object {
+    pathname: u64,
+    fd: u32,
+    file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` uses.
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// The part of `union bpf_attr` that the calls on elements use.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    /// Or the next key.
+    value: u64,
+    flags: u64,
+}
+
+impl PinnedMap {
+    /// Opens it by its name.
+    pub fn open(path: &Path) -> Result<Self> {
+        let of = || format!("open the map {}", path.display());
+        let name = CString::new(path.as_os_str().as_bytes()).with_context(of)?;
+        let mut object = Object { pathname: name.as_ptr() as u64, ..Object::default() };
+        let fd = bpf(BPF_OBJ_GET, &mut object).with_context(of)?;
+        let fd = i32::try_from(fd).with_context(of)?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut map = MapInfo::default();
+        let mut info = InfoByFd {
+            fd: number(&fd),
+            info_len: u32::try_from(size_of::<MapInfo>()).with_context(of)?,
+            info: (&raw mut map) as u64,
+        };
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut info).with_context(of)?;
+        ensure!(map.key_size == 8, "{} has keys of {} bytes", path.display(), map.key_size);
+        Ok(Self { fd, value_size: map.value_size as usize, max_entries: map.max_entries })
+    }
+
+    /// How many elements it can have.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> Result<Vec<u64>> {
+        let mut keys = Vec::new();
+        let mut next = 0_u64;
+        loop {
+            let before = keys.last().map_or(0, |key: &u64| (&raw const *key) as u64);
+            let mut element = self.element(before, (&raw mut next) as u64);
+            match bpf(BPF_MAP_GET_NEXT_KEY, &mut element) {
+                Ok(_) => keys.push(next),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Err(error) => return Err(error).context("walk a map"),
+            }
+        }
+    }
+
+    /// Writes an element of zeros.
+    pub fn put_zero(&self, key: u64) -> io::Result<()> {
+        let value = vec![0_u8; self.value_size];
+        let mut element = self.element((&raw const key) as u64, value.as_ptr() as u64);
+        bpf(BPF_MAP_UPDATE_ELEM, &mut element).map(drop)
+    }
+
+    /// Removes an element.
+    pub fn remove(&self, key: u64) -> io::Result<()> {
+        bpf(BPF_MAP_DELETE_ELEM, &mut self.element((&raw const key) as u64, 0)).map(drop)
+    }
+
+    fn element(&self, key: u64, value: u64) -> Element {
+        Element { map_fd: number(&self.fd), padding: 0, key, value, flags: 0 }
+    }
+}
+
+/// The kernel takes descriptors as `u32`; those of an open file are never negative.
+fn number(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// `T` is the part of `union bpf_attr` that `command` uses.
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes are live and as long as said; what they point to outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
 fn count(cgroup: &File, attach_type: u32) -> io::Result<u32> {
     let mut query = Query {
         target_fd: u32::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?,
         attach_type,
         ..Query::default()
     };
-    // SAFETY: the attribute is a live Query, its own size is passed, and with no prog_ids the
-    // kernel writes nothing but its counts.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
-    if result == 0 {
-        return Ok(query.prog_count);
-    }
-    match io::Error::last_os_error() {
+    match bpf(BPF_PROG_QUERY, &mut query) {
+        Ok(_) => Ok(query.prog_count),
         // An attach type that this kernel does not have has no programs.
-        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(0),
-        error => Err(error),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(0),
+        Err(error) => Err(error),
     }
 }

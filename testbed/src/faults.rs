@@ -6,6 +6,9 @@
 //! otherwise.
 
 mod agent;
+mod api;
+mod churn;
+mod footprint;
 mod light;
 mod report;
 mod start;
@@ -23,7 +26,7 @@ use anyhow::{Context as _, Result, ensure};
 use self::start::SOON;
 
 pub use self::{
-    report::{Report, Row},
+    report::{Report, Row, replace_in, rows_in},
     tally::{Due, Tally},
 };
 use crate::{AgentOptions, Node};
@@ -69,7 +72,8 @@ pub struct Run {
 
 /// All faults, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [agent::FAULTS, upgrade::FAULTS].into_iter().flatten()
+    let families: [&[Fault]; 4] = [agent::FAULTS, upgrade::FAULTS, api::FAULTS, churn::FAULTS];
+    families.into_iter().flatten()
 }
 
 // === impl Fault ===

@@ -41,6 +41,7 @@ pub mod e2e;
 pub mod faults;
 mod fixtures;
 pub mod interrupt;
+mod lane;
 mod mesh;
 mod netns;
 mod node;
@@ -60,6 +61,7 @@ pub use self::{
     cgroup::{Cgroup, CgroupDriver, Qos, cgroup2_mount},
     container::ContainerId,
     fixtures::Recording,
+    lane::Lane,
     mesh::Mesh,
     netns::Netns,
     node::{Node, NodeOptions, remove_own_nodes},

@@ -18,6 +18,7 @@ use crate::{
     agent::{self, Agent, AgentOptions},
     api::Api,
     cgroup::{Cgroup, CgroupDriver, cgroup2_mount},
+    lane::Lane,
     netns::Netns,
     outside::{Outside, PodAddresses},
     pod::{Pod, PodSpec},
@@ -157,6 +158,11 @@ impl Node {
         pod.publish()?;
         pod.set_up()?;
         Ok(pod)
+    }
+
+    /// A network for one pod after another ([`Pod::start_sandbox_in`]).
+    pub fn lane(&self) -> Result<Lane> {
+        Lane::new(&self.inner, &Cgroup::create(self.cgroup_root().join("lanes"))?)
     }
 
     /// Starts the agent on this node.

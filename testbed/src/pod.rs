@@ -144,6 +144,11 @@ impl Pod {
         Cgroup::create(self.inner.cgroup.path()).map(drop)
     }
 
+    /// kubelet: the pod's cgroup goes, with whatever lives in it.
+    pub fn remove_cgroup(&self) -> Result<()> {
+        self.inner.cgroup.remove()
+    }
+
     /// The runtime: a container's bundle and cgroup. Every call makes a new container, so a second
     /// one for the same name is a restart.
     pub fn create_container(&self, name: &str) -> Result<Container> {

@@ -38,7 +38,8 @@ pub(crate) struct GuardCostArgs {
 /// Options of `cargo xtask faults`.
 #[derive(clap::Args)]
 pub(crate) struct FaultsArgs {
-    /// Options of the suite itself: --json, --bounded, --seed N, --list, or names of faults.
+    /// Options of the suite itself: --json, --bounded, --seed N, --list, --write FILE, or names of
+    /// faults.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     options: Vec<OsString>,
 }

@@ -7,9 +7,11 @@ mod e2e;
 #[expect(dead_code, reason = "agent/build.rs uses the rest")]
 mod ebpf_toolchain;
 mod elf;
+mod fuzz;
 mod image;
 mod kernels;
 mod lint_ebpf;
+mod miri;
 mod setup;
 mod test;
 mod workspace;
@@ -30,6 +32,10 @@ enum Cli {
     Test(test::Args),
     /// Run the kernel tests on every supported kernel, each in a virtual machine.
     Kernels(kernels::Args),
+    /// Fuzz every place where foreign bytes come in; exit status 1 if one breaks.
+    Fuzz(fuzz::Args),
+    /// Run the tests of the bytes in maps and ring under Miri.
+    Miri,
     /// Render deploy/holdfast.yaml from the Helm chart, or check both.
     Chart(chart::Args),
     /// Run an application without and with holdfast and show what happens (needs root).
@@ -48,11 +54,16 @@ enum Cli {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::wrapper::run() {
+        return code;
+    }
     let cli = Cli::parse();
     let result = Workspace::locate().and_then(|workspace| match cli {
         Cli::Setup(args) => setup::run(&workspace, &args),
         Cli::Test(args) => test::run(&workspace, &args),
         Cli::Kernels(args) => kernels::run(&workspace, &args),
+        Cli::Fuzz(args) => fuzz::run(&workspace, &args),
+        Cli::Miri => miri::run(&workspace),
         Cli::Chart(args) => chart::run(&workspace, &args),
         Cli::Demo(args) => demo::run(&workspace, args),
         Cli::E2e(args) => e2e::run(&workspace, args),
@@ -65,8 +76,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let privilege = error.downcast_ref::<workspace::NotRoot>().is_some();
-            ExitCode::from(if privilege { workspace::NotRoot::EXIT_CODE } else { 1 })
+            ExitCode::from(if error.is::<workspace::NotRoot>() {
+                workspace::NotRoot::EXIT_CODE
+            } else if error.is::<miri::NoMiri>() {
+                miri::NoMiri::EXIT_CODE
+            } else {
+                1
+            })
         }
     }
 }

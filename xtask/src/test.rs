@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
-    chart, console, kernels,
+    chart, console, fuzz, kernels, miri,
     setup::{self, Scope},
     workspace::{self, Workspace},
 };
@@ -54,6 +54,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     })?;
     // They have no names that a filter could choose.
     if filter.is_none() {
+        stage("bytes", &mut || miri::run_or_sanitize(workspace))?;
+        stage("fuzz", &mut || fuzz::run(workspace, &fuzz::Args::short()))?;
         stage("chart", &mut || chart::check(workspace))?;
     }
     if !no_kernels {

@@ -1,11 +1,9 @@
 //! What becomes of the gates when the agent ends: an upgrade must not open them, the end of holdfast
 //! on this node must.
 
-use kube::Client;
-
 use crate::{
     cli::OnExit,
-    cluster::{self, DaemonSetName, Fate},
+    cluster::{self, DaemonSetName, Fate, Server},
 };
 
 /// What becomes of the gates.
@@ -21,7 +19,7 @@ pub(super) enum Ending {
 pub(super) struct Endings {
     pub(super) on_exit: OnExit,
     pub(super) daemonset: Option<DaemonSetName>,
-    pub(super) client: Client,
+    pub(super) server: Server,
 }
 
 impl Endings {
@@ -30,7 +28,7 @@ impl Endings {
         let (OnExit::Auto, Some(daemonset)) = (self.on_exit, &self.daemonset) else {
             return self.when_failed();
         };
-        match cluster::fate(self.client.clone(), daemonset).await {
+        match cluster::fate(&self.server, daemonset).await {
             Fate::Stays => Ending::Keep,
             Fate::Goes { reason } => {
                 tracing::info!(%daemonset, reason, "holdfast is being removed from this node");

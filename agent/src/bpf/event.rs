@@ -84,7 +84,7 @@ impl EventReader {
 }
 
 /// One ring record; anything of another size or kind is not of this ABI and is passed over.
-fn decode(bytes: &[u8]) -> Option<KernelEvent> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let event: Event = bytemuck::try_pod_read_unaligned(bytes).ok()?;
     let kind = match EventKind::from_raw(event.kind)? {
         EventKind::Held => KernelEventKind::Held(caller(&event)),

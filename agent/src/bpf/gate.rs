@@ -223,11 +223,7 @@ impl Gates {
     ) -> Result<Attached, BpfError> {
         let cgroup = set.cgroup;
         if attached.links.is_empty() {
-            let zero = GateCounts::default();
-            self.maps
-                .counts
-                .insert(cgroup.0, zero, 0)
-                .map_err(|source| write_failed(Self::COUNTS_MAP, source))?;
+            self.count_from_zero(cgroup)?;
         }
         let dns = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
@@ -243,6 +239,29 @@ impl Gates {
         }
         attached.drop_foreign();
         Ok(attached)
+    }
+
+    fn count_from_zero(&mut self, cgroup: CgroupId) -> Result<(), BpfError> {
+        let zero = GateCounts::default();
+        let written = self.maps.counts.insert(cgroup.0, zero, 0);
+        written.map_err(|source| write_failed(Self::COUNTS_MAP, source))
+    }
+
+    /// Tries whether a gate could be set: all that it takes is done, in a state in which everything
+    /// passes, and undone.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`], as [`Self::set`] would return it.
+    pub fn prove(&mut self, cgroup: CgroupId, path: &Path) -> Result<(), BpfError> {
+        let mut attached = Attached::default();
+        let proven = self
+            .count_from_zero(cgroup)
+            .and_then(|()| self.write(cgroup, self.open_gate()))
+            .and_then(|()| self.attach(&Hook::HOLD, cgroup, path, &mut attached));
+        drop(attached);
+        self.detach(cgroup, &[]);
+        proven
     }
 
     /// Attaches what is not there yet, and gives it a name that outlives the agent.

@@ -4,7 +4,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::report::Check;
 use crate::{
-    bpf::{self, LoadOptions},
+    bpf::{self, LoadOptions, Standing},
     cli::CheckArgs,
     node,
     preflight::{self, Kernel, NeededCapability},
@@ -111,12 +111,12 @@ pub(super) fn bpffs(args: &CheckArgs) -> Vec<Check> {
         let found = format_args!("{path} cannot be written to: {}", errno.desc());
         return vec![Check::failed(BPFFS, found, mend)];
     }
-    let standing = bpf::standing(&bpffs);
-    vec![if standing.pods == 0 {
-        Check::ok(BPFFS, format_args!("{path}; no gate is pinned there"))
+    let Standing { pods, links, sentry } = bpf::standing(&bpffs);
+    let sentry = if sentry > 0 { "; a sentry is posted" } else { "" };
+    vec![if pods == 0 {
+        Check::ok(BPFFS, format_args!("{path}; no gate is pinned there{sentry}"))
     } else {
-        let (pods, links) = (standing.pods, standing.links);
-        Check::ok(BPFFS, format_args!("{path}; pinned gates: {pods}, links: {links}"))
+        Check::ok(BPFFS, format_args!("{path}; pinned gates: {pods}, links: {links}{sentry}"))
     }]
 }
 

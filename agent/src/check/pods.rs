@@ -156,7 +156,8 @@ pub(super) fn processes(args: &CheckArgs) -> Vec<Check> {
         fs::read_to_string(pod.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"))
     };
     let running: Vec<_> = pods.iter().filter(populated).collect();
-    let seen: Vec<u32> = running.iter().filter_map(|pod| oldest_process(pod, proc_root)).collect();
+    let seen: Vec<u32> =
+        running.iter().filter_map(|pod| oldest_process(pod, proc_root).ok()?).collect();
     let of_pods = match running.len() {
         0 => "no pod runs".to_owned(),
         all => format!("those of {} of {all} running pods are seen", seen.len()),

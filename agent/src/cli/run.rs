@@ -29,11 +29,12 @@ pub struct RunArgs {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// How long to try to reach the API server at start, such as "30s" or "2m". Where an agent that
-    /// has died has left gates, they are worked meanwhile, however long it takes.
-    #[arg(long, env = "HOLDFAST_API_WAIT", value_name = "DURATION", default_value = "30s",
+    /// Work on no pod before the API server has answered, and end if it has not after this time, such
+    /// as "30s" or "2m" [default: work without it until it answers, however long that takes]. Where
+    /// an agent that has died has left gates, they are worked in any case.
+    #[arg(long, env = "HOLDFAST_API_WAIT", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
-    pub api_wait: Duration,
+    pub api_wait: Option<Duration>,
 
     /// What holds for all pods.
     #[command(flatten)]

@@ -17,6 +17,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::token::Token;
+
 /// Between two tries to reach the API server at start.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -59,7 +61,7 @@ pub enum ClusterError {
     /// Nobody answers.
     #[error(
         "the API server at {url} cannot be reached: {reason}; check that it runs, that this node \
-         may reach it, and the credentials; --api-wait sets how long to try"
+         may reach it, and the credentials; without --api-wait the agent works meanwhile"
     )]
     Unreachable {
         /// Its address.
@@ -82,6 +84,7 @@ pub enum ClusterError {
 pub struct Server {
     client: Client,
     url: String,
+    token: Token,
 }
 
 impl Debug for Server {
@@ -100,9 +103,10 @@ impl Server {
     pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, ClusterError> {
         let config = config(kubeconfig).await?;
         let url = config.cluster_url.to_string();
+        let token = Token::new(config.auth_info.token_file.as_ref().map(PathBuf::from));
         let client =
             Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, token })
     }
 
     /// Its address.
@@ -117,13 +121,18 @@ impl Server {
         self.client.clone()
     }
 
+    /// Whether the token by which it knows this agent says that it has expired.
+    pub(super) fn token_has_expired(&self) -> bool {
+        self.token.has_expired()
+    }
+
     /// Waits until it answers, for `wait` at most, and checks that the agent may read what it needs.
     ///
     /// # Errors
     ///
     /// [`ClusterError`] if it may not, or if no answer came in time.
     pub async fn reach(&self, wait: Duration) -> Result<(), ClusterError> {
-        let Self { client, url } = self;
+        let Self { client, url, token: _ } = self;
         let unreachable = |reason| ClusterError::Unreachable { url: url.clone(), reason };
         let deadline = Instant::now() + wait;
         let mut reason = String::from("no answer in time");
@@ -162,6 +171,9 @@ async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClusterError> {
         }
     };
     config.read_timeout = Some(READ_TIMEOUT);
+    // kube would try again by itself what is answered with 429, 503 or 504: 15 times, in silence, and
+    // after as long as the server likes (`RetryPolicy::server_retry`). Who asks tries again here.
+    config.default_retry = false;
     Ok(config)
 }
 

@@ -1,5 +1,7 @@
 //! From the API's objects to the core's views.
 
+mod room;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -8,6 +10,7 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
+use self::room::Room;
 use crate::core::{
     ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
     PodView, ReadyCheck, Workload,
@@ -27,7 +30,7 @@ const CONFIG_HASH_LEN: usize = 32;
 
 /// `None` for an object without a uid, which no API server sends.
 pub fn pod(pod: &Pod) -> Option<PodView> {
-    let annotations = pod.annotations();
+    let room = Room::default();
     let uid = static_hash(pod).or(pod.metadata.uid.as_deref())?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
@@ -42,10 +45,11 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
     let init = spec.init_containers.iter().flatten().map(|container| {
         let native = container.restart_policy.as_deref() == Some("Always");
         let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
-        view(&container.name, role, container_spec(container, spec), init_statuses)
+        view(&container.name, role, container_spec(container, spec, &room), init_statuses)
     });
     let apps = spec.containers.iter().map(|container| {
-        view(&container.name, ContainerRole::App, container_spec(container, spec), app_statuses)
+        let spec = container_spec(container, spec, &room);
+        view(&container.name, ContainerRole::App, spec, app_statuses)
     });
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
         // It comes long after the start: nobody's proxy.
@@ -57,7 +61,7 @@ pub fn pod(pod: &Pod) -> Option<PodView> {
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
         workload: workload(pod),
         labels: pod.labels().clone(),
-        annotations: annotations.clone(),
+        annotations: room::annotations(pod.annotations()),
         host_network: spec.host_network.unwrap_or_default(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         finished: status
@@ -106,13 +110,13 @@ pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>) -> NamespaceVi
     }
 }
 
-fn container_spec(container: &Container, pod: &PodSpec) -> ContainerSpec {
-    let strings = |strings: &Option<Vec<String>>| strings.clone().unwrap_or_default();
-    let mut args = strings(&container.command);
-    args.extend(strings(&container.args));
+fn container_spec(container: &Container, pod: &PodSpec, room: &Room) -> ContainerSpec {
+    let words = container.command.iter().chain(&container.args).flatten();
+    let args = words.map_while(|word| room.keep(word)).collect();
     // As kubelet does it: of two with the same name the later one holds.
     let env = container.env.iter().flatten();
-    let env = env.filter_map(|var| Some((var.name.clone(), var.value.clone()?))).collect();
+    let env = env.filter_map(|var| Some((var.name.clone(), room.keep(var.value.as_ref()?)?)));
+    let env = env.collect();
     let ports: BTreeMap<String, u16> = container
         .ports
         .iter()

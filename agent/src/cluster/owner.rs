@@ -7,11 +7,11 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::{Api, Client, core::PartialObjectMeta};
 use tokio::time::{sleep, timeout};
 
-use super::{ClusterError, innermost};
+use super::{ClusterError, Server, innermost};
 
 /// HTTP statuses (RFC 9110) that say that the agent's DaemonSet goes or is gone. Uninstalling takes
 /// the account and its rights as well, in any order, so being nobody, or one without rights, is the
-/// same news.
+/// same news; unless the agent's token has expired, which happens while kubelet cannot renew it.
 const UNAUTHORIZED: u16 = 401;
 const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
@@ -60,11 +60,16 @@ struct Patience {
 /// selectors, affinities and taints. An agent that is taken off one node so counts as one that is
 /// upgraded. What it leaves closed there ends at its deadlines; a guarded gate goes on guarding until
 /// `holdfast cleanup`.
-pub async fn fate(client: Client, own: &DaemonSetName) -> Fate {
-    ask(client, own, PATIENCE).await
+pub async fn fate(server: &Server, own: &DaemonSetName) -> Fate {
+    ask(server.client(), own, || server.token_has_expired(), PATIENCE).await
 }
 
-async fn ask(client: Client, own: &DaemonSetName, patience: Patience) -> Fate {
+async fn ask(
+    client: Client,
+    own: &DaemonSetName,
+    token_has_expired: impl Fn() -> bool,
+    patience: Patience,
+) -> Fate {
     let Patience { tries, each, between } = patience;
     let api = Api::<DaemonSet>::namespaced(client, &own.namespace);
     let mut last = Fate::Unknown { reason: String::new() };
@@ -73,7 +78,7 @@ async fn ask(client: Client, own: &DaemonSetName, patience: Patience) -> Fate {
             sleep(between).await;
         }
         let answer = timeout(each, api.get_metadata(&own.name)).await;
-        last = match answer.map(|answer| judge(own, answer)) {
+        last = match answer.map(|answer| judge(own, answer, &token_has_expired)) {
             Ok(Verdict::Sure(fate)) => return fate,
             Ok(Verdict::Doubtful(fate)) => fate,
             Err(_) => {
@@ -131,7 +136,11 @@ enum Verdict {
     Doubtful(Fate),
 }
 
-fn judge(own: &DaemonSetName, answer: kube::Result<PartialObjectMeta<DaemonSet>>) -> Verdict {
+fn judge(
+    own: &DaemonSetName,
+    answer: kube::Result<PartialObjectMeta<DaemonSet>>,
+    token_has_expired: impl Fn() -> bool,
+) -> Verdict {
     let goes = |reason: String| Fate::Goes { reason };
     match answer {
         Ok(object) if object.metadata.deletion_timestamp.is_some() => {
@@ -140,6 +149,10 @@ fn judge(own: &DaemonSetName, answer: kube::Result<PartialObjectMeta<DaemonSet>>
         Ok(_) => Verdict::Sure(Fate::Stays),
         Err(kube::Error::Api(status)) => match status.code {
             NOT_FOUND => Verdict::Sure(goes(format!("there is no DaemonSet {own}"))),
+            UNAUTHORIZED if token_has_expired() => {
+                let reason = "the agent's token has expired".to_owned();
+                Verdict::Doubtful(Fate::Unknown { reason })
+            }
             UNAUTHORIZED => {
                 Verdict::Doubtful(goes("the agent's service account is gone".to_owned()))
             }

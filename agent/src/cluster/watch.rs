@@ -2,6 +2,8 @@
 //! on errors; after 410, in whichever form, the objects are listed again.
 
 mod heard;
+mod pace;
+mod trouble;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -14,13 +16,16 @@ use kube::{
     },
 };
 
-use self::heard::Heard;
 pub use self::heard::Watches;
+use self::{heard::Heard, pace::Patience, trouble::Trouble};
 use super::convert;
 use crate::core::Event;
 
-/// Objects a page: a list of a large cluster's namespaces does not come in one answer.
-const PAGE_SIZE: u32 = 500;
+/// Namespaces a page: a list of a large cluster's does not come in one answer.
+const NAMESPACES_A_PAGE: u32 = 500;
+
+/// Pods a page. A page is in memory at once, as text and as objects, and a pod's object may have 1.5 MiB.
+const PODS_A_PAGE: u32 = 16;
 
 /// Seconds after which the server ends a watch and it is taken up again from where it was; well
 /// below the time after which a connection that died silently would be noticed otherwise.
@@ -32,10 +37,11 @@ pub fn watch_pods(
     node: &str,
     watches: &Watches,
 ) -> impl Stream<Item = Event> + Send + use<> {
-    let config = config().fields(&format!("spec.nodeName={node}"));
+    let config = config(PODS_A_PAGE).fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
     let pods = Api::<Pod>::all(heard.listen(client));
-    let events = anew_when_gone(move || watcher(pods.clone(), config.clone())).default_backoff();
+    let events = anew_when_refused(move || watcher(pods.clone(), config.clone()));
+    let events = events.backoff(Patience::default());
     collect(
         "pods",
         heard,
@@ -54,7 +60,8 @@ pub fn watch_namespaces(
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
-    let events = anew_when_gone(move || watcher(namespaces.clone(), config())).default_backoff();
+    let events = anew_when_refused(move || watcher(namespaces.clone(), config(NAMESPACES_A_PAGE)));
+    let events = events.backoff(Patience::default());
     collect(
         "namespaces",
         heard,
@@ -66,32 +73,38 @@ pub fn watch_namespaces(
     )
 }
 
-fn config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_TIMEOUT_SECONDS)
+fn config(page_size: u32) -> watcher::Config {
+    watcher::Config::default().page_size(page_size).timeout(WATCH_TIMEOUT_SECONDS)
 }
 
-/// Starts the watcher anew, so with a list, when the server answers a watch with the HTTP status
-/// 410 (Gone). kube's watcher lists again only after 410 in an event of a running watch; after the
-/// status it would ask for the same version for ever.
-fn anew_when_gone<K, S>(start: impl Fn() -> S) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
+/// Starts the watcher anew, so with a list, when the server refuses a watch for what it asks: with the
+/// HTTP status 410 (Gone), or because the version is none, as a bookmark may have told it. kube's
+/// watcher lists again only after 410 in an event of a running watch; after a status it would ask for
+/// the same version for ever.
+fn anew_when_refused<K, S>(
+    start: impl Fn() -> S,
+) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
 where
     S: Stream<Item = watcher::Result<WatchEvent<K>>>,
 {
     stream::unfold((Box::pin(start()), start), |(mut events, start)| async move {
         let event = events.next().await?;
-        if event.as_ref().is_err_and(is_gone) {
+        if event.as_ref().is_err_and(is_refusal) {
             events.set(start());
         }
         Some((event, (events, start)))
     })
 }
 
-fn is_gone(error: &watcher::Error) -> bool {
-    /// RFC 9110, section 15.5.11.
-    const GONE: u16 = 410;
+/// Whether another version may be answered otherwise.
+fn is_refusal(error: &watcher::Error) -> bool {
+    /// What has nothing to do with the version (RFC 9110, RFC 6585): nobody or somebody without
+    /// the right has asked, too slowly, or too often.
+    const OF_ANY_VERSION: [u16; 4] = [401, 403, 408, 429];
     matches!(
         error,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == GONE
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if (400..500).contains(&status.code) && !OF_ANY_VERSION.contains(&status.code)
     )
 }
 
@@ -111,10 +124,11 @@ where
 {
     let mut initial = Vec::new();
     let failing = heard.clone();
+    let mut trouble = Trouble::default();
     events
         .inspect_err(move |error| {
             failing.failed();
-            tracing::warn!(resource, %error, "watch interrupted; trying again");
+            trouble.tell(resource, error);
         })
         .filter_map(move |event| {
             let event = match event {

@@ -30,6 +30,14 @@ pub enum Action {
         /// The containers on which a verdict was set.
         containers: Vec<CgroupId>,
     },
+    /// Try whether the programs can be worked on the pod's cgroup, with a gate that lets everything
+    /// pass, and take them off again ([`super::Event::GateProven`], [`super::Event::GateFailed`]).
+    ProveGate {
+        /// The pod.
+        uid: PodUid,
+        /// Its cgroup.
+        cgroup: CgroupId,
+    },
     /// Say whether a container is held.
     SetVerdict {
         /// The container's cgroup.

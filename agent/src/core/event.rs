@@ -113,7 +113,11 @@ pub enum Event {
         uid: PodUid,
         /// Why.
         error: String,
+        /// The node lacks something that it may have again: memory, descriptors, room in a map.
+        may_pass: bool,
     },
+    /// What had made a gate fail is no more: a trial went well.
+    GateProven(PodUid),
     /// Only time has passed.
     Tick,
 }

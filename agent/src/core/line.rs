@@ -223,6 +223,8 @@ pub enum Line {
     GateFailed {
         /// Why.
         error: String,
+        /// It is tried again for a while.
+        again: bool,
     },
     /// The pod is not held, and its gate has not been closed.
     NotHeld {

@@ -13,6 +13,7 @@ use super::{
 
 mod container;
 mod evaluate;
+mod failure;
 mod gate;
 mod held;
 mod inherit;
@@ -122,9 +123,15 @@ impl Machine {
             }
             Event::Ordered { uid, order } => self.ordered(&uid, order, now, &mut actions),
             Event::Watched { pod, until } => self.watched(&pod, until, now, &mut actions),
-            Event::GateFailed { uid, error } => {
+            Event::GateFailed { uid, error, may_pass } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.failed(error, now, &mut actions);
+                    pod.failed(error, may_pass, now, &mut actions);
+                }
+            }
+            Event::GateProven(uid) => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.begin_anew();
+                    self.evaluate(&uid, now, &mut actions);
                 }
             }
             Event::Tick => self.evaluate_all(now, &mut actions),

@@ -18,6 +18,10 @@ use crate::core::{ContainerId, ContainerIdentity, ContainerKind, PodName, PodUid
 /// all (`ARG_MAX` with the default stack limit); larger files are not bundles.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 
+/// The longest name of a Kubernetes object, in bytes (`DNS1123SubdomainMaxLength`,
+/// apimachinery/pkg/util/validation/validation.go).
+pub(crate) const MAX_NAME: usize = 253;
+
 /// Where the runtimes keep their bundles, below a runtime's state directory.
 const LAYOUTS: [(&str, &str); 2] = [
     // containerd, also as embedded in k3s.
@@ -92,24 +96,46 @@ impl Bundles {
     }
 }
 
+// === impl Bundle ===
+
+impl Bundle {
+    /// What `config.json` says; `None` if it is not the bundle of a pod's container.
+    ///
+    /// # Errors
+    ///
+    /// If it is no JSON object.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Option<Self>> {
+        let Config { annotations } = serde_json::from_slice(json)?;
+        Ok(Self::of(&annotations))
+    }
+
+    fn of(annotations: &HashMap<String, String>) -> Option<Self> {
+        let get = |keys: [&str; 2]| {
+            let value = keys.iter().find_map(|key| annotations.get(*key))?;
+            is_name(value).then_some(value)
+        };
+        let identity = match get(KIND)?.as_str() {
+            "sandbox" => ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() },
+            "container" => {
+                ContainerIdentity { kind: ContainerKind::Container, name: get(NAME)?.clone() }
+            }
+            _ => return None,
+        };
+        let pod =
+            get(NAMESPACE).zip(get(POD)).map(|(namespace, name)| PodName::new(namespace, name));
+        Some(Self { identity, pod_uid: get(UID).map(|uid| PodUid::new(uid)), pod })
+    }
+}
+
+/// Whether Kubernetes can have given this name: it is kept for each container and goes into the log.
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn read(path: &Path) -> io::Result<Option<Bundle>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    let Config { annotations } = serde_json::from_slice(&bytes)?;
-    Ok(parse(&annotations))
-}
-
-fn parse(annotations: &HashMap<String, String>) -> Option<Bundle> {
-    let get = |keys: [&str; 2]| keys.iter().find_map(|key| annotations.get(*key));
-    let identity = match get(KIND)?.as_str() {
-        "sandbox" => ContainerIdentity { kind: ContainerKind::Sandbox, name: String::new() },
-        "container" => {
-            ContainerIdentity { kind: ContainerKind::Container, name: get(NAME)?.clone() }
-        }
-        _ => return None,
-    };
-    let pod = get(NAMESPACE).zip(get(POD)).map(|(namespace, name)| PodName::new(namespace, name));
-    Some(Bundle { identity, pod_uid: get(UID).map(|uid| PodUid::new(uid)), pod })
+    Ok(Bundle::parse(&bytes)?)
 }
 
 #[cfg(test)]
@@ -167,6 +193,29 @@ mod tests {
         let text = r#"{"annotations":{"io.kubernetes.cri.container-type":"sandbox"}}"#;
         let bundle = find(text, 0).unwrap().unwrap();
         assert_eq!(bundle.identity.kind, ContainerKind::Sandbox);
+    }
+
+    #[test]
+    fn a_name_that_kubernetes_cannot_have_given_is_none() {
+        let container = |name: &str, pod: &str| {
+            let annotations = [
+                (NAME[0], name),
+                (KIND[0], "container"),
+                (NAMESPACE[0], "shop"),
+                (POD[0], pod),
+                (UID[0], "0e2f3a44\nWARN"),
+            ];
+            let annotations: HashMap<_, _> = annotations.into();
+            let config = serde_json::json!({ "annotations": annotations });
+            Bundle::parse(config.to_string().as_bytes()).unwrap()
+        };
+        let name = PodName::new("shop", "cart");
+        let bundle = container("app", "cart").unwrap();
+        assert_eq!((bundle.pod, bundle.pod_uid), (Some(name), None));
+        assert_eq!(container("app", &"c".repeat(MAX_NAME + 1)).unwrap().pod, None);
+        for name in ["a\u{1b}[2J", "a\nb", "a b", &"a".repeat(MAX_NAME + 1)] {
+            assert_eq!(container(name, "cart"), None, "{name:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The process that stands for a pod: the one that owns its network namespace.
 
 use std::{
-    fs, iter,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use procfs::process::Process;
+use procfs::{ProcError, process::Process};
 
 use crate::core::{CgroupKind, kind_of};
 
@@ -20,26 +20,48 @@ const NESTED: usize = 1;
 /// itself, and in the host's namespaces.
 ///
 /// `None`: the pod has no process (yet).
-#[must_use]
-pub fn oldest_process(pod: &Path, proc_root: &Path) -> Option<u32> {
+///
+/// # Errors
+///
+/// If the agent lacks descriptors or memory to look: there may be one.
+pub fn oldest_process(pod: &Path, proc_root: &Path) -> io::Result<Option<u32>> {
     let mut oldest: Option<(u64, u32)> = None;
-    let containers = children(pod).filter(|path| is_container(path));
-    let below_containers = containers.flat_map(|path| tree(path, NESTED));
-    for directory in iter::once(pod.to_owned()).chain(below_containers) {
-        let Ok(procs) = fs::read_to_string(directory.join("cgroup.procs")) else {
-            continue;
-        };
+    let mut directories = vec![pod.to_owned()];
+    for container in children(pod)?.into_iter().filter(|path| is_container(path)) {
+        tree(container, NESTED, &mut directories)?;
+    }
+    for directory in directories {
+        let procs = fs::read_to_string(directory.join("cgroup.procs"));
+        let Some(procs) = unless_gone(procs)? else { continue };
         for pid in procs.lines().filter_map(|line| line.parse::<u32>().ok()) {
             let stat = Process::new_with_root(proc_root.join(pid.to_string()))
                 .and_then(|process| process.stat());
-            // A process that has just ended is none any more.
-            let Ok(stat) = stat else { continue };
+            let stat = match stat {
+                Ok(stat) => stat,
+                Err(ProcError::Io(error, _)) if is_shortage(&error) => return Err(error),
+                // A process that has just ended is none any more.
+                Err(_) => continue,
+            };
             if oldest.is_none_or(|known| (stat.starttime, pid) < known) {
                 oldest = Some((stat.starttime, pid));
             }
         }
     }
-    oldest.map(|(_, pid)| pid)
+    Ok(oldest.map(|(_, pid)| pid))
+}
+
+/// Nothing, of what cannot be read because it is not there.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether the reason is the reader's own: what it looked for may well be there.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 fn is_container(path: &Path) -> bool {
@@ -48,20 +70,26 @@ fn is_container(path: &Path) -> bool {
 }
 
 /// A directory and those below it.
-fn tree(directory: PathBuf, depth: usize) -> Vec<PathBuf> {
-    let mut all = Vec::new();
+fn tree(directory: PathBuf, depth: usize, into: &mut Vec<PathBuf>) -> io::Result<()> {
     if depth > 0 {
-        all.extend(children(&directory).flat_map(|child| tree(child, depth - 1)));
+        for child in children(&directory)? {
+            tree(child, depth - 1, into)?;
+        }
     }
-    all.push(directory);
-    all
+    into.push(directory);
+    Ok(())
 }
 
-fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
+fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(entries) = unless_gone(fs::read_dir(directory))? else { return Ok(Vec::new()) };
+    let mut directories = Vec::new();
+    for entry in entries {
+        let Some(entry) = unless_gone(entry)? else { continue };
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            directories.push(entry.path());
+        }
+    }
+    Ok(directories)
 }
 
 #[cfg(test)]
@@ -112,7 +140,7 @@ mod tests {
     }
 
     fn oldest(pod: &Path) -> Option<u32> {
-        oldest_process(pod, "/proc".as_ref())
+        oldest_process(pod, "/proc".as_ref()).unwrap()
     }
 
     #[test]

@@ -11,16 +11,20 @@ mod population;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs, io,
+    fs,
+    future::pending,
+    io,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, StreamExt as _};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
+use tokio::time::{Instant, sleep_until};
 
 pub use self::event::{CgroupEvent, WatchError};
 use self::population::Population;
@@ -28,6 +32,10 @@ use crate::core::{CgroupId, CgroupKind, ContainerId, PodUid, kind_of};
 
 /// Room for 60 events with the longest names; more are read with the next call.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long after something could not be watched or listed that is tried again. Each time costs a
+/// look at every cgroup of kubelet's, some milliseconds on a full node.
+const COMPLETE_AFTER: Duration = Duration::from_secs(1);
 
 /// A known directory.
 #[derive(Debug)]
@@ -59,8 +67,8 @@ pub struct CgroupWatch {
     /// The highest id of a pod that was found, and how far that has been told.
     highest: CgroupId,
     told: Option<CgroupId>,
-    /// A container could not be watched, and this was said.
-    out_of_watches: bool,
+    /// Something could not be watched or listed, and this was said: when that is tried again.
+    incomplete_until: Option<Instant>,
 }
 
 impl std::fmt::Debug for CgroupWatch {
@@ -74,7 +82,7 @@ impl std::fmt::Debug for CgroupWatch {
             pending,
             highest,
             told: _,
-            out_of_watches,
+            incomplete_until,
         } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
@@ -82,7 +90,7 @@ impl std::fmt::Debug for CgroupWatch {
             .field("known", &known.len())
             .field("pending", pending)
             .field("highest", highest)
-            .field("out_of_watches", out_of_watches)
+            .field("incomplete_until", incomplete_until)
             .finish()
     }
 }
@@ -110,7 +118,7 @@ impl CgroupWatch {
             pending: VecDeque::new(),
             highest: CgroupId(0),
             told: None,
-            out_of_watches: false,
+            incomplete_until: None,
         };
         let failed = |source| WatchError::Root { path: root.to_owned(), source };
         watch.watch_directory(root).map_err(failed)?;
@@ -136,9 +144,15 @@ impl CgroupWatch {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            let event = match self.events.next().await {
-                Some(event) => event.map_err(WatchError::Inotify)?,
-                None => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
+            let event = tokio::select! {
+                event = self.events.next() => match event {
+                    Some(event) => event.map_err(WatchError::Inotify)?,
+                    None => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
+                },
+                () = sleep_to(self.incomplete_until) => {
+                    self.complete();
+                    continue;
+                }
             };
             self.take(&event);
         }
@@ -147,13 +161,13 @@ impl CgroupWatch {
     /// The id up to which all pods have been reported that have ever been there, if that is news:
     /// ids of cgroups only grow (`__kernfs_new_node` in fs/kernfs/dir.c), and whatever was made before
     /// the last one that was reported has been told of by the kernel as well. `None` while there is
-    /// more to report, or to read.
+    /// more to report, to read, or to look at again.
     ///
     /// # Errors
     ///
     /// As [`Self::next`].
     pub fn newly_complete(&mut self) -> Result<Option<CgroupId>, WatchError> {
-        if self.told == Some(self.highest) {
+        if self.told == Some(self.highest) || self.incomplete_until.is_some() {
             return Ok(None);
         }
         while self.pending.is_empty() {
@@ -174,6 +188,7 @@ impl CgroupWatch {
     /// Draws what follows from one event of the kernel.
     fn take(&mut self, event: &EventOwned) {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
+            tracing::warn!("inotify queue overflowed; listing cgroups again");
             self.resync();
             return;
         }
@@ -204,15 +219,73 @@ impl CgroupWatch {
         Ok(descriptor)
     }
 
+    fn watch_container(&mut self, path: &Path) -> io::Result<WatchDescriptor> {
+        let descriptor = self.events.watches().add(population::file(path), WatchMask::MODIFY)?;
+        self.watched.insert(descriptor.clone(), path.to_owned());
+        Ok(descriptor)
+    }
+
     /// Reports what is below a directory that is watched already.
     fn scan(&mut self, path: &Path, at_start: bool) {
-        let Ok(entries) = fs::read_dir(path) else {
-            return;
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.could_not("list", path, &error);
+                return;
+            }
         };
         for entry in entries.filter_map(Result::ok) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.found(&entry.path(), at_start);
             }
+        }
+    }
+
+    /// Has it tried again, and says so once for each time that something is wanting.
+    fn could_not(&mut self, what: &str, path: &Path, error: &io::Error) {
+        // Removed in the meantime; its parent reports that.
+        let is_gone = error.raw_os_error() == Some(libc::ENODEV);
+        if is_gone || error.kind() == io::ErrorKind::NotFound {
+            return;
+        }
+        if self.incomplete_until.replace(Instant::now() + COMPLETE_AFTER).is_none() {
+            tracing::error!(
+                path = %path.display(), %error,
+                "failed to {what} a cgroup: pods and containers are noticed up to a second late until \
+                 that works again; raise fs.inotify.max_user_watches, or the limit of open files"
+            );
+        }
+    }
+
+    /// Makes up for what could not be watched or listed.
+    fn complete(&mut self) {
+        // What is still wanting sets it anew, without saying so again.
+        let due = self.incomplete_until;
+        let unwatched: Vec<PathBuf> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.watch.is_none())
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in unwatched {
+            let watch = match self.known.get(&path) {
+                Some(Known { kind: Kind::Container { .. }, .. }) => self.watch_container(&path),
+                Some(_) => self.watch_directory(&path),
+                None => continue,
+            };
+            match watch {
+                Ok(watch) => {
+                    if let Some(known) = self.known.get_mut(&path) {
+                        known.watch = Some(watch);
+                    }
+                }
+                Err(error) => self.could_not("watch", &path, &error),
+            }
+        }
+        self.resync();
+        if self.incomplete_until == due {
+            self.incomplete_until = None;
+            tracing::info!("all cgroups are watched again");
         }
     }
 
@@ -256,43 +329,15 @@ impl CgroupWatch {
     }
 
     fn descend(&mut self, path: &Path, cgroup: CgroupId, kind: Kind, at_start: bool) {
-        let watch = match self.watch_directory(path) {
-            Ok(watch) => Some(watch),
-            // Removed in the meantime; its parent reports that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::error!(
-                    path = %path.display(), %error,
-                    "cgroup cannot be watched; raise fs.inotify.max_user_watches"
-                );
-                None
-            }
-        };
-        let watched = watch.is_some();
+        let watch = self.watch_directory(path);
+        let watch = watch.inspect_err(|error| self.could_not("watch", path, error)).ok();
         self.known.insert(path.to_owned(), Known { kind, cgroup, watch });
-        if watched {
-            self.scan(path, at_start);
-        }
+        self.scan(path, at_start);
     }
 
     fn found_container(&mut self, path: &Path, cgroup: CgroupId, uid: PodUid, id: ContainerId) {
-        let watch = match self.events.watches().add(population::file(path), WatchMask::MODIFY) {
-            Ok(watch) => {
-                self.watched.insert(watch.clone(), path.to_owned());
-                Some(watch)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                if !std::mem::replace(&mut self.out_of_watches, true) {
-                    tracing::warn!(
-                        path = %path.display(), %error,
-                        "container cannot be watched: the end of its processes will be noticed \
-                         late; raise fs.inotify.max_user_watches (said once)"
-                    );
-                }
-                None
-            }
-        };
+        let watch = self.watch_container(path);
+        let watch = watch.inspect_err(|error| self.could_not("watch", path, error)).ok();
         // Whoever cannot be looked at lives: taking a proxy for dead would hold a pod that works.
         let populated = population::read(path) != Population::Empty;
         self.pending.push_back(CgroupEvent::Populated {
@@ -354,10 +399,9 @@ impl CgroupWatch {
         Some(kind)
     }
 
-    /// inotify lost events: whatever is not there any more is gone, also where another of the same
-    /// name is there now; whatever is there is found, and looked at again.
+    /// Events were lost: whatever is not there any more is gone, also where another of the same name
+    /// is there now; whatever is there is found, and looked at again.
     fn resync(&mut self) {
-        tracing::warn!("inotify queue overflowed; listing cgroups again");
         let mut missing: Vec<PathBuf> = self
             .known
             .iter()
@@ -393,6 +437,13 @@ impl Known {
     /// Whether `path` is still this directory.
     fn is_at(&self, path: &Path) -> bool {
         cgroup_id(path) == Some(self.cgroup)
+    }
+}
+
+async fn sleep_to(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One task for each proxy that is being waited for.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -40,6 +40,9 @@ const HELD_FRACTION: u32 = 400;
 /// into its namespaces after that (runc: `initProcess.start`), which takes milliseconds.
 const HOST_NETWORK_AFTER: Duration = Duration::from_secs(1);
 
+/// The process that stands for a pod; none: there is none yet; an error: that cannot be told.
+pub type FindProcess = dyn Fn() -> io::Result<Option<u32>> + Send + Sync;
+
 /// What to probe.
 pub struct ProbeTarget {
     /// The pod.
@@ -53,8 +56,8 @@ pub struct ProbeTarget {
     pub any_port: bool,
     /// How often.
     pub pace: Pace,
-    /// Finds the process that stands for the pod, or none yet.
-    pub find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
+    /// Finds the process that stands for the pod.
+    pub find_process: Arc<FindProcess>,
 }
 
 /// One start of a pod's probe.
@@ -202,8 +205,7 @@ impl Prober {
         let path = pid.map(|pid| self.proc_root.join(pid.to_string()).join("ns/net"));
         async move {
             let Some(path) = path else { return Finding::NoProcess };
-            let unreachable =
-                |error: std::io::Error| Finding::Unreachable { error: error.to_string() };
+            let unreachable = |error: io::Error| Finding::Unreachable { error: error.to_string() };
             match Netns::open(&path) {
                 Ok(netns) if netns.inode() == host_netns => Finding::HostNetwork,
                 Ok(netns) => match round.run(&entrance, &Arc::new(netns)).await {
@@ -239,7 +241,7 @@ impl Prober {
 struct Probe {
     run: ProbeRun,
     round: Arc<Round>,
-    find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
+    find_process: Arc<FindProcess>,
     entrance: Entrance,
     proc_root: PathBuf,
     host_netns: u64,
@@ -289,10 +291,14 @@ impl Probe {
         let (pid, netns) = match self.sandbox().await? {
             Ok(sandbox) => sandbox,
             Err(finding) => {
-                // Without a process there is no proxy, and nobody to hold either.
                 self.on_host_since = None;
+                // Without a process there is no proxy, and nobody to hold either. Who could not look
+                // knows nothing: the pod may well work.
+                let is_not_ready = finding == Finding::NoProcess;
                 self.found(finding).await?;
-                self.not_ready().await?;
+                if is_not_ready {
+                    self.not_ready().await?;
+                }
                 return Ok(false);
             }
         };
@@ -361,8 +367,10 @@ impl Probe {
             return Ok(Ok((*pid, Arc::clone(netns))));
         }
         self.sandbox = None;
-        let Some(pid) = (self.find_process)() else {
-            return Ok(Err(Finding::NoProcess));
+        let pid = match (self.find_process)() {
+            Ok(Some(pid)) => pid,
+            Ok(None) => return Ok(Err(Finding::NoProcess)),
+            Err(error) => return Ok(Err(Finding::Unreachable { error: error.to_string() })),
         };
         let netns = match Netns::open(&path(pid)) {
             Ok(netns) => Arc::new(netns),

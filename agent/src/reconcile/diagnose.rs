@@ -38,7 +38,7 @@ impl Reconciler {
         });
         let look = proxy.map(|ProxyReport { ready, ports, guessed, .. }| {
             let cgroup = self.paths.get(&uid);
-            let pid = cgroup.and_then(|cgroup| oldest_process(cgroup, &self.proc_root));
+            let pid = cgroup.and_then(|cgroup| oldest_process(cgroup, &self.proc_root).ok()?);
             self.prober.look(uid.clone(), ready.clone(), ports.clone(), *guessed, pid)
         });
         let workload = self.journal.workloads().into_iter().find(|facts| facts.concern(&pod.pod));

@@ -67,8 +67,9 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
                 connections(*held as u64)
             ),
         ),
-        Line::GateFailed { error } => {
-            warning("HoldFailed", "Opening", format!("connects are not held: {error}"))
+        Line::GateFailed { error, again } => {
+            let until = if *again { ", for now" } else { "" };
+            warning("HoldFailed", "Opening", format!("connects are not held{until}: {error}"))
         }
         Line::InvalidSetting(Problem { key, value, reason }) => {
             let note = format!("{key}: \"{value}\": {reason}");

@@ -14,12 +14,16 @@ use crate::core::PodUid;
 const MAX_FOLLOWED: usize = 16;
 
 /// Libraries that are chatty at info.
-const QUIET: [&str; 5] = [
+const QUIET: [&str; 7] = [
     "hyper=warn",
     "kube=warn",
     "kube_client=warn",
     // A line at level error for each request that failed; what follows from one the agent says.
     "kube_client::client::builder=off",
+    // Each end of a watch that is not a regular one, and each 403, however many: `cluster/watch/` tells of
+    // those that matter, once a minute.
+    "kube_client::client=error",
+    "kube_runtime::watcher=error",
     "tower=warn",
 ];
 
@@ -76,7 +80,7 @@ impl Levels {
     }
 
     /// Those of a log that nobody writes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_no_log() -> Self {
         Self::new("info").expect("it is a level").0
     }

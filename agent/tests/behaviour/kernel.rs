@@ -62,6 +62,7 @@ impl Kernel {
             | Action::SetPace { .. }
             | Action::StopProbe(_)
             | Action::Log(..)
+            | Action::ProveGate { .. }
             | Action::LogNamespace(..) => {}
         }
     }

@@ -196,7 +196,7 @@ impl Scene {
                 self.apply(Event::ProbeFound { uid, finding: finding.clone() });
             }
             Step::Fails(error) => {
-                self.apply(Event::GateFailed { uid, error: (*error).to_owned() });
+                self.apply(Event::GateFailed { uid, error: (*error).to_owned(), may_pass: false });
             }
             Step::Ordered(order) => self.apply(Event::Ordered { uid, order: Some(*order) }),
             Step::Counted(reached, around) => {

@@ -10,11 +10,17 @@ mod links;
 mod messages;
 mod metrics;
 mod monitoring;
+mod reliability;
 mod tables;
 
 #[test]
 fn the_tables_of_settings_and_options_are_those_of_the_agent() {
     tables::check();
+}
+
+#[test]
+fn the_table_of_faults_is_that_of_the_suite() {
+    reliability::check();
 }
 
 #[test]

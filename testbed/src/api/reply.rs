@@ -112,6 +112,20 @@ impl Failure {
         }
     }
 
+    /// With this status, and words that fit any.
+    pub(super) fn of(code: u16) -> Self {
+        let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let reason = match code {
+            StatusCode::UNAUTHORIZED => "Unauthorized",
+            StatusCode::FORBIDDEN => "Forbidden",
+            StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+            StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+            StatusCode::GONE => "Expired",
+            _ => "InternalError",
+        };
+        Self { code, reason, message: format!("the server is in trouble ({code})") }
+    }
+
     pub(super) fn not_found(resource: Resource, name: &str) -> Self {
         Self {
             code: StatusCode::NOT_FOUND,

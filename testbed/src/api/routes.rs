@@ -5,7 +5,7 @@ use axum::{
     body::Bytes,
     extract::{Query, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use super::{
     resource::Resource,
     select::Selector,
     store::{Events, Key},
+    trouble::Asked,
     watch,
 };
 
@@ -132,6 +133,32 @@ async fn serve(
     headers: HeaderMap,
     Query(parameters): Query<Parameters>,
     body: Bytes,
+) -> Response {
+    let place = Place::parse(uri.path());
+    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let asked = Asked {
+        verb: place.map_or("get", |place| verb(&method, &place, &parameters)),
+        resource: place.map_or(uri.path(), |place| place.plural),
+        query: uri.query().unwrap_or_default(),
+        token: token.and_then(|value| value.strip_prefix("Bearer ")),
+        is_open: false,
+    };
+    let (trouble, changed) = shared.troubles.of(&asked);
+    let answer = answer(&shared, &method, &uri, &headers, &parameters, &body);
+    let answer = async { answer.await.into_response() };
+    match trouble {
+        Some(trouble) => trouble.befall(changed, answer).await,
+        None => answer.await,
+    }
+}
+
+async fn answer(
+    shared: &Shared,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+    body: &Bytes,
 ) -> Result<Response, Failure> {
     let Some(place) = Place::parse(uri.path()) else {
         shared.count("get", uri.path());
@@ -139,11 +166,11 @@ async fn serve(
             .map(|document| json_response(StatusCode::OK, &document))
             .ok_or_else(Failure::unknown_path);
     };
-    let verb = verb(&method, &place, &parameters);
+    let verb = verb(method, &place, parameters);
     // Every account may ask what it may do.
-    if (place.group, place.plural, &method) == (access::REVIEWS.0, access::REVIEWS.1, &Method::POST)
+    if (place.group, place.plural, method) == (access::REVIEWS.0, access::REVIEWS.1, &Method::POST)
     {
-        let asked = serde_json::from_slice(&body)
+        let asked = serde_json::from_slice(body)
             .map_err(|error| Failure::bad_request(error.to_string()))?;
         let answer = access::review(asked, shared.lock().granted.as_deref())
             .ok_or_else(Failure::not_allowed)?;
@@ -157,11 +184,11 @@ async fn serve(
         headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let shape = Shape::from_accept(accept);
     if target.resource.is_event() && matches!(verb, "create" | "patch") {
-        admit_event(&shared).await?;
+        admit_event(shared).await?;
     }
     match (verb, target.name) {
-        ("list", None) => list(&shared, &target, shape, &parameters),
-        ("watch", None) => watch(&shared, &target, shape, &parameters),
+        ("list", None) => list(shared, &target, shape, parameters),
+        ("watch", None) => watch(shared, &target, shape, parameters),
         ("get", Some(name)) => {
             let store = shared.lock();
             let object = store
@@ -169,8 +196,8 @@ async fn serve(
                 .ok_or_else(|| Failure::not_found(target.resource, name))?;
             Ok(json_response(StatusCode::OK, &shape.of(object.clone())))
         }
-        ("create", None) => create(&shared, &target, &body),
-        ("patch", Some(name)) => patch(&shared, &target, shape, name, &body),
+        ("create", None) => create(shared, &target, body),
+        ("patch", Some(name)) => patch(shared, &target, shape, name, body),
         ("delete", Some(name)) => {
             let deleted = shared.change(|store| store.delete(&target.key(name)));
             let object = deleted.ok_or_else(|| Failure::not_found(target.resource, name))?;

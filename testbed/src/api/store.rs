@@ -69,6 +69,10 @@ pub(super) struct Store {
     oldest: u64,
     /// Counts the times at which every open watch was told that it is too old.
     pub(super) expiry: u64,
+    /// Counts the times at which every open watch was ended.
+    pub(super) cuts: u64,
+    /// Lines that open watches were made to say.
+    pub(super) said: Vec<(Resource, Vec<u8>)>,
     pub(super) refusal: Refusal,
     pub(super) events: Events,
     pub(super) requests: BTreeMap<(String, String), u64>,
@@ -99,6 +103,8 @@ impl Default for Store {
             version: FIRST_VERSION,
             oldest: FIRST_VERSION,
             expiry: 0,
+            cuts: 0,
+            said: Vec::new(),
             refusal: Refusal::default(),
             events: Events::default(),
             requests: BTreeMap::new(),
@@ -180,9 +186,13 @@ impl Store {
         limit: Option<usize>,
         after: Option<&str>,
     ) -> Result<Page, Expired> {
-        let start = match after {
-            None => None,
-            Some(token) => Some(self.parse_token(token)?),
+        // All pages are of the version of the first: a watch from there sees what has changed since.
+        let (version, start) = match after {
+            None => (self.version, None),
+            Some(token) => {
+                let (version, namespace, name) = self.parse_token(token)?;
+                (version, Some((namespace, name)))
+            }
         };
         let all: Vec<(&Key, &Value)> = self
             .objects
@@ -202,23 +212,23 @@ impl Store {
         let next = page
             .last()
             .filter(|_| remaining > 0)
-            .map(|((_, namespace, name), _)| format!("{}.{namespace}.{name}", self.version));
+            .map(|((_, namespace, name), _)| format!("{version}.{namespace}.{name}"));
         Ok(Page {
             items: page.iter().map(|(_, object)| (*object).clone()).collect(),
-            version: self.version,
+            version,
             next,
             remaining,
         })
     }
 
     /// A token names the list's version and the last object given. Changes between two pages show,
-    /// which a real API server prevents; no client here could tell.
-    fn parse_token(&self, token: &str) -> Result<(String, String), Expired> {
+    /// which a real API server prevents; a client is told of them again by its watch.
+    fn parse_token(&self, token: &str) -> Result<(u64, String, String), Expired> {
         let mut parts = token.splitn(3, '.');
         let version = parts.next().and_then(|text| text.parse::<u64>().ok());
         match (version, parts.next(), parts.next()) {
             (Some(version), Some(namespace), Some(name)) if version >= self.oldest => {
-                Ok((namespace.to_owned(), name.to_owned()))
+                Ok((version, namespace.to_owned(), name.to_owned()))
             }
             _ => Err(Expired),
         }
@@ -300,6 +310,24 @@ mod tests {
         store.expire();
         assert_eq!(store.can_watch_from(newest), Err(Expired));
         assert_eq!(store.can_watch_from(store.version()), Ok(()));
+    }
+
+    #[test]
+    fn what_changes_between_two_pages_is_seen_by_a_watch_from_the_list() {
+        let mut store = Store::default();
+        for name in ["b", "c", "d"] {
+            store.put(Resource::Pods, pod(name, None));
+        }
+        let list = |store: &Store, after: Option<&str>| {
+            store.list(Resource::Pods, None, &Selector::default(), Some(2), after).unwrap()
+        };
+        let first = list(&store, None);
+        // Before the objects that have been given already.
+        let added = store.put(Resource::Pods, pod("a", None));
+        let last = list(&store, first.next.as_deref());
+        assert_eq!(last.version, first.version);
+        let seen = store.changes_since(last.version, Resource::Pods, None, &Selector::default());
+        assert_eq!(seen, [Seen::Added(added)]);
     }
 
     #[test]

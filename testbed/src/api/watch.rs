@@ -20,6 +20,7 @@ use super::{
     routes::{Parameters, is_set},
     select::Selector,
     store::{Expired, Refusal, Seen},
+    trouble::{Asked, Trouble},
 };
 
 /// A real API server sends one about every minute; a test cannot wait that long to see one.
@@ -41,6 +42,9 @@ struct Watch {
     /// All up to here has been sent.
     version: u64,
     expiry: u64,
+    cuts: u64,
+    /// So many of the lines that it was made to say are behind it.
+    said: usize,
     news: Receiver<u64>,
     bookmarks: bool,
     next_bookmark: Instant,
@@ -97,6 +101,8 @@ pub(super) fn start(
         shared: shared.clone(),
         version,
         expiry: store.expiry,
+        cuts: store.cuts,
+        said: store.said.len(),
         news,
         bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
@@ -119,6 +125,18 @@ impl Watch {
 
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
+            let asked = Asked {
+                verb: "watch",
+                resource: self.scope.resource.plural(),
+                query: "",
+                token: None,
+                is_open: true,
+            };
+            let (trouble, mut troubles) = self.shared.troubles.of(&asked);
+            if matches!(trouble, Some(Trouble::Silence)) {
+                troubles.changed().await.ok()?;
+                continue;
+            }
             if let Some(line) = self.unsent.pop_front() {
                 return Some(line);
             }
@@ -128,7 +146,7 @@ impl Watch {
             // Marked as seen before looking, so that a change right after is not missed.
             self.news.borrow_and_update();
             self.collect();
-            if !self.unsent.is_empty() {
+            if !self.unsent.is_empty() || self.is_over {
                 continue;
             }
             tokio::select! {
@@ -136,6 +154,7 @@ impl Watch {
                     // The sender lives as long as the API itself.
                     changed.ok()?;
                 }
+                changed = troubles.changed() => changed.ok()?,
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
                     let Scope { resource, shape, .. } = &self.scope;
@@ -154,6 +173,13 @@ impl Watch {
             return;
         }
         let Scope { resource, namespace, selector, shape } = &self.scope;
+        let said = store.said.iter().skip(self.said);
+        self.unsent.extend(said.filter(|(of, _)| of == resource).map(|(_, line)| line.clone()));
+        self.said = store.said.len();
+        if store.cuts != self.cuts {
+            self.is_over = true;
+            return;
+        }
         let changes = store.changes_since(self.version, *resource, namespace.as_deref(), selector);
         self.unsent.extend(changes.into_iter().map(|seen| shape.event(seen)));
         self.version = store.version();

@@ -1,9 +1,9 @@
 //! `holdfast-faults`: breaks what can break while applications start, and counts what became of
 //! their connects.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{fs, io, path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use testbed::{
     agent_binary,
@@ -28,6 +28,9 @@ struct Args {
     /// Say what there is, and do nothing.
     #[arg(long)]
     list: bool,
+    /// Write the table of a full run of all faults into this document.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bounded", "names"])]
+    write: Option<PathBuf>,
     /// The holdfast binary [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -83,6 +86,13 @@ fn run(args: &Args) -> Result<bool> {
     }
     if args.json {
         println!("{}", serde_json::to_string(&results)?);
+    }
+    if let Some(path) = &args.write {
+        let shown = path.display();
+        let document = fs::read_to_string(path).with_context(|| format!("read {shown}"))?;
+        let document = faults::replace_in(&document, &results);
+        let document = document.with_context(|| format!("no place for the table in {shown}"))?;
+        fs::write(path, document).with_context(|| format!("write {shown}"))?;
     }
     Ok(ok)
 }

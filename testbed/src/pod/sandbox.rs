@@ -9,6 +9,7 @@ use crate::{
     apps,
     cgroup::Cgroup,
     container::ContainerId,
+    lane::Lane,
     netns::Netns,
     node,
     process::{Network, Process},
@@ -25,16 +26,15 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    fn start(pod: &Inner) -> Result<Self> {
+    fn start(pod: &Inner, network: &Network<'_>) -> Result<Self> {
         let id = ContainerId::random()?;
         pod.bundle(&id, &id, None, None).write(&pod.node.bundles())?;
         let cgroup = pod.container_cgroup(&id);
         Cgroup::create(cgroup.path())?;
-        let network = if pod.spec.host_network { Network::Inherit } else { Network::New };
         let pause = Process::spawn(
             &apps::testbed_app()?.arg("pause"),
             Some(&cgroup),
-            &network,
+            network,
             Box::new(|_| {}),
         )?;
         let netns = Netns::of_process(pause.pid())?;
@@ -64,10 +64,21 @@ impl Sandbox {
 impl Pod {
     /// The runtime: the sandbox's bundle, cgroup and pause process, and with it the namespace.
     pub fn start_sandbox(&self) -> Result<()> {
+        let on_host = self.inner.spec.host_network;
+        self.start_sandbox_with(&if on_host { Network::Inherit } else { Network::New })
+    }
+
+    /// As [`Self::start_sandbox`], with a network that is there already, rules and all: the pod's
+    /// containers can start afterwards.
+    pub fn start_sandbox_in(&self, lane: &Lane) -> Result<()> {
+        self.start_sandbox_with(&Network::Enter(lane.netns()))
+    }
+
+    fn start_sandbox_with(&self, network: &Network<'_>) -> Result<()> {
         let inner = &self.inner;
         let mut state = inner.lock();
         ensure!(state.sandbox.is_none(), "the sandbox already runs");
-        state.sandbox = Some(Sandbox::start(inner)?);
+        state.sandbox = Some(Sandbox::start(inner, network)?);
         inner.report(&state);
         Ok(())
     }

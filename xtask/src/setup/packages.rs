@@ -29,7 +29,7 @@ enum Probe {
 
 /// Everything but the toolchain for eBPF, which is detected by itself, and a C compiler, without
 /// which no Rust program, this one included, could be linked.
-pub(super) const PACKAGES: [Package; 12] = [
+pub(super) const PACKAGES: [Package; 13] = [
     Package {
         name: "iptables",
         why: "writes the redirect rules of a mesh into test pods",
@@ -88,6 +88,12 @@ pub(super) const PACKAGES: [Package; 12] = [
         name: "busybox-static",
         why: "the user space of those virtual machines",
         probe: Probe::StaticBusybox,
+        scopes: &[Scope::Tests],
+    },
+    Package {
+        name: "g++",
+        why: "builds libFuzzer, which is C++",
+        probe: Probe::Programs(&["c++"]),
         scopes: &[Scope::Tests],
     },
     Package {

@@ -89,10 +89,14 @@ impl Server {
 
     /// The fate, and how many answers it took.
     async fn fate(&self) -> (Fate, usize) {
+        self.fate_with_token(false).await
+    }
+
+    async fn fate_with_token(&self, has_expired: bool) -> (Fate, usize) {
         let own = "holdfast/agents".parse().unwrap();
         // As patient as ever, but for the pauses.
         let patience = Patience { between: Duration::from_millis(1), ..PATIENCE };
-        let fate = ask(self.client(), &own, patience).await;
+        let fate = ask(self.client(), &own, || has_expired, patience).await;
         let asked = self.shared.lock().unwrap();
         let own = ("holdfast".to_owned(), "agents".to_owned());
         assert!(asked.paths.iter().all(|path| *path == own), "{asked:?}");
@@ -149,10 +153,18 @@ async fn an_api_that_has_trouble_is_asked_three_times() {
 
 #[tokio::test]
 async fn an_overloaded_api_is_not_taken_for_one_that_has_forgotten_the_agent() {
-    // The client itself tries these again for as long as it is let.
+    // kube's own client tries these again for as long as it is let.
     let server = Server::new(std::iter::repeat_n(Answer::Status(503), 100)).await;
     let (fate, _) = server.fate().await;
     assert!(matches!(fate, Fate::Unknown { .. }), "{fate:?}");
+}
+
+#[tokio::test]
+async fn an_agent_whose_token_has_expired_does_not_take_itself_for_uninstalled() {
+    let server = Server::new([Answer::Status(401), Answer::Status(401), Answer::Status(401)]).await;
+    let (fate, asked) = server.fate_with_token(true).await;
+    assert_eq!(asked, 3);
+    assert_eq!(fate, Fate::Unknown { reason: "the agent's token has expired".to_owned() });
 }
 
 #[tokio::test]
@@ -164,7 +176,8 @@ async fn an_api_that_refuses_connections_leaves_it_open() {
     while tokio::net::TcpStream::connect(server.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    let fate = fate(client, &"holdfast/agents".parse().unwrap()).await;
+    let own = "holdfast/agents".parse().unwrap();
+    let fate = ask(client, &own, || false, PATIENCE).await;
     assert!(matches!(&fate, Fate::Unknown { reason } if reason.contains("refused")), "{fate:?}");
 }
 

@@ -3,15 +3,21 @@
 //! kube's watcher keeps bookmarks to itself. In a quiet cluster they are all there is to hear, and tell
 //! a watch that has nothing to say from one that is dead; so the answers themselves are listened to.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
+use axum::http::{Request, Uri};
 use http_body_util::BodyExt as _;
-use kube::Client;
+use kube::{Client, client::Body};
+use tokio::time::{Instant, sleep};
 use tower::service_fn;
 
+use super::pace::Pace;
 use crate::{
     clock,
     core::{Epoch, Monotonic, WatchReport, Watched},
@@ -50,13 +56,19 @@ impl Watches {
 // === impl Heard ===
 
 impl Heard {
-    /// A client for this watch alone, which notes whatever comes.
+    /// A client for this watch alone, which notes whatever comes, and keeps watches apart.
     pub(super) fn listen(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
-        let heard = self.clone();
-        let service = service_fn(move |request| {
+        let (heard, pace) = (self.clone(), Pace::default());
+        let service = service_fn(move |request: Request<Body>| {
             let (client, heard) = (client.clone(), heard.clone());
+            let pause = if is_watch(request.uri()) {
+                pace.before_watch(Instant::now())
+            } else {
+                Duration::ZERO
+            };
             async move {
+                sleep(pause).await;
                 let response = client.send(request).await?;
                 // An error says nothing about what is watched.
                 let succeeded = response.status().is_success();
@@ -95,4 +107,8 @@ impl Heard {
             errors: errors.load(Relaxed),
         }
     }
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|one| one == "watch=true"))
 }

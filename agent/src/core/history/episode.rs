@@ -351,7 +351,7 @@ impl Episode {
                 self.open_reason = Some(*reason);
                 Saying::default()
             }
-            Line::GateFailed { error } => {
+            Line::GateFailed { error, again: _ } => {
                 self.error = Some(error.clone());
                 Saying::default()
             }

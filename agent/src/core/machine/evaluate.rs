@@ -56,7 +56,7 @@ impl Pod {
                 self.go(GatePhase::Absent)
             }
             (GatePhase::Checking, _) => self.leave_checking(context, actions),
-            (GatePhase::Failed, _) => false,
+            (GatePhase::Failed { retry_at }, _) => self.prove(retry_at, context, actions),
             // The API cannot take back what it has told, but namespaces may be listed anew.
             (_, Standing::Unknown) => false,
             (GatePhase::Guarded { .. }, _) => self.leave_guarded(context, actions),

@@ -59,7 +59,10 @@ pub(super) enum GatePhase {
         reason: CloseReason,
     },
     /// No programs: they could not be worked.
-    Failed,
+    Failed {
+        /// When it is tried whether they can be; `None`: not any more.
+        retry_at: Option<Monotonic>,
+    },
 }
 
 /// What an opened gate turns into.
@@ -85,9 +88,11 @@ impl GatePhase {
             | Self::Refusing { .. }
             | Self::Opening { .. }
             | Self::Guarded { .. } => true,
-            Self::Absent | Self::Checking | Self::Open | Self::GivenUp { .. } | Self::Failed => {
-                false
-            }
+            Self::Absent
+            | Self::Checking
+            | Self::Open
+            | Self::GivenUp { .. }
+            | Self::Failed { .. } => false,
         }
     }
 
@@ -101,7 +106,7 @@ impl GatePhase {
             | Self::Opening { .. }
             | Self::Guarded { .. }
             | Self::Open
-            | Self::Failed => false,
+            | Self::Failed { .. } => false,
         }
     }
 
@@ -116,12 +121,12 @@ impl GatePhase {
             Self::Closed { deadline, renew_at, reason: _ } => Some(renew_at.unwrap_or(deadline)),
             Self::Refusing { renew_at, reason: _ } => Some(renew_at),
             Self::Opening { since, then: _ } => Some(since + if waiting { GRACE } else { SETTLE }),
+            Self::Failed { retry_at } => retry_at,
             Self::Absent
             | Self::Checking
             | Self::Guarded { .. }
             | Self::Open
-            | Self::GivenUp { .. }
-            | Self::Failed => None,
+            | Self::GivenUp { .. } => None,
         }
     }
 }

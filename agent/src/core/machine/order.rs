@@ -17,7 +17,7 @@ impl Machine {
         match pod.standing_by_facts() {
             Standing::Exempt(exemption) => Err(OrderRefusal::Exempt(exemption)),
             Standing::Observe => Err(OrderRefusal::Exempt(Exemption::NotEnabled)),
-            _ if matches!(pod.gate, GatePhase::Failed) => Err(OrderRefusal::Failed),
+            _ if matches!(pod.gate, GatePhase::Failed { .. }) => Err(OrderRefusal::Failed),
             Standing::Hold | Standing::Unknown => Ok(()),
         }
     }
@@ -58,11 +58,9 @@ impl Machine {
 
 impl Pod {
     fn ordered(&mut self, order: Option<Order>) {
-        // Whoever takes an order back wants the gate to be worked again; but the pod has run without
-        // one meanwhile, so its proxy is asked first.
-        if order.is_none() && matches!(self.gate, GatePhase::Failed) {
-            self.gate = GatePhase::Absent;
-            self.late = true;
+        // Whoever takes an order back wants the gate to be worked again.
+        if order.is_none() {
+            self.begin_anew();
         }
         self.order = order;
     }

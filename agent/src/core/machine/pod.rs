@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{container::Containers, gate::GatePhase, waiting::Waiting};
+use super::{container::Containers, failure::Failures, gate::GatePhase, waiting::Waiting};
 use crate::core::{
     Action, CgroupId, ContainerId, Exemption, Finding, InheritedGate, Judgement, Line, Monotonic,
     OpenReason, Order, Plan, PodName, PodRef, PodUid, PodView, Problem, Proxy, Settings, Unused,
@@ -89,6 +89,8 @@ pub(super) struct Pod {
     pub(super) opened: Option<(Monotonic, OpenReason)>,
     /// Why its programs could not be worked.
     pub(super) error: Option<String>,
+    /// How it has failed until now.
+    pub(super) failures: Option<Failures>,
 }
 
 /// What its verdict rests on, for whoever asks why. Nothing follows from it.
@@ -158,6 +160,7 @@ impl Pod {
             told_not_redirected: false,
             opened: None,
             error: None,
+            failures: None,
         }
     }
 
@@ -340,19 +343,7 @@ impl Pod {
         self.finding = None;
         self.opened = None;
         self.error = None;
-    }
-
-    /// The gate could not be worked: its programs come off, for good.
-    pub(super) fn failed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
-        // What failed went with its cgroup; what stands on the next one is still to be taken over.
-        if self.cgroup.is_none() {
-            return;
-        }
-        self.error = Some(error.clone());
-        self.log(Line::GateFailed { error }, actions);
-        self.let_go(now, actions);
-        self.gate = GatePhase::Failed;
-        self.note_phase(now);
+        self.failures = None;
     }
 
     /// Takes in what the kernel has counted.

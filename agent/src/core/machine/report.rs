@@ -180,7 +180,7 @@ impl Pod {
             (GatePhase::Guarded { .. }, _) => PodState::Guarded,
             (GatePhase::Open, _) => PodState::Open,
             (GatePhase::GivenUp { .. }, _) => PodState::GivenUp,
-            (GatePhase::Failed, _) => PodState::Failed,
+            (GatePhase::Failed { .. }, _) => PodState::Failed,
         }
     }
 

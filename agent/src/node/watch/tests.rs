@@ -171,6 +171,36 @@ async fn life_and_death_of_a_container_are_told_once_each() {
 }
 
 #[tokio::test]
+async fn it_is_told_up_to_which_pod_nothing_is_missing() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    assert_eq!(watch.newly_complete().unwrap(), None, "there is something to report");
+    listed(&mut watch).await;
+    let first = cgroup_id(&tree.pod).unwrap();
+    assert_eq!(watch.newly_complete().unwrap(), Some(first));
+    assert_eq!(watch.newly_complete().unwrap(), None, "it is told once");
+    // A container is no pod.
+    tree.container();
+    next(&mut watch).await;
+    next(&mut watch).await;
+    assert_eq!(watch.newly_complete().unwrap(), None);
+    let other = |last: char| {
+        let mut name = format!("pod{UID}");
+        name.replace_range(name.len() - 1.., &last.to_string());
+        let path = tree.root.path().join("kubepods").join(name);
+        fs::create_dir(&path).unwrap();
+        cgroup_id(&path).unwrap()
+    };
+    let (second, third) = (other('2'), other('3'));
+    assert!(first < second && second < third, "ids of cgroups only grow");
+    let CgroupEvent::Pod { cgroup, .. } = next(&mut watch).await else { panic!("a pod was made") };
+    assert_eq!(cgroup, second);
+    assert_eq!(watch.newly_complete().unwrap(), None, "the third has not been reported");
+    next(&mut watch).await;
+    assert_eq!(watch.newly_complete().unwrap(), Some(third));
+}
+
+#[tokio::test]
 async fn processes_of_a_nested_cgroup_count() {
     let tree = Tree::new();
     let mut watch = tree.watch();
@@ -308,4 +338,33 @@ async fn what_happened_while_the_queue_overflowed_is_found_out() {
     fs::create_dir(other.join(ID)).unwrap();
     let event = next(&mut watch).await;
     assert!(matches!(&event, CgroupEvent::Container { uid, .. } if *uid == other_uid), "{event:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_watched_is_noticed_all_the_same_and_watched_later() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    while next(&mut watch).await != CgroupEvent::Listed {}
+    // As if the pod's directory had found no watch left.
+    let pod = watch.known.get_mut(&tree.pod).unwrap();
+    let descriptor = pod.watch.take().unwrap();
+    watch.watched.remove(&descriptor);
+    watch.events.watches().remove(descriptor).unwrap();
+    watch.could_not("watch", &tree.pod, &io::Error::from_raw_os_error(libc::ENOSPC));
+    let container = tree.container();
+    assert!(matches!(next(&mut watch).await, CgroupEvent::Container { .. }));
+    assert!(matches!(next(&mut watch).await, CgroupEvent::Populated { populated: false, .. }));
+    assert_eq!(watch.incomplete_until, None);
+    fs::remove_dir(container).unwrap();
+    assert!(matches!(next(&mut watch).await, CgroupEvent::ContainerGone { .. }));
+}
+
+#[tokio::test]
+async fn what_has_gone_is_not_tried_again() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    for errno in [libc::ENOENT, libc::ENODEV] {
+        watch.could_not("watch", &tree.pod, &io::Error::from_raw_os_error(errno));
+        assert_eq!(watch.incomplete_until, None);
+    }
 }

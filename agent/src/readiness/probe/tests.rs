@@ -37,15 +37,10 @@ impl Bench {
     }
 
     fn start(&mut self, pid: Option<u32>, checks: &[ReadyCheck], ports: &[u16]) {
-        self.start_with(Arc::new(move || pid), checks, ports);
+        self.start_with(Arc::new(move || Ok(pid)), checks, ports);
     }
 
-    fn start_with(
-        &mut self,
-        find_process: Arc<dyn Fn() -> Option<u32> + Send + Sync>,
-        checks: &[ReadyCheck],
-        ports: &[u16],
-    ) {
+    fn start_with(&mut self, find_process: Arc<FindProcess>, checks: &[ReadyCheck], ports: &[u16]) {
         self.prober.start(ProbeTarget {
             uid: uid(),
             checks: checks.to_vec(),
@@ -180,7 +175,7 @@ async fn a_pod_that_leaves_the_hosts_network_after_it_was_told_of_is_asked_like_
     let mut on_host = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let process = Arc::new(AtomicU32::new(on_host.id()));
     let found = Arc::clone(&process);
-    let find = Arc::new(move || Some(found.load(Ordering::Relaxed)));
+    let find = Arc::new(move || Ok(Some(found.load(Ordering::Relaxed))));
     bench.start_with(find, &[http(15021)], &[15001]);
     assert!(matches!(bench.next().await, ProbeEvent::HostNetwork(_)));
     bench.assert_quiet().await;
@@ -197,6 +192,15 @@ async fn a_pod_that_leaves_the_hosts_network_after_it_was_told_of_is_asked_like_
 }
 
 #[tokio::test]
+async fn a_pod_that_cannot_be_looked_at_is_not_taken_for_one_without_a_proxy() {
+    let mut bench = Bench::new(Entrance::start().unwrap());
+    let out_of_files = || Err(io::Error::from_raw_os_error(libc::EMFILE));
+    bench.start_with(Arc::new(out_of_files), &[http(15021)], &[15001]);
+    bench.assert_quiet().await;
+    assert!(matches!(&bench.found[..], [Finding::Unreachable { .. }]), "{:?}", bench.found);
+}
+
+#[tokio::test]
 async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_waits_in() {
     let (events, _receiver) = mpsc::channel(1);
     let (_pace, pace) = watch::channel(Pace::Held(clock::now()));
@@ -209,7 +213,7 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
             any_port: false,
             listeners: true,
         }),
-        find_process: Arc::new(|| None),
+        find_process: Arc::new(|| Ok(None)),
         entrance: Entrance::start().unwrap(),
         proc_root: PathBuf::from("/proc"),
         host_netns: 0,

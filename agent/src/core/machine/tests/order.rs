@@ -155,10 +155,10 @@ fn a_gate_that_refuses_holds_when_it_is_ordered_to() {
 fn a_failed_gate_is_tried_again_when_the_facts_are_to_decide() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
-    run.apply(10, Event::GateFailed { uid: uid(), error: "no memory".to_owned() });
-    assert_eq!(run.gate(), Some(GatePhase::Failed));
+    run.apply(10, failed("no such program type", false));
+    assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
     run.apply(20, Event::Tick);
-    assert_eq!(run.gate(), Some(GatePhase::Failed));
+    assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
     assert_eq!(run.machine.may_order(&uid(), close(60_000)), Err(OrderRefusal::Failed));
     // Never start by holding what may work.
     let actions = run.apply(30, order(None));

@@ -1,0 +1,102 @@
+//! A gate that could not be worked: its programs come off, and nothing of its pod waits. What was
+//! wanting on the node may be there again a moment later; then the gate is worked after all, if the
+//! proxy is still not ready.
+
+use std::time::Duration;
+
+use super::{evaluate::Context, gate::GatePhase, pod::Pod};
+use crate::core::{Action, Line, Monotonic};
+
+/// The first trial comes so long after a failure; each further one twice as late as the one before.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Further apart they do not get: a pod starts for some tens of seconds.
+const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+
+/// No trial later than this after the first failure: as long as a hold lasts by default.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+
+/// A gate that has stood for so long fails for another reason, or for the same one anew.
+const FORGET_AFTER: Duration = Duration::from_secs(20);
+
+/// How a gate has failed, in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failures {
+    first: Monotonic,
+    last: Monotonic,
+    count: u32,
+}
+
+// === impl Failures ===
+
+impl Failures {
+    /// With one more.
+    fn and_one(before: Option<Self>, now: Monotonic) -> Self {
+        match before.filter(|before| now < before.last + FORGET_AFTER) {
+            Some(Self { first, last: _, count }) => Self { first, last: now, count: count + 1 },
+            None => Self { first: now, last: now, count: 1 },
+        }
+    }
+
+    /// When it is tried again.
+    fn retry_at(self) -> Option<Monotonic> {
+        let doubled = RETRY_AFTER.saturating_mul(1_u32.checked_shl(self.count - 1)?);
+        let at = self.last + doubled.min(RETRY_AT_MOST);
+        (at < self.first + RETRY_FOR).then_some(at)
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// The gate could not be worked: its programs come off. Told once, however often it is tried.
+    pub(super) fn failed(
+        &mut self,
+        error: String,
+        may_pass: bool,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        // What failed went with its cgroup; what stands on the next one is still to be taken over.
+        if self.cgroup.is_none() {
+            return;
+        }
+        let failures = Failures::and_one(self.failures, now);
+        self.failures = Some(failures);
+        let retry_at = if may_pass { failures.retry_at() } else { None };
+        if failures.count == 1 {
+            let again = retry_at.is_some();
+            self.log(Line::GateFailed { error: error.clone(), again }, actions);
+        }
+        self.error = Some(error);
+        self.let_go(now, actions);
+        self.gate = GatePhase::Failed { retry_at };
+        self.note_phase(now);
+    }
+
+    /// Has it tried whether the programs can be worked again, if the time for that has come.
+    pub(super) fn prove(
+        &mut self,
+        retry_at: Option<Monotonic>,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if retry_at.is_none_or(|at| context.now < at) {
+            return false;
+        }
+        let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+        actions.push(Action::ProveGate { uid, cgroup });
+        // How it went is told before anything else happens.
+        self.gate = GatePhase::Failed { retry_at: None };
+        false
+    }
+
+    /// A gate that had failed is worked again; but the pod has run without one meanwhile, so its proxy
+    /// is asked first.
+    pub(super) fn begin_anew(&mut self) {
+        if matches!(self.gate, GatePhase::Failed { .. }) {
+            self.gate = GatePhase::Absent;
+            self.late = true;
+        }
+    }
+}

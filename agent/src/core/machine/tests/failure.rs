@@ -1,0 +1,92 @@
+//! Gates that could not be worked.
+
+use super::*;
+use crate::core::Action;
+
+fn proves(actions: &[Action]) -> bool {
+    actions.contains(&Action::ProveGate { uid: uid(), cgroup: CGROUP })
+}
+
+fn tells_failure(actions: &[Action]) -> Option<bool> {
+    actions.iter().find_map(|action| match action {
+        Action::Log(_, Line::GateFailed { again, .. }) => Some(*again),
+        _ => None,
+    })
+}
+
+fn failing() -> Run {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let actions = run.apply(1, failed("no descriptors", true));
+    assert_eq!(tells_failure(&actions), Some(true));
+    run
+}
+
+#[test]
+fn a_shortage_that_passes_costs_a_moment_of_the_hold() {
+    let mut run = failing();
+    assert_eq!(run.machine.next_wakeup(), Some(at(101)));
+    assert!(run.apply(100, Event::Tick).is_empty());
+    assert!(proves(&run.apply(101, Event::Tick)));
+    assert!(run.apply(102, Event::Tick).is_empty(), "nobody has said how it went");
+    // The pod has run without a gate: never start by holding what may work.
+    run.apply(103, Event::GateProven(uid()));
+    assert_eq!(run.gate(), Some(GatePhase::Checking));
+    assert_eq!(reason(&run.apply(104, Event::ProxyNotReady(uid()))), Some(CloseReason::NotReady));
+}
+
+#[test]
+fn a_proxy_that_has_become_ready_meanwhile_is_not_held() {
+    let mut run = failing();
+    run.apply(101, Event::Tick);
+    run.apply(102, Event::GateProven(uid()));
+    run.apply(103, Event::ProxyReady(uid()));
+    assert_eq!(run.gate(), Some(GatePhase::Open));
+}
+
+#[test]
+fn a_shortage_that_lasts_is_told_once_and_tried_for_a_minute() {
+    let mut run = failing();
+    let (mut trials, mut now) = (0, 1);
+    while let Some(end) = run.machine.next_wakeup() {
+        let waited = end.0 / 1_000_000 - now;
+        assert!((100..=5_000).contains(&waited), "{waited}");
+        now += waited;
+        assert!(proves(&run.apply(now, Event::Tick)));
+        assert_eq!(tells_failure(&run.apply(now, failed("no descriptors", true))), None);
+        trials += 1;
+    }
+    assert!((50_000..60_000).contains(&now) && trials < 20, "{trials} in {now} ms");
+    assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
+}
+
+#[test]
+fn what_cannot_pass_is_not_tried_again() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let actions = run.apply(1, failed("no such program type", false));
+    assert_eq!(tells_failure(&actions), Some(false));
+    assert_eq!(run.machine.next_wakeup(), None);
+}
+
+#[test]
+fn a_gate_that_has_stood_for_long_fails_anew() {
+    let mut run = failing();
+    run.apply(101, Event::Tick);
+    run.apply(102, Event::GateProven(uid()));
+    run.apply(103, Event::ProxyNotReady(uid()));
+    assert!(run.is_closed());
+    let actions = run.apply(40_000, failed("no descriptors", true));
+    assert_eq!(tells_failure(&actions), Some(true));
+    assert_eq!(run.machine.next_wakeup(), Some(at(40_100)));
+}
+
+#[test]
+fn nobody_tries_for_a_pod_that_is_gone() {
+    for event in [Event::PodCgroupGone(uid()), Event::PodDeleted(uid())] {
+        let mut run = failing();
+        run.apply(50, event);
+        assert_eq!(run.machine.next_wakeup(), None);
+        assert!(!proves(&run.apply(200, Event::GateProven(uid()))));
+    }
+}

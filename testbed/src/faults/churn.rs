@@ -1,0 +1,214 @@
+//! Pods that come and go fifty times a second.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Due, ENABLED, Fault, NAMESPACE, Run, Tally, Trials, footprint::Footprint, node, start::SOON,
+};
+use crate::{
+    Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::programs_on,
+};
+
+pub(super) const FAULTS: &[Fault] = &[Fault {
+    name: "50 pods a second come and go",
+    what: "half of them enabled; containers that connect in their first millisecond, containers that \
+           live 5 ms, pods deleted while their gate is attached, holds or opens; names and process ids \
+           come again. A quarter of the pods has a connect that is counted; afterwards the agent has \
+           no more memory, files, threads, map entries, pins or watches than before",
+    trials: Trials { bounded: 40, full: 2_250 },
+    run: churn,
+}];
+
+/// Pods for each connect that is counted: two kinds of eight have one.
+const PODS_A_TRIAL: u32 = 4;
+
+/// Fifty a second, where the machine can do it.
+const POD_EVERY: Duration = Duration::from_millis(20);
+
+/// Pods at a time: each lives for some 300 ms.
+const LANES: u32 = 24;
+
+/// The hold's time, the default.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A pod that is not held waits until the API has told of it, which takes milliseconds.
+const NOT_HELD_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the container lives that hardly lives.
+const SHORT_LIFE: Duration = Duration::from_millis(5);
+
+/// A proxy takes up to so long.
+const PROXY_TAKES_MS: u64 = 200;
+
+/// By how much the agent may grow, in KiB: its history of 128 episodes, and what an allocator keeps
+/// of a thousand tasks. A byte kept of each of the full form's packets would be as much.
+const GROWTH_KIB: usize = 16 * 1024;
+
+/// The namespace whose pods nobody enabled.
+const OTHER: &str = "other";
+
+/// Between two looks at what nobody tells of.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
+    let node = node()?;
+    node.api().put_namespace(OTHER, &[]);
+    node.api().put_namespace(NAMESPACE, &ENABLED);
+    let agent = node.start_agent(&run.agent())?;
+    agent.wait_message(SOON, "agent armed")?;
+    let lanes = (0..LANES).map(|_| node.lane()).collect::<Result<Vec<Lane>>>()?;
+    let churn = Churn { run, node: &node, tally: Mutex::default() };
+    // What is made once, such as the first connection for Events, is made by now.
+    churn.pods(&lanes, 0..LANES)?;
+    let before = Footprint::of(&node, &agent)?.compare(&node, &agent, 0)?;
+    let pods = run.trials() * PODS_A_TRIAL;
+    let started = Instant::now();
+    churn.pods(&lanes, LANES..LANES + pods)?;
+    let rate = f64::from(pods) / started.elapsed().as_secs_f64();
+    let after = before.compare(&node, &agent, GROWTH_KIB)?;
+    eprintln!(
+        "{pods} pods, {rate:.0} a second; {} -> {} KiB, {} -> {} files, {} -> {} threads",
+        before.rss_kib, after.rss_kib, before.files, after.files, before.threads, after.threads
+    );
+    *tally = churn.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(agent.exit_status().is_none(), "the agent has ended");
+    Ok(())
+}
+
+/// Pods, one after another in each lane.
+struct Churn<'a> {
+    run: &'a Run,
+    node: &'a Node,
+    tally: Mutex<Tally>,
+}
+
+// === impl Churn ===
+
+impl Churn<'_> {
+    fn pods(&self, lanes: &[Lane], numbers: std::ops::Range<u32>) -> Result<()> {
+        let next = AtomicU32::new(numbers.start);
+        let began = Instant::now();
+        let work = |number: usize, lane: &Lane| -> Result<()> {
+            loop {
+                let pod = next.fetch_add(1, Ordering::Relaxed);
+                if pod >= numbers.end {
+                    return Ok(());
+                }
+                let due = began + POD_EVERY * (pod - numbers.start);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                self.pod(pod, number, lane).with_context(|| format!("pod {pod}"))?;
+            }
+        };
+        thread::scope(|scope| {
+            let work = &work;
+            let workers: Vec<_> = lanes
+                .iter()
+                .enumerate()
+                .map(|(number, lane)| scope.spawn(move || work(number, lane)))
+                .collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
+    }
+
+    /// One pod, from its cgroup to its removal.
+    fn pod(&self, number: u32, name: usize, lane: &Lane) -> Result<()> {
+        let mut random = self.run.random(u64::from(number));
+        let namespace = if number % 2 == 0 { NAMESPACE } else { OTHER };
+        // The same names again and again, as a StatefulSet's.
+        let pod = self.node.pod(PodSpec::new(namespace, format!("cart-{name}")))?;
+        pod.publish()?;
+        pod.create_cgroup()?;
+        // What happens before anything runs in it.
+        if number % 16 == 6 {
+            // Made anew, by the same name, while it is attached.
+            thread::sleep(Duration::from_micros(random.u64(..3_000)));
+            pod.remove_cgroup()?;
+            pod.create_cgroup()?;
+            thread::sleep(Duration::from_micros(random.u64(..3_000)));
+            return pod.delete();
+        }
+        if namespace == NAMESPACE {
+            wait_gate(&pod)?;
+        }
+        pod.start_sandbox_in(lane)?;
+        match number % 8 {
+            0 => self.release(pod, &mut random),
+            2 => {
+                let short = pod.start_container("app", apps::testbed_app()?.arg("pause"))?;
+                thread::sleep(SHORT_LIFE);
+                short.kill();
+                self.release(pod, &mut random)
+            }
+            4 => {
+                let app = dial(&pod)?;
+                app.wait_connecting(SOON)?;
+                thread::sleep(Duration::from_micros(random.u64(..20_000)));
+                let ended = app.records().into_iter().find(|line| line["event"] == "connect");
+                ensure!(ended.is_none(), "nothing is there to connect to: {ended:?}");
+                pod.delete()
+            }
+            6 => {
+                // Deleted in the very moment in which it opens.
+                let _app = dial(&pod)?;
+                let _proxy = self.proxy(&pod, &mut random)?;
+                thread::sleep(Duration::from_micros(random.u64(..4_000)));
+                pod.delete()
+            }
+            // Nobody enabled it.
+            _ => {
+                let attempt = dial(&pod)?.wait_attempt(SOON)?;
+                ensure!(attempt.elapsed() < NOT_HELD_WITHIN, "not to be held: {attempt:?}");
+                pod.delete()
+            }
+        }
+    }
+
+    /// The pod's application dials, its proxy comes; the connect is counted.
+    fn release(&self, pod: Pod, random: &mut fastrand::Rng) -> Result<()> {
+        let app = dial(&pod)?;
+        let (_proxy, ready_ns) = self.proxy(&pod, random)?;
+        let due = Due { ready_ns: Some(ready_ns), timeout: TIMEOUT };
+        let attempt = app.wait_attempt(TIMEOUT + SOON).ok();
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.count(pod.name(), attempt.as_ref(), due);
+        drop(tally);
+        pod.delete()
+    }
+
+    /// A small proxy; and when it was ready.
+    fn proxy(&self, pod: &Pod, random: &mut fastrand::Rng) -> Result<(Process, u64)> {
+        let delay = format!("{}ms", random.u64(..PROXY_TAKES_MS));
+        let command = Command::new(&self.run.binary)
+            .args(["testpod", "proxy", "--delay", &delay])
+            .user(PROXY_ID, PROXY_ID);
+        let proxy = pod.start_container(PROXY, command)?;
+        let ready = proxy.wait_record(SOON, |line| line["event"] == "proxy_ready")?;
+        Ok((proxy, ready["mono_ns"].as_u64().context("a record without its instant")?))
+    }
+}
+
+fn dial(pod: &Pod) -> Result<Process> {
+    pod.start_container("app", apps::connect(backend_v4())?)
+}
+
+/// Kubelet takes hundreds of milliseconds from a pod's cgroup to its first process, in which its gate
+/// is attached. Here a busy machine may take longer for the one, and nothing takes time for the other.
+fn wait_gate(pod: &Pod) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    while programs_on(pod.cgroup().path())?.is_empty() {
+        ensure!(Instant::now() < deadline, "no program on {}", pod.cgroup().path().display());
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
