@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{leftovers::Objects, load::Load};
 use super::{
-    Due, Fault, Run, Tally, Trials, node,
+    Due, Fault, Run, Tally, Trials, node, sentry,
     start::{SOON, Start},
 };
 use crate::{Agent, Node, clock::monotonic_ns, proxy};
@@ -55,7 +55,7 @@ struct Exchanged {
 
 fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
-    let sentry = node.start_sentry(&run.agent())?;
+    let sentry = sentry(&node, &run.agent())?;
     let first = node.start_agent(&run.agent())?;
     first.wait_message(SOON, "agent armed")?;
     let is_over = AtomicBool::new(false);
