@@ -15,9 +15,11 @@ use crate::{
     preflight,
 };
 
-/// How often is looked whether an agent works again, or for the first time. Until then nothing else
-/// is to be done; the kernel tells of an agent's end, but not of its beginning.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often is looked whether an agent works again, or for the first time: the kernel tells of an
+/// agent's end, but not of its beginning. One that ends between two looks is missed until the next,
+/// so it is less than the hundreds of milliseconds that kubelet takes from a pod's cgroup to the
+/// first process in it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What it works with.
 struct Post {

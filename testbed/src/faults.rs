@@ -31,7 +31,7 @@ pub use self::{
     report::{Report, Row, replace_in, rows_in},
     tally::{Due, Tally},
 };
-use crate::{AgentOptions, Node};
+use crate::{AgentOptions, Node, Process};
 
 /// The label that enables a namespace.
 const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
@@ -144,4 +144,11 @@ fn nothing_left<T: std::fmt::Debug>(what: &str, left: impl Fn() -> Result<Vec<T>
         ensure!(Instant::now() < deadline, "{what}: {left:?}");
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// The second container of the agent's pod, as far as it is to be before an agent may end.
+fn sentry(node: &Node, options: &AgentOptions) -> Result<Process> {
+    let sentry = node.start_sentry(options)?;
+    sentry.wait_log(SOON, |line| line["message"] == "waiting for an agent to end")?;
+    Ok(sentry)
 }

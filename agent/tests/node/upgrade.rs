@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, Resource, apps, backend_v4, bpf};
 
@@ -170,6 +171,33 @@ fn pods_that_start_while_agents_change_see_no_refusal() {
         proxy.wait_ready(SOON).unwrap();
         let attempt = app.wait_attempt(SOON).unwrap();
         assert!(attempt.is_connected(), "{}: {attempt:?}", pod.name());
+    }
+}
+
+#[test]
+fn pods_that_start_before_the_next_agent_gets_to_work_see_no_refusal() {
+    let node = enabled_node();
+    let agent = start_agent_with(&node, &keeping());
+    let next = follower(&node);
+    // As if the machine had no time for it.
+    next.process().signal(Signal::SIGSTOP);
+    assert!(agent.stop(SOON).unwrap().success());
+    let pods: Vec<_> = (0..3)
+        .map(|nth| {
+            let pod = node.create_pod(PodSpec::new("shop", format!("pod-{nth}"))).unwrap();
+            let app = dials(&pod, "app", backend_v4());
+            app.wait_connecting(SOON).unwrap();
+            assert!(is_waiting(&app), "{}: {:?}", pod.name(), app.wait_attempt(Duration::ZERO));
+            (pod, app)
+        })
+        .collect();
+    next.process().signal(Signal::SIGCONT);
+    next.wait_message(SOON, "agent armed").unwrap();
+    let relieved = next.wait_message(SOON, "sentry relieved: this agent works").unwrap();
+    assert_eq!(relieved["held"], 3, "{relieved}");
+    for (pod, app) in &pods {
+        let proxy = pod.start_proxy().unwrap();
+        assert_released(app, proxy.wait_ready(SOON).unwrap(), pod.name());
     }
 }
 

@@ -6,7 +6,7 @@ mod load;
 use std::{
     fs,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{leftovers::Objects, load::Load};
 use super::{
-    Due, Fault, Run, Tally, Trials, node,
+    Due, Fault, Run, Tally, Trials, node, sentry,
     start::{SOON, Start},
 };
 use crate::{Agent, Node, clock::monotonic_ns, proxy};
@@ -31,6 +31,9 @@ pub(super) const FAULTS: &[Fault] = &[Fault {
 
 /// From one exchange to the next.
 const EVERY: Duration = Duration::from_secs(3);
+
+/// For an agent that has to share the machine with all these starts.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 const STANDS_BY: &str = "standing by for the agent that works on this node to end";
 
@@ -55,14 +58,16 @@ struct Exchanged {
 
 fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     let node = node()?;
-    let sentry = node.start_sentry(&run.agent())?;
+    let sentry = sentry(&node, &run.agent())?;
     let first = node.start_agent(&run.agent())?;
     first.wait_message(SOON, "agent armed")?;
-    let is_over = AtomicBool::new(false);
+    let count = AtomicU64::new(u64::MAX);
     let (exchanged, started) = thread::scope(|scope| {
-        let load = scope.spawn(|| Load::new(run, &node, &is_over).run());
+        let load = scope.spawn(|| Load::new(run, &node, &count).run());
         let exchanged = exchange(run, &node, first);
-        is_over.store(true, Ordering::Relaxed);
+        // It ends now, unless a slow machine has made fewer than were asked for.
+        let pods = if exchanged.is_ok() { run.trials().into() } else { 0 };
+        count.store(pods, Ordering::Relaxed);
         (exchanged, load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Exchanged { agent, absences, mut objects } = exchanged?;
@@ -99,16 +104,16 @@ fn exchange(run: &Run, node: &Node, mut agent: Agent) -> Result<Exchanged> {
         objects.add(agent.pid())?;
         let early = (exchange == Exchange::Surge).then(|| start(nth + 1)).transpose()?;
         if let Some(next) = &early {
-            next.wait_message(SOON, STANDS_BY)?;
+            next.wait_message(PATIENCE, STANDS_BY)?;
         }
         let from = monotonic_ns();
-        let ended = agent.stop(SOON)?;
+        let ended = agent.stop(PATIENCE)?;
         ensure!(ended.success(), "agent {nth} failed: {:?}", agent.stderr());
         if exchange == Exchange::OtherAbi {
             make_foreign(node, nth)?;
         }
         let next = early.map_or_else(|| start(nth + 1), Ok)?;
-        next.wait_message(SOON, "agent armed")?;
+        next.wait_message(PATIENCE, "agent armed")?;
         absences.push((from, monotonic_ns()));
         agent = next;
     }

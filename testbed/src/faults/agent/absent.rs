@@ -11,7 +11,7 @@ use crate::{
     faults::{
         Due, NAMESPACE, Run, Tally,
         light::LightProxy,
-        node,
+        node, sentry,
         start::{SOON, Start},
     },
 };
@@ -22,7 +22,7 @@ pub(super) fn killed_with_the_sentry(run: &Run, tally: &mut Tally) -> Result<()>
     const TIMEOUT: Duration = Duration::from_secs(4);
     let node = node()?;
     let options = run.agent().arg("--timeout").arg("4s");
-    let sentry = node.start_sentry(&options)?;
+    let sentry = sentry(&node, &options)?;
     let agent = node.start_agent(&options)?;
     agent.wait_message(SOON, "agent armed")?;
     let half = run.trials().div_ceil(2);
@@ -69,7 +69,7 @@ pub(super) fn proxy_dies(run: &Run, tally: &mut Tally) -> Result<()> {
     /// The dead one's successor takes so long, in milliseconds.
     const SUCCESSOR_MS: std::ops::RangeInclusive<u64> = 0..=2_000;
     let node = node()?;
-    let _sentry = node.start_sentry(&run.agent())?;
+    let _sentry = sentry(&node, &run.agent())?;
     let mut random = run.random(0);
     let mut agent = node.start_agent(&run.agent())?;
     agent.wait_message(SOON, "agent armed")?;

@@ -12,11 +12,13 @@ use fastrand::Rng;
 use crate::{
     Agent, Node, Pod, PodSpec, Process, apps, backend_v4, bpf,
     clock::monotonic_ns,
-    faults::{Due, NAMESPACE, Run, Tally, light::LightProxy, node, nothing_left, start::SOON},
+    faults::{
+        Due, NAMESPACE, Run, Tally, light::LightProxy, node, nothing_left, sentry, start::SOON,
+    },
 };
 
 /// Nodes whose agents are killed side by side: most of a trial is waiting.
-const LANES: u32 = 2;
+const LANES: u32 = 4;
 
 /// The agent's own default.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -84,7 +86,7 @@ pub(super) fn run(run: &Run, tally: &mut Tally, moment: Moment) -> Result<()> {
     let tally = Mutex::new(tally);
     let lane = |number: u32| -> Result<()> {
         let node = node()?;
-        let _sentry = node.start_sentry(&run.agent())?;
+        let _sentry = sentry(&node, &run.agent())?;
         let mut agent = node.start_agent(&run.agent())?;
         agent.wait_message(SOON, "agent armed")?;
         let random = run.random((u64::from(number) << 8) | moment as u64);

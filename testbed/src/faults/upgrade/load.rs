@@ -1,7 +1,8 @@
 //! Pods that start one after the other at a steady pace, whatever becomes of those before.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    num::NonZero,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -25,11 +26,12 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// can.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many pods are on their way at a time: with 20 starts a second each may take 3 s.
-const AT_A_TIME: u64 = 60;
+/// How many pods are on their way at a time, for each processor: with four each may take 3 s at 20
+/// starts a second. More would only wait for a processor, the agent as well.
+const AT_A_TIME_PER_CPU: usize = 15;
 
 /// The same as part of a test run, beside which others want the machine as well.
-const AT_A_TIME_BOUNDED: u64 = 8;
+const AT_A_TIME_BOUNDED: usize = 8;
 
 /// Every so many pods one has a real Envoy, the others a [`LightProxy`].
 const ENVOY_EVERY: u64 = 20;
@@ -44,11 +46,11 @@ pub(super) struct Started {
     pub(super) ready_ns: u64,
 }
 
-/// Starts pods until it is over, and not fewer than the run asks for.
+/// Starts pods, `count` of them, which may be changed meanwhile.
 pub(super) struct Load<'a> {
     run: &'a Run,
     node: &'a Node,
-    is_over: &'a AtomicBool,
+    count: &'a AtomicU64,
     next: AtomicU64,
     begin: Instant,
 }
@@ -56,12 +58,16 @@ pub(super) struct Load<'a> {
 // === impl Load ===
 
 impl<'a> Load<'a> {
-    pub(super) fn new(run: &'a Run, node: &'a Node, is_over: &'a AtomicBool) -> Self {
-        Self { run, node, is_over, next: AtomicU64::new(0), begin: Instant::now() }
+    pub(super) fn new(run: &'a Run, node: &'a Node, count: &'a AtomicU64) -> Self {
+        Self { run, node, count, next: AtomicU64::new(0), begin: Instant::now() }
     }
 
     pub(super) fn run(&self) -> Result<Vec<Started>> {
-        let at_a_time = if self.run.full { AT_A_TIME } else { AT_A_TIME_BOUNDED };
+        let at_a_time = if self.run.full {
+            AT_A_TIME_PER_CPU * thread::available_parallelism().map_or(1, NonZero::get)
+        } else {
+            AT_A_TIME_BOUNDED
+        };
         let results: Vec<Result<Vec<Started>>> = thread::scope(|scope| {
             let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(|| self.work())).collect();
             let join = |worker: thread::ScopedJoinHandle<'_, _>| {
@@ -82,8 +88,7 @@ impl<'a> Load<'a> {
         let mut all = Vec::new();
         loop {
             let nth = self.next.fetch_add(1, Ordering::Relaxed);
-            let is_enough = nth >= u64::from(self.run.trials());
-            if is_enough && self.is_over.load(Ordering::Relaxed) {
+            if nth >= self.count.load(Ordering::Relaxed) {
                 return Ok(all);
             }
             let due = self.begin + INTERVAL * u32::try_from(nth).unwrap_or(u32::MAX);
