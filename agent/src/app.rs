@@ -260,11 +260,7 @@ async fn greet(
         // Nobody waits for this agent yet, and it could never learn whom to hold.
         Err(error @ ClusterError::Forbidden { .. }) if !inherits => Err(error),
         Err(error) => {
-            tracing::warn!(
-                %error,
-                "working without the API server until it answers; what pods that start meanwhile dial \
-                 at a proxy's port waits until it is ready, or for their deadline"
-            );
+            tracing::warn!(%error, "working without the API server until it answers");
             Ok(())
         }
         Ok(()) => Ok(()),

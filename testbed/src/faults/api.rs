@@ -228,11 +228,7 @@ fn start_in(
 
 /// The agent works without the API server.
 fn wait_alone(agent: &Agent) -> Result<()> {
-    agent.wait_log(SOON, |line| {
-        line["message"]
-            .as_str()
-            .is_some_and(|text| text.starts_with("working without the API server until it answers"))
-    })?;
+    agent.wait_message(SOON, "working without the API server until it answers")?;
     agent.wait_message(SOON, "agent started")?;
     Ok(())
 }

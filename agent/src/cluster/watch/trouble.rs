@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// Between two warnings about the same watch.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What to do about rights that are missing.
+const MEND: &str = "grant list and watch on pods and namespaces (deploy/holdfast.yaml)";
+
 /// What has been told of one watch.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -21,17 +24,12 @@ pub(super) struct Trouble {
 impl Trouble {
     /// Tells of an error: the first of a minute, with the number of those before it that were not told.
     pub(super) fn tell(&mut self, resource: &str, error: &Error) {
-        match self.count(Instant::now()) {
-            Some(more) if is_forbidden(error) => tracing::warn!(
-                resource,
-                %error,
-                more,
-                "watch interrupted; trying again: the API server does not let this agent list and \
-                 watch pods and namespaces (deploy/holdfast.yaml grants it)"
-            ),
-            Some(more) => tracing::warn!(resource, %error, more, "watch interrupted; trying again"),
-            None => tracing::debug!(resource, %error, "watch interrupted; trying again"),
-        }
+        let Some(more) = self.count(Instant::now()) else {
+            tracing::debug!(resource, %error, "watch interrupted; trying again");
+            return;
+        };
+        let mend = is_forbidden(error).then_some(MEND);
+        tracing::warn!(resource, %error, more, mend, "watch interrupted; trying again");
     }
 
     /// How many errors have not been told, if this one is to be.

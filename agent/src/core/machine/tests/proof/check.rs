@@ -79,6 +79,7 @@ impl World {
             }
             Action::SetGate(_)
             | Action::OpenGate { .. }
+            | Action::ProveGate { .. }
             | Action::DetachGate { .. }
             | Action::CountGate { .. }
             | Action::SetVerdict { .. }
@@ -241,7 +242,7 @@ impl World {
             | GatePhase::Checking
             | GatePhase::Open
             | GatePhase::GivenUp { .. }
-            | GatePhase::Failed => {
+            | GatePhase::Failed { retry_at: _ } => {
                 let over = running.is_none_or(|episode| episode.reason.is_none());
                 ensure!(over, "{uid} is {gate:?}, and its episode goes on: {running:?}");
             }
@@ -262,7 +263,7 @@ impl World {
             return Ok(());
         }
         let phase = agent.phase(&uid).with_context(|| format!("{uid} is not known"))?;
-        if phase == GatePhase::Failed {
+        if matches!(phase, GatePhase::Failed { .. }) {
             return Ok(());
         }
         let Some(object) = &pod.object else {
@@ -289,7 +290,7 @@ impl World {
             GatePhase::Absent
             | GatePhase::Checking
             | GatePhase::Opening { .. }
-            | GatePhase::Failed => false,
+            | GatePhase::Failed { retry_at: _ } => false,
         };
         ensure!(is_right, "{uid} is {phase:?}; is its proxy ready? {is_ready}");
         Ok(())

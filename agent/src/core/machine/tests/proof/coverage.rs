@@ -70,7 +70,7 @@ const fn name(gate: GatePhase) -> &'static str {
         GatePhase::Guarded { .. } => "Guarded",
         GatePhase::Open => "Open",
         GatePhase::GivenUp { .. } => "GivenUp",
-        GatePhase::Failed => "Failed",
+        GatePhase::Failed { retry_at: _ } => "Failed",
     }
 }
 

@@ -112,6 +112,7 @@ fn gate_of(set: &SetGate) -> Gate {
         errno: 0,
         dns_port: 0,
         closed_for: 0,
+        attached: 1,
         ports: [0; MAX_PORTS],
     };
     let mode = match set.mode {

@@ -421,7 +421,7 @@ impl World {
                     self.failed.insert(*cgroup);
                     let uid = uid.clone();
                     return Some(if is_there {
-                        Event::GateFailed { uid, error: "no memory".to_owned() }
+                        Event::GateFailed { uid, error: "no memory".to_owned(), may_pass: false }
                     } else {
                         Event::PodCgroupGone(uid)
                     });
@@ -431,11 +431,22 @@ impl World {
             }
             Action::OpenGate { uid, cgroup, replay } => {
                 if std::mem::take(&mut self.fail_next) {
-                    return Some(Event::GateFailed { uid, error: "no memory".to_owned() });
+                    return Some(Event::GateFailed {
+                        uid,
+                        error: "no memory".to_owned(),
+                        may_pass: false,
+                    });
                 }
                 self.kernel.open(cgroup, &replay.unwrap_or_default(), now);
                 self.kernel.look_again(cgroup, now);
                 return self.count(uid, cgroup);
+            }
+            Action::ProveGate { uid, cgroup: _ } => {
+                return Some(if std::mem::take(&mut self.fail_next) {
+                    Event::GateFailed { uid, error: "no memory".to_owned(), may_pass: true }
+                } else {
+                    Event::GateProven(uid)
+                });
             }
             Action::DetachGate { uid: _, cgroup, containers } => {
                 self.kernel.gates.remove(&cgroup);
