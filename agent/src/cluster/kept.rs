@@ -38,13 +38,12 @@ impl Kept {
         all: impl IntoIterator<Item = (&'a String, &'a String)>,
     ) -> BTreeMap<String, String> {
         let mut own = 0;
-        let is_asked_for = |key: &str| {
+        let mut is_asked_for = |key: &str| {
             self.0.contains(key) || {
                 own += usize::from(key.starts_with(PREFIX));
                 key.starts_with(PREFIX) && own <= MAX_OWN
             }
         };
-        let mut is_asked_for = is_asked_for;
         all.into_iter()
             .filter(|(key, _)| is_asked_for(key))
             .map(|(key, text)| (key.clone(), cut(text).to_owned()))
