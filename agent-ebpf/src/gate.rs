@@ -93,7 +93,10 @@ pub struct Gate {
     /// The loopback port on which the mesh's proxy takes captured DNS queries; 0: none.
     pub dns_port: u16,
     /// Why it was closed: an agent's note for the agent after it.
-    pub closed_for: u16,
+    pub closed_for: u8,
+    /// Whether all programs of the gate are on the pod's cgroup. Until then the sentry minds the pod
+    /// ([`crate::Sentry`]), if one is posted.
+    pub attached: u8,
     /// The loopback ports on which the proxy takes the application's connections; unused: 0.
     pub ports: [u16; MAX_PORTS],
 }

@@ -12,18 +12,20 @@ pub mod event;
 pub mod gate;
 pub mod note;
 pub mod pacing;
+pub mod sentry;
 pub mod socket;
 
 pub use self::{
     event::{Event, EventKind},
     gate::{ContainerVerdict, Gate, GateCounts, GateMode, GateState, Treatment},
+    sentry::{Post, Sentry},
     socket::{Address, Datagram, QueryKey, SocketRecord, StoredSyn},
 };
 
 /// Bumped whenever a type in a map or in the ring changes its meaning or its layout, those that only
 /// the programs know included: maps outlive the agent that made them, and the next agent's programs
 /// go on with them.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Declares that a type may be read and written as plain bytes by the agent.
 macro_rules! plain_bytes {

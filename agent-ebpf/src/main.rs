@@ -20,7 +20,7 @@ mod entry {
 
     use crate::programs::{
         connect::{self, Call},
-        gate, release, retransmit, sockopt,
+        gate, release, retransmit, sentry, sockopt,
     };
 
     /// What hooks of calls return to let the call go on.
@@ -100,6 +100,24 @@ mod entry {
     #[inline(always)]
     pub(crate) fn loud_gate(ctx: SkBuffContext) -> i32 {
         fate(gate::answer::<LOUD>(&ctx))
+    }
+
+    // The sentry's have no loud copy: its pods are nobody's yet.
+    #[cgroup_skb(egress)]
+    pub(crate) fn holdfast_sentry_gate(ctx: SkBuffContext) -> i32 {
+        fate(sentry::answer(&ctx))
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    pub(crate) fn holdfast_sentry_connect4(ctx: SockAddrContext) -> i32 {
+        sentry::mark(&ctx);
+        ALLOW
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub(crate) fn holdfast_sentry_connect6(ctx: SockAddrContext) -> i32 {
+        sentry::mark(&ctx);
+        ALLOW
     }
 
     #[inline(always)]

@@ -11,5 +11,6 @@ pub(crate) mod release;
 pub(crate) mod report;
 pub(crate) mod retransmit;
 pub(crate) mod say;
+pub(crate) mod sentry;
 pub(crate) mod sock;
 pub(crate) mod sockopt;

@@ -1,18 +1,22 @@
 //! The one place that wires the agent together.
 
 mod ending;
+mod handover;
 
-use std::{future::pending, path::Path, sync::Arc, time::Duration};
+use std::{convert::identity, future::pending, iter, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::ending::{Ending, Endings};
+use self::{
+    ending::{Ending, Endings},
+    handover::Handover,
+};
 use crate::{
     admin::{self, Admin},
-    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place},
+    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place, Sentry},
     cli::RunArgs,
     clock,
     cluster::{self, Watches},
@@ -125,6 +129,10 @@ pub async fn run(
     let lines = Arc::new(KernelLines::new(names.clone()));
     let Loaded { gates, sockets, events: ring } = bpf::load(&options, claim, lines)?;
     readiness.met(Reason::ProgramsLoaded);
+    let (sentry, mut handover) = match bpffs.as_deref() {
+        Some(bpffs) => sentry(bpffs, &cgroup_root, &rules, args.sentry_for),
+        None => (None, None),
+    };
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
     let endings =
@@ -159,6 +167,7 @@ pub async fn run(
         entrance,
         bundles: Bundles::new(args.node.runtime_root),
         proc_root: args.node.proc_root,
+        sentry,
         replays,
         names,
         levels,
@@ -196,20 +205,28 @@ pub async fn run(
             ended = cgroups => Err(ended.context("the cgroup watch panicked").flatten()),
             ended = &mut kernel => Err(ended.context("the reader of kernel events panicked").flatten()),
         };
+        // Posted while the gates are still worked: no pod starts unheld in between.
+        if ending_of(&ended, &endings) == Ending::Keep
+            && let Some(handover) = &mut handover
+        {
+            handover.post();
+        }
         stop.cancel();
         ended
     };
     let (ended, (gates, reconciled)) =
         tokio::join!(ending, reconcile::run(parts, inbox, reported, stop.clone()));
-    let (ending, result) = match ended {
-        Ok(ending) => (ending, reconciled),
-        Err(result) => (endings.when_failed(), result),
-    };
+    let (ending, result) =
+        (ending_of(&ended, &endings), ended.map_or_else(identity, |_| reconciled));
     // The next agent reads the ring as soon as this one has let go of its place.
     kernel.abort();
     let _: Result<_, _> = kernel.await;
     match ending {
         Ending::Keep if gates.outlive_the_agent() => {
+            // The task that works gates may have relieved it in its last moment.
+            if let Some(handover) = &mut handover {
+                handover.post();
+            }
             tracing::info!("stopping; gates stay as they are until another agent takes them over");
             gates.leave();
         }
@@ -270,12 +287,38 @@ async fn forward(stream: impl Stream<Item = Input>, inputs: mpsc::Sender<Input>)
     }
 }
 
+/// What becomes of the gates: who was told to stop knows, who has failed does not.
+fn ending_of(ended: &Result<Ending, anyhow::Result<()>>, endings: &Endings) -> Ending {
+    ended.as_ref().map_or_else(|_| endings.when_failed(), |ending| *ending)
+}
+
+/// The sentry, for who works the gates and for the agent's end. Without it only pods are at a loss
+/// that start while no agent lives.
+fn sentry(
+    bpffs: &Path,
+    cgroup_root: &Path,
+    rules: &Rules,
+    longest: Duration,
+) -> (Option<Sentry>, Option<Handover>) {
+    let handover = Handover::new(bpffs, cgroup_root, rules, longest);
+    match handover.and_then(|handover| Ok((Sentry::open(bpffs)?, handover))) {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::warn!(%error, "pods that start while no agent lives are not held");
+            (None, None)
+        }
+    }
+}
+
 async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     loop {
         let event = watch.next().await?;
         let input = Input::Cgroup { event, at: clock::now() };
-        if inputs.send(input).await.is_err() {
-            return Ok(());
+        let complete = watch.newly_complete()?.map(Input::CgroupsComplete);
+        for input in iter::once(input).chain(complete) {
+            if inputs.send(input).await.is_err() {
+                return Ok(());
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel side's handle: loading the programs, working the gates, reading what the kernel
 //! tells. The only module that knows aya.
 
+mod absence;
 mod cost;
 mod event;
 mod gate;
@@ -13,11 +14,13 @@ mod part;
 mod pin;
 mod place;
 mod program;
+mod sentry;
 mod socket;
 mod sys;
 mod voice;
 
 pub use self::{
+    absence::{Absence, Found},
     cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},
@@ -28,6 +31,7 @@ pub use self::{
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
+    sentry::{Posting, Sentry},
     socket::SocketTable,
 };
 

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    bpf::{self, Claim},
+    bpf::{self, Claim, Standing},
     cli::CleanupArgs,
     cluster::{self, DaemonSetName},
     health::{self, Liveness, Readiness},
@@ -48,10 +48,10 @@ pub async fn run(args: CleanupArgs) -> anyhow::Result<()> {
 fn clean(bpffs: &Path, skip_if_running: bool) -> anyhow::Result<String> {
     match Claim::try_take(bpffs)? {
         Some(claim) => {
-            let links = claim.standing_links();
+            let Standing { pods: _, links, sentry } = claim.standing();
             claim.remove()?;
-            let place = bpffs.display();
-            Ok(format!("{place}: {links} programs of holdfast taken off, nothing is left"))
+            let (place, programs) = (bpffs.display(), links + sentry);
+            Ok(format!("{place}: {programs} programs of holdfast taken off, nothing is left"))
         }
         None if skip_if_running => Ok(AgentRuns.to_string()),
         None => Err(AgentRuns.into()),

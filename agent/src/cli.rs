@@ -3,6 +3,7 @@
 mod admin;
 mod node;
 mod run;
+mod sentry;
 mod wait;
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ pub use self::{
     },
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     run::{OnExit, RunArgs},
+    sentry::SentryArgs,
     wait::{Invocation, WaitArgs},
 };
 use crate::{
@@ -104,6 +106,13 @@ pub enum Command {
     /// container nothing can be written to: kubectl exec ... -- /holdfast dump - > dump.tar.gz
     #[command(after_help = ASK_EXIT_CODES)]
     Dump(DumpArgs),
+    /// Mind the pods that start while no agent lives: a connect to a proxy that does not listen yet
+    /// waits.
+    ///
+    /// A small process beside the agent. It waits for the agent's end, however that comes, and then puts
+    /// a program on the root of kubelet's cgroups, which the next agent takes off.
+    #[command(after_help = EXIT_CODES)]
+    Sentry(SentryArgs),
     /// Remove what an agent that was killed has left on this node: its gates open.
     Cleanup(CleanupArgs),
     /// Check whether an agent can work on this node, and what it would lack.

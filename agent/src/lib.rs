@@ -29,6 +29,7 @@ pub mod preflight;
 pub mod readiness;
 pub mod reconcile;
 pub mod request;
+pub mod sentry;
 mod signals;
 pub mod status;
 pub mod telemetry;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use holdfast::{
     app, check, cleanup,
     cli::{self, CheckArgs, Cli, Command, Invocation, ProfilesArgs},
-    command, config, exit, telemetry,
+    command, config, exit, sentry, telemetry,
     wait::{self, Tool},
 };
 
@@ -40,6 +40,11 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
         Command::Cleanup(args) => {
             let runtime = tokio::runtime::Runtime::new()?;
             return runtime.block_on(cleanup::run(args)).map(|()| ExitCode::SUCCESS);
+        }
+        Command::Sentry(args) => {
+            telemetry::init_direct(args.log_format, &args.log_level)
+                .map_err(anyhow::Error::from_boxed)?;
+            return sentry::run(args).map(|never| match never {});
         }
         Command::Wait(args) => return Ok(wait::run(&args.plan(tool)).map(ExitCode::from)?),
         Command::Testpod(args) => return Ok(testpod::run(args).map(ExitCode::from)?),

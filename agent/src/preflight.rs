@@ -156,14 +156,41 @@ pub fn capabilities() -> Result<(), PreflightError> {
     }
 }
 
+/// Checks the capabilities of the sentry's process, which loads nothing and enters no namespace.
+///
+/// # Errors
+///
+/// All that are missing.
+pub fn sentry_capabilities() -> Result<(), PreflightError> {
+    /// `CAP_BPF` lets a process use bpf(2) where that is not for everybody (`sys_bpf` in
+    /// kernel/bpf/syscall.c); `CAP_SYS_ADMIN` includes it.
+    const OPEN: (Capability, &str) =
+        (Capability::CAP_BPF, "to open pinned eBPF programs (CAP_SYS_ADMIN includes it)");
+    let [net_admin, ..] = CAPABILITIES;
+    let held = held_capabilities()?;
+    let can_open = held.contains(&OPEN.0) || held.contains(&Capability::CAP_SYS_ADMIN);
+    let can_attach = held.contains(&net_admin.0);
+    let missing = [(can_attach, net_admin), (can_open, OPEN)].into_iter();
+    let missing: Vec<_> = missing.filter(|(held, _)| !held).map(|(_, needed)| needed).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PreflightError::Missing(MissingCapabilities(missing)))
+    }
+}
+
+fn held_capabilities() -> Result<CapsHashSet, PreflightError> {
+    caps::read(None, CapSet::Effective)
+        .map_err(|error| PreflightError::Capabilities(error.to_string()))
+}
+
 /// What the agent needs on this kernel, and has or has not.
 ///
 /// # Errors
 ///
 /// If its own capabilities cannot be read.
 pub fn needed_capabilities() -> Result<Vec<NeededCapability>, PreflightError> {
-    let held = caps::read(None, CapSet::Effective)
-        .map_err(|error| PreflightError::Capabilities(error.to_string()))?;
+    let held = held_capabilities()?;
     Ok(needed(&held, maps_are_locked_memory(&Kernel::running()) && locked_memory().is_some()))
 }
 

@@ -9,6 +9,7 @@ mod journal;
 mod log;
 mod notice;
 mod replay;
+mod sentry;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(test)]
 pub(crate) use self::journal::BEHIND;
+use self::sentry::SentryBooks;
 pub use self::{
     ask::{
         Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
@@ -37,7 +39,7 @@ pub use self::{
     replay::{ReplayCounts, ReplayOf, Replayer},
 };
 use crate::{
-    bpf::{BpfError, Gates, SocketTable},
+    bpf::{BpfError, Gates, Sentry, SocketTable},
     clock,
     core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid, SetGate},
     health::{Ping, Readiness, Reason},
@@ -59,6 +61,8 @@ pub enum Input {
         /// When that was read.
         at: Monotonic,
     },
+    /// All pods have been sent of which the cgroup has an id up to this one.
+    CgroupsComplete(CgroupId),
     /// Somebody wants to know whether the task still works.
     Ping(Ping),
     /// Somebody wants to know how things stand, or to give an order.
@@ -88,6 +92,8 @@ pub struct Parts {
     pub bundles: Bundles,
     /// `/proc`.
     pub proc_root: PathBuf,
+    /// What minds the pods that start after this agent, if it can outlive it.
+    pub sentry: Option<Sentry>,
     /// What becomes of the replays.
     pub replays: ReplayCounts,
     /// Told what belongs to which cgroup, for the lines that the programs write.
@@ -108,6 +114,7 @@ struct Reconciler {
     proc_root: PathBuf,
     names: Names,
     levels: Levels,
+    sentry: Option<SentryBooks>,
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
@@ -134,10 +141,15 @@ pub async fn run(
         entrance,
         bundles,
         proc_root,
+        sentry,
         replays,
         names,
         levels,
     } = parts;
+    let sentry = sentry.map(SentryBooks::open).transpose().unwrap_or_else(|error| {
+        tracing::warn!(%error, "pods that start while no agent lives are not held");
+        None
+    });
     let mut reconciler = Reconciler {
         machine,
         journal,
@@ -149,12 +161,14 @@ pub async fn run(
         proc_root,
         names,
         levels,
+        sentry,
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
         found: None,
     };
     let result = loop {
+        reconciler.keep_sentry();
         let wakeup = reconciler.machine.next_wakeup();
         tokio::select! {
             // Readiness first: whoever waits, waits for this.
@@ -213,8 +227,22 @@ impl Reconciler {
                 self.cgroup(event);
                 self.found = None;
             }
+            Input::CgroupsComplete(up_to) => {
+                if let Some(sentry) = &mut self.sentry {
+                    sentry.complete(up_to);
+                }
+            }
             Input::Ping(ping) => ping.answer(),
             Input::Ask(ask) => self.ask(ask),
+        }
+    }
+
+    /// Before the agent is armed it does not know all of what it would speak for.
+    fn keep_sentry(&mut self) {
+        if let Some(sentry) = &mut self.sentry
+            && self.armed_told
+        {
+            sentry.keep(self.machine.checking());
         }
     }
 

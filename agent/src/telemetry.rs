@@ -11,9 +11,13 @@ mod tests;
 use clap::ValueEnum;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer as _,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
+use self::filter::LogFilter;
 pub use self::{
     kernel::KernelLines,
     level::{LevelError, Levels, check_filter},
@@ -63,6 +67,32 @@ pub fn init(
     let (writer, worker) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).finish(std::io::stderr());
     let dropped = writer.error_counter();
+    install(format, filter, writer)?;
+    Ok((LogGuard { _worker: worker, dropped }, levels))
+}
+
+/// Sends the log to standard error, a line at a time and without a thread: for a process that nobody
+/// waits for.
+///
+/// # Errors
+///
+/// As [`init`].
+pub fn init_direct(
+    format: LogFormat,
+    level: &str,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (_, filter) = Levels::new(level)?;
+    install(format, filter, std::io::stderr)
+}
+
+fn install<W>(
+    format: LogFormat,
+    filter: LogFilter,
+    writer: W,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Plain => {
@@ -75,7 +105,7 @@ pub fn init(
             registry.with(layer.with_filter(filter)).try_init()?;
         }
     }
-    Ok((LogGuard { _worker: worker, dropped }, levels))
+    Ok(())
 }
 
 // === impl LogGuard ===

@@ -27,6 +27,7 @@ EVERYTHING = {
     },
     "logLevel": "info,holdfast::reconcile=debug",
     "logFormat": "json",
+    "sentry": {"enabled": True, "for": "1h", "resources": {"limits": {"cpu": 1}}},
     "startupTaint": {"enabled": True},
     "cleanupHook": {"enabled": True, "activeDeadlineSeconds": 60},
     "health": {"address": "[::]", "port": 9000},
@@ -107,6 +108,15 @@ CONTRADICTIONS = [
     (
         {"extraArgs": ["--bpffs", "/run/bpf"]},
         "extraArgs: --bpffs is not to be set here: the uninstallation cleans /sys/fs/bpf",
+    ),
+    (
+        {"extraArgs": ["--cgroup-root=/sys/fs/cgroup/a"]},
+        "set HOLDFAST_CGROUP_ROOT in extraEnv",
+    ),
+    ({"extraArgs": ["--sentry-for=1h"]}, "extraArgs: --sentry-for is not to be set here"),
+    (
+        {"extraEnv": [{"name": "HOLDFAST_SENTRY_FOR", "value": "1h"}]},
+        "extraEnv: HOLDFAST_SENTRY_FOR is not to be set here: use sentry",
     ),
     (
         {"health": {"address": "127.0.0.1"}},
@@ -198,6 +208,9 @@ VIOLATIONS = [
     ({"config": {"timeout": "0s"}}, "/config/timeout"),
     ({"logFormat": "xml"}, "/logFormat"),
     ({"onExit": "leave"}, "/onExit"),
+    ({"sentry": {"for": "25h"}}, "/sentry/for"),
+    ({"sentry": {"for": "0s"}}, "/sentry/for"),
+    ({"sentry": {"resources": {"memory": "1Gi"}}}, "memory"),
     ({"startupTaint": True}, "/startupTaint"),
     ({"startupTaint": {"enabled": "yes"}}, "/startupTaint/enabled"),
     ({"cleanupHook": {"activeDeadlineSeconds": 1}}, "/cleanupHook/activeDeadlineSeconds"),

@@ -136,7 +136,7 @@ def manifest(chart: Path = CHART) -> str:
     """The text of deploy/holdfast.yaml."""
     values = yaml.safe_load(MANIFEST_VALUES.read_text())
     rendered = render(values, chart=chart)
-    [container] = rendered.one("DaemonSet")["spec"]["template"]["spec"]["containers"]
+    container, *_ = rendered.one("DaemonSet")["spec"]["template"]["spec"]["containers"]
     # Helm leaves the white space of what it leaves out.
     lines = [line.rstrip() for line in rendered.manifest.strip().splitlines()]
     body = "\n".join(line for line in lines if not line.startswith("# Source: ") and line)

@@ -45,7 +45,7 @@ class Agent(unittest.TestCase):
     def setUp(self):
         self.assertTrue(Path(AGENT).is_file(), "HOLDFAST_BINARY is none: use `cargo xtask chart`")
         self.rendered = chart.render({"startupTaint": {"enabled": True}})
-        [self.container] = pod_spec(self.rendered.one("DaemonSet"))["containers"]
+        self.container, *_ = pod_spec(self.rendered.one("DaemonSet"))["containers"]
 
     def test_every_variable_of_the_manifest_is_an_option(self):
         # For references in other variables only, so that a name in them is never out of date.
@@ -56,6 +56,18 @@ class Agent(unittest.TestCase):
         self.assertEqual(given - internal - known, set())
         # Without these it does not work, or does not know itself.
         self.assertLessEqual({"NODE_NAME", "POD_UID"}, given)
+
+    def test_the_sentry_takes_the_variables_of_the_manifest(self):
+        _, sentry = pod_spec(self.rendered.one("DaemonSet"))["containers"]
+        self.assertEqual(sentry["args"], ["sentry"])
+        given = {variable["name"]: variable["value"] for variable in sentry["env"]}
+        self.assertEqual(set(given) - variables(help_of("sentry")), set())
+        for time in ("1s", "9999s", "999m", "24h", given["HOLDFAST_SENTRY_FOR"]):
+            chart.render({"sentry": {"for": time}})
+            refused = agent("sentry", "--sentry-for", time, "--cgroup-root", "/nonexistent")
+            self.assertNotIn("--sentry-for", refused.stderr, time)
+        wrong = agent("sentry", "--sentry-for", "25h")
+        self.assertIn("it must be a duration up to 24h", wrong.stderr)
 
     def test_the_agent_takes_the_values_of_the_manifest(self):
         literal = [

@@ -95,7 +95,7 @@ class Chart(unittest.TestCase):
                 # What is there can be mounted at another place as well.
                 mount = {"name": name, "mountPath": "/elsewhere"}
                 rendered = chart.render({"extraVolumeMounts": [mount]})
-                [container] = pod_spec(rendered.one("DaemonSet"))["containers"]
+                container, *_ = pod_spec(rendered.one("DaemonSet"))["containers"]
                 self.assertIn(mount, container["volumeMounts"])
 
     def test_what_a_refusal_advises_works(self):
@@ -252,7 +252,7 @@ class Chart(unittest.TestCase):
         ):
             rendered = chart.render({"health": health})
             for name in ("holdfast", "holdfast-cleanup"):
-                [container] = pod_spec(rendered.one("DaemonSet", name))["containers"]
+                container, *_ = pod_spec(rendered.one("DaemonSet", name))["containers"]
                 given = {one["name"]: one.get("value") for one in container["env"]}
                 self.assertEqual(given["HOLDFAST_HEALTH_ADDRESS"], expected)
 
@@ -275,7 +275,7 @@ class Chart(unittest.TestCase):
         [block] = re.findall(r"```yaml\n(extraVolumes.*?)```", text, re.S)
         rendered = chart.render(yaml.safe_load(block))
         self.assertEqual(faults(rendered.objects, NEWEST), [])
-        [container] = pod_spec(rendered.one("DaemonSet"))["containers"]
+        container, *_ = pod_spec(rendered.one("DaemonSet"))["containers"]
         _, root = container["args"][-1].split("=")
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
         self.assertTrue(any(root.startswith(f"{mount}/") for mount in mounts), root)
@@ -335,21 +335,42 @@ class Chart(unittest.TestCase):
         self.assertTrue(default["wait"]["runAsNonRoot"])
         # The API server refuses an escalation that is forbidden and possible at a time.
         fallback = contexts({"privileged": True})
-        for name in ("agent", "cleanup"):
+        for name in ("agent", "sentry", "cleanup"):
             self.assertTrue(fallback[name]["privileged"])
             self.assertNotIn("allowPrivilegeEscalation", fallback[name])
             self.assertNotIn("capabilities", fallback[name])
         self.assertEqual(fallback["wait"], default["wait"])
 
     def test_only_clusters_before_1_30_are_given_app_armors_annotation(self):
-        key = "container.apparmor.security.beta.kubernetes.io/agent"
+        key = "container.apparmor.security.beta.kubernetes.io"
         for version, old in ((BEFORE_APP_ARMOR_FIELD, True), (SINCE_APP_ARMOR_FIELD, False)):
             template = chart.render(cluster=f"{version}.0").one("DaemonSet")["spec"]["template"]
-            [container] = template["spec"]["containers"]
-            annotation = template["metadata"]["annotations"].get(key)
-            profile = container["securityContext"].get("appArmorProfile")
-            self.assertEqual(annotation, "unconfined" if old else None)
-            self.assertEqual(profile, None if old else {"type": "Unconfined"})
+            for container in template["spec"]["containers"]:
+                annotation = template["metadata"]["annotations"].get(f"{key}/{container['name']}")
+                profile = container["securityContext"].get("appArmorProfile")
+                self.assertEqual(annotation, "unconfined" if old else None)
+                self.assertEqual(profile, None if old else {"type": "Unconfined"})
+
+    def test_the_sentry_is_the_agents_neighbour_with_less_rights(self):
+        agent, sentry = pod_spec(chart.render().one("DaemonSet"))["containers"]
+        self.assertEqual((agent["name"], sentry["name"]), ("agent", "sentry"))
+        self.assertEqual(sentry["image"], agent["image"])
+        rights = [set(one["securityContext"]["capabilities"]["add"]) for one in (agent, sentry)]
+        self.assertLess(rights[1], rights[0])
+        mounts = {mount["name"]: mount for mount in agent["volumeMounts"]}
+        for mount in sentry["volumeMounts"]:
+            self.assertEqual(mount, mounts[mount["name"]])
+        self.assertEqual({mount["name"] for mount in sentry["volumeMounts"]}, {"cgroup", "bpffs"})
+
+        def times(values: dict) -> list[str]:
+            containers = pod_spec(chart.render(values).one("DaemonSet"))["containers"]
+            variables = [variable for one in containers for variable in one["env"]]
+            return [one["value"] for one in variables if one["name"] == "HOLDFAST_SENTRY_FOR"]
+
+        self.assertEqual(times({}), ["10m", "10m"])
+        self.assertEqual(times({"sentry": {"for": "1h"}}), ["1h", "1h"])
+        # Then an agent that ends posts none, either.
+        self.assertEqual(times({"sentry": {"enabled": False}}), ["0s"])
 
     def test_no_object_of_a_release_can_be_mistaken_for_anothers(self):
         rendered = chart.render()

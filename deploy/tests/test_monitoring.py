@@ -18,7 +18,7 @@ class Monitoring(unittest.TestCase):
     def agent(self, values: dict) -> tuple[dict, dict]:
         """Annotations and container of the agents' pods."""
         rendered = chart.render(values).one("DaemonSet")
-        [container] = pod_spec(rendered)["containers"]
+        container, *_ = pod_spec(rendered)["containers"]
         return rendered["spec"]["template"]["metadata"]["annotations"], container
 
     def test_metrics_are_served_on_the_pods_address_unless_switched_off(self):
@@ -61,7 +61,7 @@ class Monitoring(unittest.TestCase):
             pods = rendered.one(kind, name)["spec"]["template"]["metadata"]["labels"].items()
             self.assertEqual(selector <= pods, chosen, (kind, name))
         [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-        [container] = pod_spec(rendered.one("DaemonSet"))["containers"]
+        container, *_ = pod_spec(rendered.one("DaemonSet"))["containers"]
         self.assertIn(endpoint["port"], [port["name"] for port in container["ports"]])
         self.assertEqual(endpoint["interval"], "30s")
         # Without it the namespaces of the holds would be exported_namespace.

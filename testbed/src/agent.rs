@@ -113,6 +113,33 @@ impl AgentOptions {
     }
 }
 
+/// Starts the process that posts the sentry when the agent with these options has gone.
+pub(crate) fn start_sentry(node: &Node, options: &AgentOptions) -> Result<Process> {
+    let AgentOptions { binary, args: _, env, log_level, socket: _, wrapper, without_bpffs } =
+        options;
+    let mut command = wrapped(wrapper, binary)
+        .args(["sentry", "--log-format", "json"])
+        .arg("--cgroup-root")
+        .arg(node.cgroup_root());
+    if !without_bpffs {
+        command = command.arg("--bpffs").arg(node.bpffs());
+    }
+    if let Some(level) = log_level {
+        command = command.args(["--log-level", level]);
+    }
+    for (key, value) in env {
+        command = command.env(key, value);
+    }
+    Process::spawn(&command, Some(&node.sentry_cgroup()?), &Network::Inherit, Box::new(|_| {}))
+}
+
+fn wrapped(wrapper: &[String], binary: &Path) -> Command {
+    match wrapper.split_first() {
+        Some((program, before)) => Command::new(program).args(before).arg(binary),
+        None => Command::new(binary),
+    }
+}
+
 /// A running agent. Dropping it kills it.
 #[must_use = "dropping an agent kills it"]
 #[derive(Debug)]
@@ -127,11 +154,7 @@ impl Agent {
         // Two agents of one node do not answer at one place.
         let AgentOptions { binary, args, env, log_level, socket, wrapper, without_bpffs } = options;
         let socket = socket.clone().unwrap_or_else(|| node.next_socket());
-        let command = match wrapper.split_first() {
-            Some((program, before)) => Command::new(program).args(before).arg(binary),
-            None => Command::new(binary),
-        };
-        let mut command = command
+        let mut command = wrapped(wrapper, binary)
             .args(["run", "--log-format", "json", "--node-name", node.name()])
             .arg("--kubeconfig")
             .arg(node.kubeconfig())

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    agent::{Agent, AgentOptions},
+    agent::{self, Agent, AgentOptions},
     api::Api,
     cgroup::{Cgroup, CgroupDriver, cgroup2_mount},
     netns::Netns,
@@ -164,6 +164,18 @@ impl Node {
         Agent::start(self, options)
     }
 
+    /// Starts `holdfast sentry` beside the agent that has these options. Their arguments are the agent's
+    /// alone: what is meant for both is in the environment. Dropping it kills it.
+    pub fn start_sentry(&self, options: &AgentOptions) -> Result<Process> {
+        agent::start_sentry(self, options)
+    }
+
+    /// The top of kubelet's tree.
+    pub fn kubepods(&self) -> Cgroup {
+        let [top, ..] = self.inner.options.driver.top_levels();
+        Cgroup::at(self.cgroup_root().join(top))
+    }
+
     /// Where the next agent answers commands.
     pub(crate) fn next_socket(&self) -> PathBuf {
         let number = self.inner.next_socket.fetch_add(1, Ordering::Relaxed);
@@ -173,6 +185,11 @@ impl Node {
     /// The agent's own cgroup: on the node, outside kubelet's tree, and gone with the node.
     pub(crate) fn agent_cgroup(&self) -> Result<Cgroup> {
         Cgroup::create(self.cgroup_root().join("agent"))
+    }
+
+    /// The same for the sentry's process.
+    pub(crate) fn sentry_cgroup(&self) -> Result<Cgroup> {
+        Cgroup::create(self.cgroup_root().join("sentry"))
     }
 }
 

@@ -236,7 +236,7 @@ impl Process {
     }
 
     /// The lines of standard error that are JSON objects.
-    pub(crate) fn log_records(&self) -> Vec<Value> {
+    pub fn log_records(&self) -> Vec<Value> {
         json_lines(&self.shared.lock().stderr)
     }
 
@@ -250,11 +250,7 @@ impl Process {
     }
 
     /// As [`Self::wait_record`], on standard error.
-    pub(crate) fn wait_log(
-        &self,
-        timeout: Duration,
-        wanted: impl FnMut(&Value) -> bool,
-    ) -> Result<Value> {
+    pub fn wait_log(&self, timeout: Duration, wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
         self.wait_json(timeout, |state| &state.stderr, wanted)
     }
 

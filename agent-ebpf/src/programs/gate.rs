@@ -41,10 +41,20 @@ pub(crate) fn answer<const LOUD: bool>(ctx: &SkBuffContext) -> Verdict {
         }
         _ => None,
     };
-    match answer {
-        None => Verdict::Pass,
-        Some(Answer::Flat) => Verdict::DropFlat,
-        Some(Answer::BackOff) => Verdict::DropBackOff,
+    Verdict::of(answer)
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// What the answer to a packet comes to; without one it passes.
+    #[inline(always)]
+    pub(crate) const fn of(answer: Option<Answer>) -> Self {
+        match answer {
+            None => Self::Pass,
+            Some(Answer::Flat) => Self::DropFlat,
+            Some(Answer::BackOff) => Self::DropBackOff,
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The maps, and what the loader sets. Names are part of the ABI: the agent finds them by these.
 
-use agent_ebpf::{Address, Datagram, Gate, GateCounts, QueryKey, SocketRecord};
+use agent_ebpf::{
+    Address, Datagram, Gate, GateCounts, Post, QueryKey, Sentry, SocketRecord,
+    pacing::{self, Answer},
+};
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
@@ -22,6 +25,9 @@ const MAX_SOCKETS: u32 = 65_536;
 /// Destinations remembered as redirected, over all pods: a service calls some tens of others.
 /// Forgotten too early, one costs its next connect the chosen errno, not the refusal.
 const MAX_REDIRECTED: u32 = 16_384;
+
+/// Directories of kubelet's tree that hold pods: three for a kubelet, and those above and beside them.
+const MAX_BRANCHES: u32 = 64;
 
 /// Bytes of the event ring: 5,000 events, all that 2,500 sockets can cause in one burst.
 const EVENT_RING_BYTES: u32 = 512 * 1024;
@@ -101,6 +107,17 @@ pub(crate) struct Target {
 pub(crate) static REDIRECTED: LruHashMap<Target, u8> =
     LruHashMap::with_max_entries(MAX_REDIRECTED, 0);
 
+#[map(name = "SENTRY")]
+pub(crate) static SENTRY: Array<Sentry> = Array::with_max_entries(1, 0);
+
+#[map(name = "POST")]
+pub(crate) static POST: Array<Post> = Array::with_max_entries(1, 0);
+
+/// The ids of the cgroups below which pods' cgroups are, while a sentry is posted.
+#[map(name = "BRANCHES")]
+pub(crate) static BRANCHES: HashMap<u64, u8> =
+    HashMap::with_max_entries(MAX_BRANCHES, BPF_F_NO_PREALLOC);
+
 /// The course of one hold, in the socket itself: it needs no table, so nothing can crowd it out,
 /// and it goes with the socket.
 #[repr(C)]
@@ -128,8 +145,20 @@ pub(crate) struct Hold {
     pub(crate) give_up: u32,
     /// The socket's own TCP_USER_TIMEOUT while `give_up` is `Set`.
     pub(crate) own_user_timeout: u32,
-    /// Keeps the size a multiple of eight.
-    pub(crate) reserved: u32,
+    /// A [`HeldBy`].
+    pub(crate) held_by: u32,
+}
+
+/// Who has dropped a socket's packets.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub(crate) enum HeldBy {
+    /// The gate of its pod, if anybody.
+    Gate = 0,
+    /// The sentry alone: no agent knows of the socket.
+    Sentry = 1,
+    /// The sentry at first, then the gate.
+    Both = 2,
 }
 
 /// How a socket that is to fail although its SYN is dropped gets there.
@@ -158,8 +187,43 @@ impl Hold {
         told: 0,
         give_up: GiveUp::No as u32,
         own_user_timeout: 0,
-        reserved: 0,
+        held_by: HeldBy::Gate as u32,
     };
+
+    /// Whether the sentry was the first to hold the socket.
+    #[inline(always)]
+    pub(crate) const fn began_at_sentry(&self) -> bool {
+        self.held_by != HeldBy::Gate as u32
+    }
+
+    /// Whether nobody but the sentry has held the socket.
+    #[inline(always)]
+    pub(crate) const fn is_sentrys(&self) -> bool {
+        self.held_by == HeldBy::Sentry as u32
+    }
+
+    /// Forgets what nobody but the sentry has held: its pod's gate lets it go.
+    #[inline(always)]
+    pub(crate) const fn leave_sentry(&mut self) {
+        if self.is_sentrys() {
+            self.drops = 0;
+            self.held_by = HeldBy::Gate as u32;
+        }
+    }
+
+    /// The answer to a SYN that is dropped, and counted already, `remaining_ns` before the hold ends.
+    #[inline(always)]
+    pub(crate) const fn answer(&mut self, remaining_ns: u64) -> Answer {
+        let answer = if self.aided == 0 {
+            pacing::unaided_answer(self.drops, self.backoffs, remaining_ns)
+        } else {
+            pacing::answer(self.drops, self.backoffs, remaining_ns)
+        };
+        if matches!(answer, Answer::BackOff) {
+            self.backoffs += 1;
+        }
+        answer
+    }
 }
 
 #[btf_map]

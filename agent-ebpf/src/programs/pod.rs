@@ -11,7 +11,7 @@ use aya_ebpf::programs::SkBuffContext;
 use super::maps::{CONTAINERS, GATES, USUAL_LEVEL};
 
 /// kubepods/qos/pod is level 3; kind and other nested set-ups add some. Level 0 is the root.
-const MAX_LEVEL: i32 = 16;
+pub(super) const MAX_LEVEL: i32 = 16;
 
 pub(crate) struct Found {
     /// The id of the pod's cgroup.

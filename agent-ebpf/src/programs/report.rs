@@ -59,6 +59,8 @@ pub(crate) fn end(kind: EventKind, cookie: u64, pod: u64, protocol: u32, at_ns: 
 /// A packet that the gate has something to say about.
 pub(crate) struct Sent {
     pub(crate) at_ns: u64,
+    /// When the first packet of its socket was dropped, if no hook saw the socket.
+    pub(crate) first_ns: u64,
     pub(crate) cookie: u64,
     pub(crate) pod: u64,
     pub(crate) container: u64,
@@ -72,13 +74,13 @@ pub(crate) struct Sent {
 /// Reports a packet: with what a hook recorded, or with what the packet alone tells.
 #[inline(always)]
 pub(crate) fn packet(kind: EventKind, sent: &Sent, record: Option<&SocketRecord>) {
-    let &Sent { at_ns, cookie, pod, container, destination, protocol, query } = sent;
+    let &Sent { at_ns, first_ns, cookie, pod, container, destination, protocol, query } = sent;
     let fallback = Event {
         at_ns,
         cookie,
         pod,
         container,
-        connect_ns: at_ns,
+        connect_ns: first_ns,
         kind: kind as u32,
         pid: 0,
         uid: 0,

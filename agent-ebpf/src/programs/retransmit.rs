@@ -1,6 +1,9 @@
 //! `sock_ops`: makes a held socket's SYN retransmissions last, takes that back afterwards, and
 //! reports how a hold ends. In mode refuse it ends sockets whose SYN had to be dropped.
 //!
+//! One program serves a pod's gate and the sentry: which of the two holds a socket is in the socket.
+//! Where it is on a pod and on the root of the pods, the second run finds everything done.
+//!
 //! Only sockets of which a SYN was really dropped are touched: an unheld connect to a dead host
 //! times out exactly as it does without holdfast.
 
@@ -22,6 +25,7 @@ use super::{
     maps::{GATES, GiveUp, Hold, SOCKETS, hold_of},
     record, report,
     say::say,
+    sentry,
     sock::{IPPROTO_TCP, TCP_CLOSE, TCP_SYN_SENT},
 };
 
@@ -87,20 +91,19 @@ fn retransmitting(ctx: &SockOpsContext) {
     }
 }
 
-/// Whether the gate would still drop a SYN of this socket.
+/// Whether the gate, or the sentry, would still drop a SYN of this socket.
 #[inline(always)]
 fn is_closed(hold: &Hold) -> bool {
     // SAFETY: the helper has no precondition.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
-    let Some(gate) = (unsafe { GATES.get(hold.pod) }) else {
-        return false;
-    };
-    match gate.treatment(now) {
+    let gate = unsafe { GATES.get(hold.pod) };
+    let by_gate = gate.is_some_and(|gate| match gate.treatment(now) {
         Treatment::Hold => true,
         Treatment::Guard => now < hold.first_ns + gate.guard_ns,
         Treatment::Pass | Treatment::Refuse | Treatment::Observe => false,
-    }
+    });
+    by_gate || (gate.is_none_or(|gate| gate.attached == 0) && sentry::holds(hold, now))
 }
 
 /// Has the next expiry of the timer end the socket. TCP_USER_TIMEOUT is looked at for every SYN
@@ -129,6 +132,7 @@ fn connected<const LOUD: bool>(ctx: &SockOpsContext) {
         say!(LOUD, Connected, pod, container, cookie, hold.drops, 0_u8);
     }
     restore(ctx, hold);
+    hold.leave_sentry();
     if hold.drops > 0 {
         end(EventKind::Connected, cookie, hold);
     } else {
@@ -149,6 +153,7 @@ fn ended<const LOUD: bool>(ctx: &SockOpsContext) {
         let (pod, container) = whose(cookie, hold);
         say!(LOUD, NotConnected, pod, container, cookie, hold.drops, 0_u8);
     }
+    hold.leave_sentry();
     if hold.drops == 0 {
         forget(cookie);
         return;

@@ -232,9 +232,15 @@ impl Gates {
         let dns = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
         self.attach(dns, cgroup, path, &mut attached)?;
-        self.write(cgroup, self.gate_of(set))?;
+        let gate = self.gate_of(set);
+        let was_whole = Hook::HOLD.into_iter().all(|hook| attached.has(hook));
+        self.write(cgroup, Gate { attached: was_whole.into(), ..gate })?;
         attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
         self.attach(&Hook::HOLD, cgroup, path, &mut attached)?;
+        if !was_whole {
+            // Only now nothing gets by if a sentry that is posted turns away from the pod.
+            self.write(cgroup, gate)?;
+        }
         attached.drop_foreign();
         Ok(attached)
     }
@@ -350,6 +356,7 @@ impl Gates {
             errno: 0,
             dns_port: 0,
             closed_for: 0,
+            attached: 1,
             ports: [0; MAX_PORTS],
         }
     }

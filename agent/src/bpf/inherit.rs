@@ -165,7 +165,7 @@ fn by_cgroup(links: &Path) -> Vec<(CgroupId, PathBuf)> {
 }
 
 /// [`Gate::closed_for`].
-pub(super) const fn reason_code(reason: CloseReason) -> u16 {
+pub(super) const fn reason_code(reason: CloseReason) -> u8 {
     match reason {
         CloseReason::Start => 0,
         CloseReason::NotReady => 1,
@@ -175,7 +175,7 @@ pub(super) const fn reason_code(reason: CloseReason) -> u16 {
     }
 }
 
-const fn reason_of(code: u16) -> CloseReason {
+const fn reason_of(code: u8) -> CloseReason {
     match code {
         1 => CloseReason::NotReady,
         2 => CloseReason::ProxyDied,

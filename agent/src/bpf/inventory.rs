@@ -168,13 +168,14 @@ fn of_gate(gate: &Gate) -> Value {
         errno,
         dns_port,
         closed_for,
+        attached,
         ports,
     } = gate;
     json!({
         "deadline_ns": deadline_ns, "since_ns": since_ns, "reached_before": reached_before,
         "refuse_until_ns": refuse_until_ns, "guard_ns": guard_ns, "state": state, "mode": mode,
         "socket_quota": socket_quota, "proxy_uid": proxy_uid, "errno": errno, "dns_port": dns_port,
-        "closed_for": closed_for, "ports": ports,
+        "closed_for": closed_for, "attached": attached, "ports": ports,
     })
 }
 

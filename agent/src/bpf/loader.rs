@@ -1,6 +1,6 @@
 //! Loading the embedded object.
 
-use std::{fs, os::fd::AsFd as _};
+use std::{fs, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -15,6 +15,7 @@ use super::{
     part::KernelPart,
     pin::{self, Claim},
     program::Programs,
+    sentry::{self, Sentry},
     voice::Voices,
 };
 
@@ -28,7 +29,7 @@ const SOCKOPT_ANCESTORS: &str = "HOLDFAST_SOCKOPT_ANCESTORS";
 
 /// The maps that outlive an agent: all in which something stands that the next one's programs go on
 /// with.
-const PINNED: [&str; 9] = [
+const PINNED: [&str; 12] = [
     Gates::MAP,
     Gates::COUNTS_MAP,
     Gates::CONTAINERS_MAP,
@@ -36,6 +37,9 @@ const PINNED: [&str; 9] = [
     SocketTable::DATAGRAMS_MAP,
     EventReader::MAP,
     EventReader::LOST_MAP,
+    Sentry::MAP,
+    Sentry::POST_MAP,
+    Sentry::BRANCHES_MAP,
     "REDIRECTED",
     "HOLDS",
 ];
@@ -93,10 +97,13 @@ pub fn prove(options: &LoadOptions) -> Result<(), BpfError> {
 /// stands stays as it is then.
 pub fn load(
     options: &LoadOptions,
-    claim: Option<Claim>,
+    mut claim: Option<Claim>,
     lines: LineSink,
 ) -> Result<Loaded, BpfError> {
-    if let Some(claim) = &claim {
+    if let Some(claim) = &mut claim {
+        if let Err(error) = claim.begin_work() {
+            tracing::warn!(%error, "it cannot be told that an agent works; a sentry may be posted");
+        }
         prepare(claim, options)?;
     }
     let mut ebpf = object(options, claim.as_ref())?;
@@ -113,7 +120,16 @@ pub fn load(
         containers: open(&ebpf, Gates::CONTAINERS_MAP)?,
         sockets,
     };
-    let voices = Voices::new(Programs::load(ebpf)?, kernel_log, options.kernel_log)?;
+    let programs = Programs::load(ebpf)?;
+    if let Some(directory) = claim.as_ref().map(Claim::programs)
+        && let Err(error) = programs.pin_sentry(&directory)
+    {
+        tracing::warn!(
+            directory = %directory.display(), %error,
+            "programs cannot be pinned: pods that start while no agent lives are not held"
+        );
+    }
+    let voices = Voices::new(programs, kernel_log, options.kernel_log)?;
     let left = claim
         .as_ref()
         .map(|claim| inherit::take_over(claim, &voices, &maps, &table))
@@ -165,17 +181,26 @@ fn prepare(claim: &Claim, options: &LoadOptions) -> Result<(), BpfError> {
             max_sockets = options.max_sockets,
             "another --max-sockets takes effect once no gate stands when the agent starts"
         ),
-        _ if stands => claim.put_aside()?,
-        _ => {
-            for map in pin::files(&maps) {
-                fs::remove_file(&map).map_err(|error| pin::failed(&map, error))?;
-            }
+        Fit::Bad if stands => claim.put_aside()?,
+        // Nothing stands in these, while the others have to tell which pods were taken up.
+        Fit::OtherSize => remove(SIZED.map(|name| maps.join(name)))?,
+        Fit::Bad => {
+            // A sentry that is posted would go on with maps that nobody reaches any more.
+            pin::remove_tree(&sentry::links_in(&version));
+            remove(pin::files(&maps))?;
         }
     }
     for directory in [version, maps, links] {
         if !directory.is_dir() {
             fs::create_dir(&directory).map_err(|error| pin::failed(&directory, error))?;
         }
+    }
+    Ok(())
+}
+
+fn remove(maps: impl IntoIterator<Item = PathBuf>) -> Result<(), BpfError> {
+    for map in maps {
+        fs::remove_file(&map).map_err(|error| pin::failed(&map, error))?;
     }
     Ok(())
 }

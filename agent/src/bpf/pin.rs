@@ -3,9 +3,11 @@
 //!
 //! ```text
 //! /sys/fs/bpf/holdfast/              locked by the agent that works
-//!                     v3/            of this version of the ABI
+//!                     agent/         the same, for those that wait for its end
+//!                     v4/            of this version of the ABI
 //!                        maps/<map>
 //!                        links/<pod's cgroup id>/<program>
+//!                        programs/, sentry/   see `bpf/sentry.rs`
 //! ```
 //!
 //! A link keeps its program on its cgroup. Whatever it holds has a deadline in the map beside it,
@@ -24,7 +26,11 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::BpfError;
+use super::{
+    BpfError,
+    absence::{self, Presence},
+    sentry,
+};
 use crate::core::CgroupId;
 
 /// Where systemd and the container runtimes mount it.
@@ -34,7 +40,7 @@ const USUAL_BPFFS: &str = "/sys/fs/bpf";
 const DIRECTORY: &str = "holdfast";
 
 /// For its owner alone: whoever can read a directory can lock it.
-const OWN_MODE: u32 = 0o700;
+pub(super) const OWN_MODE: u32 = 0o700;
 
 /// The usual BPF file system, if it is mounted.
 #[must_use]
@@ -62,6 +68,8 @@ pub struct Standing {
     pub pods: usize,
     /// Programs on them.
     pub links: usize,
+    /// Programs of a sentry that is posted.
+    pub sentry: usize,
 }
 
 /// What stands in a BPF file system, whoever works there.
@@ -71,13 +79,27 @@ pub fn standing(bpffs: &Path) -> Standing {
 }
 
 fn standing_below(root: &Path) -> Standing {
-    let versions = subdirectories(root).into_iter();
-    let pods = versions.flat_map(|version| subdirectories(&version.join("links")));
-    let links = pods.map(|pod| files(&pod).len()).filter(|links| *links > 0);
-    links.fold(Standing::default(), |all, links| Standing {
-        pods: all.pods + 1,
-        links: all.links + links,
-    })
+    let mut standing = Standing::default();
+    for version in subdirectories(root) {
+        let links_of = |directory: &Path| -> Vec<usize> {
+            let links = subdirectories(directory).into_iter().map(|of| files(&of).len());
+            links.filter(|links| *links > 0).collect()
+        };
+        let pods = links_of(&version.join("links"));
+        standing.pods += pods.len();
+        standing.links += pods.iter().sum::<usize>();
+        standing.sentry += links_of(&sentry::links_in(&version)).iter().sum::<usize>();
+    }
+    standing
+}
+
+/// The directory of this version.
+pub(super) fn version_in(bpffs: &Path) -> PathBuf {
+    version_below(&bpffs.join(DIRECTORY))
+}
+
+fn version_below(root: &Path) -> PathBuf {
+    root.join(format!("v{ABI_VERSION}"))
 }
 
 /// What an agent locks in a BPF file system.
@@ -110,6 +132,8 @@ pub struct Claim {
     root: PathBuf,
     /// The directory, with an flock(2) on it.
     lock: File,
+    /// Tells those who wait for the agent's end that it works.
+    presence: Option<Presence>,
 }
 
 // === impl Claim ===
@@ -129,7 +153,7 @@ impl Claim {
                 Err(TryLockError::Error(error)) => return Err(failed(&root, error)),
             }
             if is_at(&directory, &root) {
-                return Ok(Some(Self { root, lock: directory }));
+                return Ok(Some(Self { root, lock: directory, presence: None }));
             }
         }
     }
@@ -143,7 +167,9 @@ impl Claim {
         loop {
             let (root, directory) = open(bpffs)?;
             match directory.lock() {
-                Ok(()) if is_at(&directory, &root) => return Ok(Self { root, lock: directory }),
+                Ok(()) if is_at(&directory, &root) => {
+                    return Ok(Self { root, lock: directory, presence: None });
+                }
                 // Removed and made anew by others meanwhile; or a signal.
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -152,9 +178,20 @@ impl Claim {
         }
     }
 
+    /// Has everybody know that an agent works here, until this is dropped.
+    pub(super) fn begin_work(&mut self) -> Result<(), BpfError> {
+        self.presence = Some(Presence::begin(&self.root)?);
+        Ok(())
+    }
+
     /// The directory of this version.
     pub(super) fn version(&self) -> PathBuf {
-        self.root.join(format!("v{ABI_VERSION}"))
+        version_below(&self.root)
+    }
+
+    /// Where the sentry's programs have their names.
+    pub(super) fn programs(&self) -> PathBuf {
+        sentry::programs_in(&self.version())
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -180,7 +217,8 @@ impl Claim {
     /// Directories of other versions.
     pub(super) fn others(&self) -> Vec<PathBuf> {
         let own = self.version();
-        subdirectories(&self.root).into_iter().filter(|path| *path != own).collect()
+        let others = subdirectories(&self.root).into_iter();
+        others.filter(|path| *path != own && !absence::is_place(path)).collect()
     }
 
     /// Removes the directories of other versions in which no link is left.
@@ -212,10 +250,10 @@ impl Claim {
         &self.root
     }
 
-    /// The links that stand here, of all versions.
+    /// What stands here, of all versions.
     #[must_use]
-    pub fn standing_links(&self) -> usize {
-        standing_below(&self.root).links
+    pub fn standing(&self) -> Standing {
+        standing_below(&self.root)
     }
 }
 
@@ -253,7 +291,7 @@ fn own(directory: File) -> io::Result<File> {
 
 /// Whether the path still leads to this directory: a lock on one that has been removed is no right
 /// to the one that was made in its place.
-fn is_at(directory: &File, path: &Path) -> bool {
+pub(super) fn is_at(directory: &File, path: &Path) -> bool {
     let place = |meta: fs::Metadata| (meta.dev(), meta.ino());
     match (directory.metadata(), fs::symlink_metadata(path)) {
         (Ok(ours), Ok(theirs)) => place(ours) == place(theirs),
@@ -282,7 +320,7 @@ fn entries(path: &Path, directories: bool) -> Vec<PathBuf> {
 }
 
 /// Depth is bounded by what an agent makes. What cannot be removed keeps its directory.
-fn remove_tree(path: &Path) {
+pub(super) fn remove_tree(path: &Path) {
     for directory in subdirectories(path) {
         remove_tree(&directory);
     }

@@ -79,7 +79,7 @@ impl Place {
     #[must_use]
     pub fn has_gates(&self) -> bool {
         match self {
-            Self::Pinned(claim) => claim.standing_links() > 0,
+            Self::Pinned(claim) => claim.standing().links > 0,
             Self::Bare(_) => false,
         }
     }

@@ -1,9 +1,10 @@
 //! The programs: loading them, and putting them on pods' cgroups.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type;
 
-use super::{BpfError, link::Link};
+use super::{BpfError, link::Link, sys};
 
 /// What a program is hooked on. In the order in which they come off a cgroup: the gate first, so
 /// that it drops nothing the others do not see any more; and no query is dropped once the hooks
@@ -30,6 +31,9 @@ pub(super) enum Hook {
     Setsockopt,
     Sendmsg4,
     Sendmsg6,
+    SentryGate,
+    SentryConnect4,
+    SentryConnect6,
 }
 
 /// Whether a program writes debug lines. Each is in the object twice.
@@ -64,6 +68,7 @@ type Loaded = Vec<(Hook, OwnedFd)>;
 // === impl Hook ===
 
 impl Hook {
+    /// Those of pods' gates.
     pub(super) const ALL: [Self; 8] = [
         Self::Gate,
         Self::Connect4,
@@ -86,6 +91,10 @@ impl Hook {
     /// These, and what keeps resolvers from hearing of dropped queries.
     pub(super) const DNS: [Self; 3] = [Self::Sendmsg4, Self::Sendmsg6, Self::Setsockopt];
 
+    /// What the sentry needs, in the order in which it is attached.
+    pub(super) const SENTRY: [Self; 4] =
+        [Self::Retransmit, Self::SentryConnect4, Self::SentryConnect6, Self::SentryGate];
+
     /// Its program, and its link's name in a BPF file system.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -97,6 +106,9 @@ impl Hook {
             Self::Setsockopt => "holdfast_setsockopt",
             Self::Sendmsg4 => "holdfast_sendmsg4",
             Self::Sendmsg6 => "holdfast_sendmsg6",
+            Self::SentryGate => "holdfast_sentry_gate",
+            Self::SentryConnect4 => "holdfast_sentry_connect4",
+            Self::SentryConnect6 => "holdfast_sentry_connect6",
         }
     }
 
@@ -108,17 +120,19 @@ impl Hook {
             Self::Connect6 => Some("loud_connect6"),
             Self::Retransmit => Some("loud_retransmit"),
             Self::Release => Some("loud_release"),
-            Self::Setsockopt => None,
+            Self::Setsockopt | Self::SentryGate | Self::SentryConnect4 | Self::SentryConnect6 => {
+                None
+            }
             Self::Sendmsg4 => Some("loud_sendmsg4"),
             Self::Sendmsg6 => Some("loud_sendmsg6"),
         }
     }
 
-    const fn attach_type(self) -> bpf_attach_type {
+    pub(super) const fn attach_type(self) -> bpf_attach_type {
         match self {
-            Self::Gate => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
-            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
-            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::Gate | Self::SentryGate => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+            Self::Connect4 | Self::SentryConnect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+            Self::Connect6 | Self::SentryConnect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
             Self::Retransmit => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
             Self::Release => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
             Self::Setsockopt => bpf_attach_type::BPF_CGROUP_SETSOCKOPT,
@@ -133,7 +147,9 @@ impl Hook {
 impl Programs {
     /// Loads those that write no lines.
     pub(super) fn load(mut object: Ebpf) -> Result<Self, BpfError> {
-        let silent = load(&mut object, Hook::ALL.map(|hook| (hook, hook.name())))?;
+        let sentrys = Hook::SENTRY.into_iter().filter(|hook| !Hook::ALL.contains(hook));
+        let silent = Hook::ALL.into_iter().chain(sentrys).map(|hook| (hook, hook.name()));
+        let silent = load(&mut object, silent)?;
         let loud = Loud { object: Mutex::new(object), loaded: OnceLock::new() };
         Ok(Self { silent, loud: LoudPrograms(Arc::new(loud)) })
     }
@@ -141,6 +157,22 @@ impl Programs {
     /// Those that do.
     pub(super) const fn loud(&self) -> &LoudPrograms {
         &self.loud
+    }
+
+    /// Gives those of the sentry names below `directory`, in the place of an earlier agent's. At no
+    /// instant is one missing.
+    pub(super) fn pin_sentry(&self, directory: &Path) -> io::Result<()> {
+        if !directory.is_dir() {
+            fs::create_dir(directory)?;
+        }
+        for hook in Hook::SENTRY {
+            let fresh = directory.join(format!("{}_new", hook.name()));
+            // An agent was killed between the two steps.
+            let _: io::Result<()> = fs::remove_file(&fresh);
+            sys::pin(self.descriptor(hook, Voice::Silent)?, &fresh)?;
+            fs::rename(&fresh, directory.join(hook.name()))?;
+        }
+        Ok(())
     }
 
     /// Puts the program onto a cgroup.
@@ -228,10 +260,13 @@ fn descriptor(program: &Program) -> Result<OwnedFd, ProgramError> {
 
 fn try_load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
     match hook {
-        Hook::Gate => <&mut CgroupSkb>::try_from(program)?.load(),
-        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 => {
-            <&mut CgroupSockAddr>::try_from(program)?.load()
-        }
+        Hook::Gate | Hook::SentryGate => <&mut CgroupSkb>::try_from(program)?.load(),
+        Hook::Connect4
+        | Hook::Connect6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::SentryConnect4
+        | Hook::SentryConnect6 => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Hook::Retransmit => <&mut SockOps>::try_from(program)?.load(),
         Hook::Release => <&mut CgroupSock>::try_from(program)?.load(),
         Hook::Setsockopt => <&mut CgroupSockopt>::try_from(program)?.load(),
@@ -240,10 +275,13 @@ fn try_load(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
 
 fn unload(hook: Hook, program: &mut Program) -> Result<(), ProgramError> {
     match hook {
-        Hook::Gate => <&mut CgroupSkb>::try_from(program)?.unload(),
-        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 => {
-            <&mut CgroupSockAddr>::try_from(program)?.unload()
-        }
+        Hook::Gate | Hook::SentryGate => <&mut CgroupSkb>::try_from(program)?.unload(),
+        Hook::Connect4
+        | Hook::Connect6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::SentryConnect4
+        | Hook::SentryConnect6 => <&mut CgroupSockAddr>::try_from(program)?.unload(),
         Hook::Retransmit => <&mut SockOps>::try_from(program)?.unload(),
         Hook::Release => <&mut CgroupSock>::try_from(program)?.unload(),
         Hook::Setsockopt => <&mut CgroupSockopt>::try_from(program)?.unload(),

@@ -59,6 +59,12 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_ON_EXIT", value_name = "WHAT", value_enum, default_value = "auto")]
     pub on_exit: OnExit,
 
+    /// For how long pods that start after this agent has ended are minded at most, if its gates stay
+    /// as they are: a connect to a proxy that does not listen yet waits. "0s": not at all.
+    #[arg(long, env = "HOLDFAST_SENTRY_FOR", value_name = "DURATION", default_value = "10m",
+          value_parser = sentry_time)]
+    pub sentry_for: Duration,
+
     /// The agent's own DaemonSet, for --on-exit auto.
     #[arg(long, env = "HOLDFAST_DAEMONSET", value_name = "NAMESPACE/NAME")]
     pub daemonset: Option<DaemonSetName>,
@@ -133,6 +139,14 @@ pub(super) fn node_name(text: &str) -> Result<String, String> {
         return Err("no node is called so; kubectl get nodes lists the names".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Longer than a day nobody is without an agent and does not know.
+const LONGEST_SENTRY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) fn sentry_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST_SENTRY);
+    time.ok_or_else(|| "it must be a duration up to 24h, such as 10m, or 0s for none".to_owned())
 }
 
 fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {

@@ -167,6 +167,12 @@ impl Machine {
         self.pods.values().filter(|pod| pod.gate.is_attached()).count()
     }
 
+    /// The cgroups of the pods of which it is being found out whether they are to be held.
+    pub fn checking(&self) -> impl Iterator<Item = CgroupId> {
+        let checking = self.pods.values().filter(|pod| pod.gate == gate::GatePhase::Checking);
+        checking.filter_map(|pod| pod.cgroup)
+    }
+
     fn pod(&mut self, uid: &PodUid, now: Monotonic) -> &mut Pod {
         self.pods.entry(uid.clone()).or_insert_with(|| Pod::new(uid.clone(), now))
     }

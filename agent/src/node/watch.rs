@@ -12,12 +12,15 @@ mod population;
 use std::{
     collections::{HashMap, VecDeque},
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
-use futures::StreamExt as _;
-use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
+use futures::{FutureExt as _, StreamExt as _};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
 pub use self::event::{CgroupEvent, WatchError};
 use self::population::Population;
@@ -47,22 +50,38 @@ enum Kind {
 pub struct CgroupWatch {
     root: PathBuf,
     events: EventStream<Vec<u8>>,
+    /// The stream's own descriptor.
+    queue: OwnedFd,
     /// Whose watch it is; a container's is on its `cgroup.events`.
     watched: HashMap<WatchDescriptor, PathBuf>,
     known: HashMap<PathBuf, Known>,
     pending: VecDeque<CgroupEvent>,
+    /// The highest id of a pod that was found, and how far that has been told.
+    highest: CgroupId,
+    told: Option<CgroupId>,
     /// A container could not be watched, and this was said.
     out_of_watches: bool,
 }
 
 impl std::fmt::Debug for CgroupWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { root, events: _, watched, known, pending, out_of_watches } = self;
+        let Self {
+            root,
+            events: _,
+            queue: _,
+            watched,
+            known,
+            pending,
+            highest,
+            told: _,
+            out_of_watches,
+        } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
             .field("watched", &watched.len())
             .field("known", &known.len())
             .field("pending", pending)
+            .field("highest", highest)
             .field("out_of_watches", out_of_watches)
             .finish()
     }
@@ -78,15 +97,19 @@ impl CgroupWatch {
     ///
     /// [`WatchError`] if inotify or the root cannot be used.
     pub fn start(root: &Path) -> Result<Self, WatchError> {
-        let events = Inotify::init()
-            .and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER_BYTES]))
-            .map_err(WatchError::Inotify)?;
+        let inotify = Inotify::init().map_err(WatchError::Inotify)?;
+        let queue = inotify.as_fd().try_clone_to_owned().map_err(WatchError::Inotify)?;
+        let events =
+            inotify.into_event_stream(vec![0; BUFFER_BYTES]).map_err(WatchError::Inotify)?;
         let mut watch = Self {
             root: root.to_owned(),
             events,
+            queue,
             watched: HashMap::new(),
             known: HashMap::new(),
             pending: VecDeque::new(),
+            highest: CgroupId(0),
+            told: None,
             out_of_watches: false,
         };
         let failed = |source| WatchError::Root { path: root.to_owned(), source };
@@ -117,27 +140,59 @@ impl CgroupWatch {
                 Some(event) => event.map_err(WatchError::Inotify)?,
                 None => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
             };
-            if event.mask.contains(EventMask::Q_OVERFLOW) {
-                self.resync();
-                continue;
+            self.take(&event);
+        }
+    }
+
+    /// The id up to which all pods have been reported that have ever been there, if that is news:
+    /// ids of cgroups only grow (`__kernfs_new_node` in fs/kernfs/dir.c), and whatever was made before
+    /// the last one that was reported has been told of by the kernel as well. `None` while there is
+    /// more to report, or to read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub fn newly_complete(&mut self) -> Result<Option<CgroupId>, WatchError> {
+        if self.told == Some(self.highest) {
+            return Ok(None);
+        }
+        while self.pending.is_empty() {
+            match self.events.next().now_or_never() {
+                Some(Some(event)) => self.take(&event.map_err(WatchError::Inotify)?),
+                Some(None) => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
+                // The stream may not have heard yet of what the kernel has.
+                None if is_empty(&self.queue).map_err(WatchError::Inotify)? => {
+                    self.told = Some(self.highest);
+                    return Ok(self.told);
+                }
+                None => return Ok(None),
             }
-            let Some(path) = self.watched.get(&event.wd).cloned() else {
-                // The last news of a watch that has been taken back.
-                continue;
-            };
-            if event.mask.contains(EventMask::IGNORED) {
-                self.watched.remove(&event.wd);
-            } else if event.mask.contains(EventMask::MODIFY) {
-                self.changed(&path);
-            } else if let Some(name) = event.name {
-                let path = path.join(name);
-                // A listing may have been ahead of this news: what is there counts.
-                if self.known.get(&path).is_some_and(|known| !known.is_at(&path)) {
-                    self.gone(&path);
-                }
-                if event.mask.contains(EventMask::CREATE) {
-                    self.found(&path, false);
-                }
+        }
+        Ok(None)
+    }
+
+    /// Draws what follows from one event of the kernel.
+    fn take(&mut self, event: &EventOwned) {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.resync();
+            return;
+        }
+        let Some(path) = self.watched.get(&event.wd).cloned() else {
+            // The last news of a watch that has been taken back.
+            return;
+        };
+        if event.mask.contains(EventMask::IGNORED) {
+            self.watched.remove(&event.wd);
+        } else if event.mask.contains(EventMask::MODIFY) {
+            self.changed(&path);
+        } else if let Some(name) = &event.name {
+            let path = path.join(name);
+            // A listing may have been ahead of this news: what is there counts.
+            if self.known.get(&path).is_some_and(|known| !known.is_at(&path)) {
+                self.gone(&path);
+            }
+            if event.mask.contains(EventMask::CREATE) {
+                self.found(&path, false);
             }
         }
     }
@@ -184,6 +239,7 @@ impl CgroupWatch {
                 self.found_container(path, cgroup, uid, id);
             }
             (CgroupKind::Pod(uid), None, Some(cgroup)) => {
+                self.highest = self.highest.max(cgroup);
                 self.pending.push_back(CgroupEvent::Pod {
                     uid: uid.clone(),
                     cgroup,
@@ -354,6 +410,14 @@ fn may_have_run(pod: &Path) -> bool {
     directories.filter(|entry| is_populated(&entry.path())).nth(1).is_some()
 }
 
+/// Whether the kernel has no events for this inotify instance.
+fn is_empty(queue: &OwnedFd) -> io::Result<bool> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, and `bytes` is one.
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes == 0) }
+}
+
 fn is_kubelets(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.contains("kubepods") || matches!(kind_of(&name), CgroupKind::Pod(_))
@@ -372,7 +436,7 @@ pub fn container_of(pod: &Path, cgroup: CgroupId) -> Option<ContainerId> {
 }
 
 /// A cgroup's id is its directory's inode number (`cgroup_id` in include/linux/cgroup.h).
-fn cgroup_id(path: &Path) -> Option<CgroupId> {
+pub(crate) fn cgroup_id(path: &Path) -> Option<CgroupId> {
     fs::metadata(path).ok().map(|metadata| CgroupId(metadata.ino()))
 }
 

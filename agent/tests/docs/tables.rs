@@ -18,6 +18,7 @@ pub(crate) fn check() {
     let configuration = [
         ("settings", settings()),
         ("run", options("run")),
+        ("sentry", options("sentry")),
         ("cleanup", options("cleanup")),
         ("profiles", options("profiles")),
     ];

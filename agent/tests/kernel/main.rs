@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod bpffs;
 mod cost;
 mod exempt;
 mod guard;
@@ -15,6 +16,7 @@ mod pins;
 mod pod;
 mod query;
 mod refuse;
+mod sentry;
 mod sockopt;
 mod v6;
 mod voice;

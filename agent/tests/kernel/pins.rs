@@ -4,8 +4,7 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -14,48 +13,12 @@ use holdfast::{
     bpf::{self, LoadOptions},
     core::{CloseReason, GateSetting, InheritedGate, InheritedState, KernelEventKind, SetGate},
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::runtime::Runtime;
 
-use crate::pod::{Connecting, MINUTE, Pod, claim, proxy};
-
-/// A BPF file system of the test's own.
-struct BpfFs(PathBuf);
-
-impl BpfFs {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(format!("holdfast-bpffs-{pid}-{count}"));
-        fs::create_dir_all(&path).unwrap();
-        let nothing: Option<&str> = None;
-        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), nothing).unwrap();
-        Self(path)
-    }
-
-    fn directory(&self) -> PathBuf {
-        self.0.join("holdfast")
-    }
-
-    fn version(&self) -> PathBuf {
-        Self::version_of(&self.0)
-    }
-
-    /// The one directory of a version.
-    fn version_of(bpffs: &Path) -> PathBuf {
-        let mut versions = fs::read_dir(bpffs.join("holdfast")).unwrap();
-        let version = versions.next().unwrap().unwrap().path();
-        assert!(versions.next().is_none());
-        version
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
+use crate::{
+    bpffs::BpfFs,
+    pod::{Connecting, MINUTE, Pod, claim, proxy},
+};
 
 fn options() -> LoadOptions {
     LoadOptions::default()

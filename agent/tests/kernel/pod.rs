@@ -22,7 +22,7 @@ use holdfast::{
         RefuseErrno, SetGate, Verdict,
     },
     netns::{Entrance, Netns},
-    node::cgroup_root,
+    node::{Kubepods, cgroup_root},
     reconcile::{ReplayCounts, ReplayOf, Replayer},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -49,6 +49,8 @@ pub(crate) struct Pod {
     /// What the programs have said.
     pub(crate) lines: Arc<Lines>,
     root: PathBuf,
+    /// What kubelet would have.
+    kubepods: PathBuf,
     pod: PathBuf,
     container: PathBuf,
     netns: Arc<Netns>,
@@ -77,11 +79,12 @@ impl Pod {
         };
         let root = cgroup_root(None, Path::new("/proc")).unwrap();
         let name = format!(
-            "holdfast-kernel-{}-{}",
+            "holdfast-kernel-{}-{}-kubepods",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let pod = root.join(name);
+        let kubepods = root.join(name);
+        let pod = kubepods.join("pod");
         let container = pod.join("container");
         fs::create_dir_all(&container).unwrap();
         // A namespace of its own for this thread, which makes all sockets of the test.
@@ -101,6 +104,7 @@ impl Pod {
             events: loaded.events,
             lines,
             root,
+            kubepods,
             pod,
             container,
             netns,
@@ -110,6 +114,11 @@ impl Pod {
 
     pub(crate) fn id(&self) -> CgroupId {
         cgroup_id(&self.pod)
+    }
+
+    /// The tree that the pod is in.
+    pub(crate) fn kubepods(&self) -> Kubepods {
+        Kubepods::below(&self.kubepods)
     }
 
     pub(crate) fn container(&self) -> CgroupId {
@@ -285,6 +294,7 @@ impl Drop for Pod {
         self.detach();
         let _ = fs::remove_dir(&self.container);
         let _ = fs::remove_dir(&self.pod);
+        let _ = fs::remove_dir(&self.kubepods);
     }
 }
 

@@ -33,5 +33,6 @@ mod privilege;
 mod proxy_death;
 mod rights;
 mod rules;
+mod sentry;
 mod settings;
 mod upgrade;

@@ -19,6 +19,7 @@ would refuse some of them with less clear words; the others would do something t
   "HOLDFAST_POD_METRICS" "use metrics.pods"
   "HOLDFAST_REMOVE_STARTUP_TAINT" "use startupTaint.enabled"
   "HOLDFAST_RUNTIME_ROOT" "use runtimeRoots"
+  "HOLDFAST_SENTRY_FOR" "use sentry"
 -}}
 {{- range .Values.extraEnv }}
   {{- if hasKey $variables .name }}
@@ -30,6 +31,12 @@ would refuse some of them with less clear words; the others would do something t
 {{- range .Values.extraArgs }}
   {{- if regexMatch "^--bpffs(=|$)" . }}
     {{- fail "extraArgs: --bpffs is not to be set here: the uninstallation cleans /sys/fs/bpf, and no other" }}
+  {{- end }}
+  {{- if and $.Values.sentry.enabled (regexMatch "^--cgroup-root(=|$)" .) }}
+    {{- fail "extraArgs: --cgroup-root is the agent's alone, and the sentry needs it as well; set HOLDFAST_CGROUP_ROOT in extraEnv" }}
+  {{- end }}
+  {{- if regexMatch "^--sentry-for(=|$)" . }}
+    {{- fail "extraArgs: --sentry-for is not to be set here: use sentry" }}
   {{- end }}
 {{- end }}
 

@@ -42,6 +42,11 @@ linkerd.io/inject: disabled
 {{- if .Values.config }}{{ toYaml .Values.config }}{{ else }}{{ .Files.Get "config.yaml" | trim }}{{ end }}
 {{- end }}
 
+{{/* For how long a sentry stays; 0s: there is none. */}}
+{{- define "holdfast.sentryFor" -}}
+{{- with .Values.sentry }}{{ if .enabled }}{{ .for }}{{ else }}0s{{ end }}{{ end }}
+{{- end }}
+
 {{/* The agents' nodes; of the hook's Job too: on another the image may not run. */}}
 {{- define "holdfast.nodeChoice" -}}
 {{- with .Values.nodeSelector }}

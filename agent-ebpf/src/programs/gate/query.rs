@@ -98,6 +98,7 @@ impl Query<'_> {
         let destination = unsafe { sock::destination(self.sk, self.datagram.source.version) };
         Sent {
             at_ns: self.now,
+            first_ns: self.now,
             cookie: self.cookie,
             pod: self.found.pod,
             container: self.found.container,

@@ -3,7 +3,7 @@
 use agent_ebpf::{
     EventKind, GateState, SocketRecord, Treatment,
     gate::DNS_BUDGET_NS,
-    pacing::{self, Answer},
+    pacing::Answer,
     socket::{MAX_TCP_HEADER, MIN_TCP_HEADER},
 };
 use aya_ebpf::{
@@ -15,7 +15,7 @@ use aya_ebpf::{
 use crate::programs::{
     gate::{cookie_of, is_exempt},
     listener,
-    maps::{GiveUp, REDIRECTED, Target, hold_of},
+    maps::{GiveUp, HeldBy, Hold, REDIRECTED, Target, hold_of},
     packet::{self, Syn},
     pod::{self, Found, Standing},
     record,
@@ -113,6 +113,7 @@ impl Attempt<'_> {
     fn sent(&self, cookie: u64) -> Sent {
         Sent {
             at_ns: self.now,
+            first_ns: self.now,
             cookie,
             pod: self.found.pod,
             container: self.found.container,
@@ -136,7 +137,7 @@ impl Attempt<'_> {
         // SAFETY: `sk` came from `of_kind`.
         let hold = unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) };
         let until = match (budget, &hold) {
-            (None, _) => found.gate.deadline_ns,
+            (None, hold) => self.deadline(hold.as_deref()),
             (Some(_), None) => return None,
             (Some(budget), Some(hold)) if hold.drops == 0 => now + budget,
             (Some(budget), Some(hold)) => hold.first_ns + budget,
@@ -162,22 +163,20 @@ impl Attempt<'_> {
             return Some(Answer::Flat);
         };
         hold.drops += 1;
-        if hold.drops == 1 {
+        let from_sentry = hold.is_sentrys();
+        if hold.drops == 1 || from_sentry {
+            if from_sentry {
+                hold.held_by = HeldBy::Both as u32;
+            } else {
+                hold.first_ns = now;
+            }
             hold.pod = found.pod;
-            hold.first_ns = now;
             hold.recorded = u32::from(record.is_some());
             record::count(found.pod, |counts| &raw mut counts.held, 1);
-            report::packet(EventKind::Held, &self.sent(cookie), record.as_deref());
+            let sent = Sent { first_ns: hold.first_ns, ..self.sent(cookie) };
+            report::packet(EventKind::Held, &sent, record.as_deref());
         }
-        let remaining = until.saturating_sub(now);
-        let answer = if hold.aided == 0 {
-            pacing::unaided_answer(hold.drops, hold.backoffs, remaining)
-        } else {
-            pacing::answer(hold.drops, hold.backoffs, remaining)
-        };
-        if answer == Answer::BackOff {
-            hold.backoffs += 1;
-        }
+        let answer = hold.answer(until.saturating_sub(now));
         say!(
             LOUD,
             SynDropped,
@@ -190,6 +189,16 @@ impl Attempt<'_> {
         Some(answer)
     }
 
+    /// The gate's deadline; for a socket that has waited at the sentry before, so much earlier.
+    #[inline(always)]
+    fn deadline(&self, hold: Option<&Hold>) -> u64 {
+        let gate = self.found.gate;
+        let before = hold
+            .filter(|hold| hold.began_at_sentry())
+            .map_or(0, |hold| gate.since_ns.saturating_sub(hold.first_ns));
+        gate.deadline_ns.saturating_sub(before)
+    }
+
     /// Lets connect() fail. Where nobody listens the kernel's own RST does that at once. Where
     /// somebody listens who is not ready, the SYN is dropped, and the socket's timer ends it.
     #[inline(always)]
@@ -200,6 +209,7 @@ impl Attempt<'_> {
         if let Some(hold) = hold.as_deref_mut()
             && hold.told == 0
         {
+            hold.leave_sentry();
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.refused, 1);
             // One that was held before is reported when it fails.
@@ -243,6 +253,7 @@ impl Attempt<'_> {
         if let Some(hold) = hold
             && hold.told == 0
         {
+            hold.leave_sentry();
             hold.told = 1;
             record::count(self.found.pod, |counts| &raw mut counts.observed, 1);
             let (cookie, record) = self.record();

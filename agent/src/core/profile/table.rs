@@ -89,6 +89,12 @@ impl Profiles {
         self.iter().find(|profile| profile.name == name)
     }
 
+    /// The ports on which proxies take the applications' connections, where nobody has chosen others.
+    #[must_use]
+    pub fn default_ports(&self) -> BTreeSet<u16> {
+        self.iter().flat_map(Profile::default_ports).collect()
+    }
+
     /// Whether the pods of a namespace are part of a mesh's control plane.
     #[must_use]
     pub fn is_control_plane(&self, namespace: &str) -> bool {

@@ -1,0 +1,56 @@
+//! What minds the pods that start between this agent and the next.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    bpf::{BpfError, Posting, Sentry},
+    core::Rules,
+    node::Kubepods,
+};
+
+/// The agent's own handle to the sentry, for its end.
+#[derive(Debug)]
+pub(super) struct Handover {
+    sentry: Sentry,
+    cgroup_root: PathBuf,
+    longest: Duration,
+}
+
+// === impl Handover ===
+
+impl Handover {
+    /// Prepares it: the rules say what it is to mind.
+    pub(super) fn new(
+        bpffs: &Path,
+        cgroup_root: &Path,
+        rules: &Rules,
+        longest: Duration,
+    ) -> Result<Option<Self>, BpfError> {
+        let Some(mut sentry) = Sentry::open(bpffs)? else {
+            return Ok(None);
+        };
+        let ports: Vec<u16> = rules.profiles.default_ports().into_iter().collect();
+        sentry.brief(&ports, rules.defaults.timeout.value)?;
+        Ok(Some(Self { sentry, cgroup_root: cgroup_root.to_owned(), longest }))
+    }
+
+    /// Posts the sentry; again is harmless.
+    pub(super) fn post(&mut self) {
+        if self.longest.is_zero() {
+            return;
+        }
+        match self.sentry.post(&Kubepods::below(&self.cgroup_root), self.longest) {
+            Ok(Posting::Posted { until: _ }) => {
+                let longest = humantime::format_duration(self.longest);
+                tracing::info!(%longest, "sentry posted until an agent works");
+            }
+            Ok(Posting::Stands | Posting::Over) => {}
+            Err(error) => tracing::warn!(
+                %error, "sentry cannot be posted: pods that start until an agent works are not held"
+            ),
+        }
+    }
+}

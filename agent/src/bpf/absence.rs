@@ -1,0 +1,140 @@
+//! Whether an agent works, told by a lock of its own: who waits for an agent's end with
+//! [`super::Claim`] would take the next one's place.
+//!
+//! The directory is the same for all versions of the ABI, so that the sentry of one is not posted
+//! while an agent of another works.
+
+use std::{
+    fs::{DirBuilder, File, TryLockError},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    BpfError,
+    pin::{self, OWN_MODE, failed},
+};
+
+/// The directory's name.
+const DIRECTORY: &str = "agent";
+
+/// Who looks for an agent, or posts the sentry, has the lock for milliseconds. An agent does not wait
+/// for one that has been stopped meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries, which only that short a time may need.
+const RETRY_EVERY: Duration = Duration::from_millis(2);
+
+/// While this is kept everybody knows that an agent works.
+#[derive(Debug)]
+pub(super) struct Presence {
+    _lock: File,
+}
+
+/// No agent works; and none begins to while this is kept.
+#[derive(Debug)]
+pub struct Absence {
+    _lock: File,
+}
+
+/// What a look for an agent has found.
+#[derive(Debug)]
+pub enum Found {
+    /// One works.
+    Agent,
+    /// None works any more.
+    Nobody(Absence),
+    /// None has worked since the node was booted, or what it has left was removed.
+    Nothing,
+}
+
+// === impl Presence ===
+
+impl Presence {
+    /// Says so from now on. `root`: the agents' directory.
+    pub(super) fn begin(root: &Path) -> Result<Self, BpfError> {
+        let path = root.join(DIRECTORY);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match DirBuilder::new().mode(OWN_MODE).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed(&path, error));
+                }
+                _ => {}
+            }
+            let lock = File::open(&path).map_err(|error| failed(&path, error))?;
+            match lock.try_lock() {
+                Ok(()) if pin::is_at(&lock, &path) => return Ok(Self { _lock: lock }),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(failed(&path, io::ErrorKind::ResourceBusy.into()));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(&path, error)),
+            }
+            thread::sleep(RETRY_EVERY);
+        }
+    }
+}
+
+// === impl Absence ===
+
+impl Absence {
+    /// Looks whether an agent works.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if the lock cannot be used.
+    pub fn look(bpffs: &Path) -> Result<Found, BpfError> {
+        Self::lock(bpffs, |file| match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        })
+    }
+
+    /// Looks whether an agent works, and if so waits for its end, which cannot be missed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look`].
+    pub fn wait(bpffs: &Path) -> Result<Found, BpfError> {
+        Self::lock(bpffs, |file| match file.lock() {
+            Ok(()) => Ok(true),
+            // A signal: whoever waits looks again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn lock(bpffs: &Path, lock: impl Fn(&File) -> io::Result<bool>) -> Result<Found, BpfError> {
+        let path = place(bpffs);
+        loop {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+                Err(error) => return Err(failed(&path, error)),
+            };
+            let taken = lock(&file).map_err(|error| failed(&path, error))?;
+            if !taken {
+                return Ok(Found::Agent);
+            }
+            if pin::is_at(&file, &path) {
+                return Ok(Found::Nobody(Self { _lock: file }));
+            }
+            // Removed meanwhile, or made anew by an agent that works.
+        }
+    }
+}
+
+fn place(bpffs: &Path) -> PathBuf {
+    pin::locked_in(bpffs).join(DIRECTORY)
+}
+
+/// Whether this is the directory, not one of a version.
+pub(super) fn is_place(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == DIRECTORY)
+}

@@ -1,0 +1,284 @@
+//! The sentry, from user space: kept ready by the agent that works, posted when it ends, relieved by
+//! the next. All of it is pinned, so that whoever posts it needs no verifier, and it no process.
+//!
+//! ```text
+//! v<ABI>/maps/                SENTRY, POST, BRANCHES
+//!        programs/<program>   loaded by the last agent
+//!        sentry/<id of a root's cgroup>/<program>   the links, while it is posted
+//! ```
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use agent_ebpf::{Post, Sentry as Orders, sentry::MAX_SENTRY_PORTS};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+
+use super::{
+    BpfError,
+    link::Link,
+    pin::{self, failed},
+    program::Hook,
+    sys,
+};
+use crate::{
+    clock,
+    core::{CgroupId, Monotonic},
+    node::Kubepods,
+};
+
+/// A key that all maps of one entry have.
+const ONLY: u32 = 0;
+
+/// The handle to a node's sentry, posted or not.
+pub struct Sentry {
+    directory: PathBuf,
+    orders: Array<MapData, Orders>,
+    post: Array<MapData, Post>,
+    branches: HashMap<MapData, u64, u8>,
+}
+
+/// What became of a wish to post the sentry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posting {
+    /// It is on its post now.
+    Posted {
+        /// When the kernel relieves it, if nobody does.
+        until: Monotonic,
+    },
+    /// It has been there already, and stays no longer than was said then.
+    Stands,
+    /// Its time was up before an agent came back: it is not posted again until one has worked.
+    Over,
+}
+
+impl std::fmt::Debug for Sentry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sentry").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+// === impl Sentry ===
+
+impl Sentry {
+    pub(super) const MAP: &'static str = "SENTRY";
+    pub(super) const POST_MAP: &'static str = "POST";
+    pub(super) const BRANCHES_MAP: &'static str = "BRANCHES";
+
+    /// That of this version's agents; `None`: none of them has worked with this BPF file system.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`] if what is there cannot be opened.
+    pub fn open(bpffs: &Path) -> Result<Option<Self>, BpfError> {
+        let directory = pin::version_in(bpffs);
+        let maps = directory.join("maps");
+        if !maps.join(Self::MAP).exists() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            orders: open(&maps, Self::MAP)?,
+            post: open(&maps, Self::POST_MAP)?,
+            branches: open(&maps, Self::BRANCHES_MAP)?,
+            directory,
+        }))
+    }
+
+    /// Says which ports it is to mind, and how long a socket may wait there.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn brief(&mut self, ports: &[u16], longest: Duration) -> Result<(), BpfError> {
+        let mut named = [0; MAX_SENTRY_PORTS];
+        for (slot, port) in named.iter_mut().zip(ports) {
+            *slot = *port;
+        }
+        let guard_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        let above = self.orders()?.above;
+        self.order(Orders { above, guard_ns, ports: named })
+    }
+
+    /// The pods up to this id have been taken up by an agent, this one or one before.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn taken_up(&self) -> Result<CgroupId, BpfError> {
+        Ok(CgroupId(self.orders()?.above))
+    }
+
+    /// Says so.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`]; more pods are minded then than need be.
+    pub fn set_taken_up(&mut self, up_to: CgroupId) -> Result<(), BpfError> {
+        let orders = self.orders()?;
+        self.order(Orders { above: up_to.0, ..orders })
+    }
+
+    /// Whether it is on its post.
+    #[must_use]
+    pub fn is_posted(&self) -> bool {
+        pin::subdirectories(&self.links()).iter().any(|root| !pin::files(root).is_empty())
+    }
+
+    /// Posts it on the roots of kubelet's trees, for `longest` at most. The one that stands keeps its
+    /// time; that it lets everything pass afterwards is up to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`] with what of it could not be posted.
+    pub fn post(&mut self, pods: &Kubepods, longest: Duration) -> Result<Posting, BpfError> {
+        let now = clock::now();
+        let until = Monotonic(self.posted()?.until_ns);
+        let begins = until == Monotonic(0);
+        if !begins && until <= now {
+            return Ok(Posting::Over);
+        }
+        let stood = self.is_posted();
+        for branch in &pods.branches {
+            let map = Self::BRANCHES_MAP;
+            self.branches.insert(branch.0, 1, 0).map_err(|error| write_failed(map, error))?;
+        }
+        let until = if begins { now + longest } else { until };
+        if begins {
+            self.set_post(Post { until_ns: until.0, held: 0 })?;
+        }
+        for root in &pods.roots {
+            self.post_on(root)?;
+        }
+        Ok(if stood { Posting::Stands } else { Posting::Posted { until } })
+    }
+
+    fn post_on(&self, root: &Path) -> Result<(), BpfError> {
+        let cgroup_failed = |source| BpfError::Cgroup { path: root.to_owned(), source };
+        let cgroup = File::open(root).map_err(cgroup_failed)?;
+        let id = crate::node::cgroup_id(root)
+            .ok_or_else(|| cgroup_failed(io::ErrorKind::NotFound.into()))?;
+        let directory = self.links().join(id.0.to_string());
+        make_directory(&self.links())?;
+        make_directory(&directory)?;
+        for hook in Hook::SENTRY {
+            let pin = directory.join(hook.name());
+            if pin.exists() {
+                continue;
+            }
+            let program = self.programs().join(hook.name());
+            let program = sys::open_pinned(&program).map_err(|error| failed(&program, error))?;
+            let link_failed =
+                |source| BpfError::Link { operation: "attach", program: hook.name(), source };
+            let mut link = Link::attach(program.as_fd(), cgroup.as_fd(), hook.attach_type())
+                .map_err(link_failed)?;
+            link.pin(pin.clone()).map_err(|error| failed(&pin, error))?;
+            link.leave();
+        }
+        Ok(())
+    }
+
+    /// Takes its programs off, because its time is up. That it was posted is remembered.
+    pub fn take_down(&self) {
+        let roots = pin::subdirectories(&self.links());
+        // In the order in which programs come off a pod: the one that drops first.
+        for hook in Hook::SENTRY.into_iter().rev() {
+            for root in &roots {
+                let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
+            }
+        }
+        pin::remove_tree(&self.links());
+    }
+
+    /// Takes it off its post: an agent works. Returns how many connects it has held, if it was posted.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`]; no program of it is left all the same.
+    pub fn relieve(&mut self) -> Result<Option<u64>, BpfError> {
+        self.take_down();
+        let Post { until_ns, held } = self.posted()?;
+        if until_ns == 0 {
+            return Ok(None);
+        }
+        self.set_post(Post::default())?;
+        let branches: Vec<u64> = self.branches.keys().filter_map(Result::ok).collect();
+        for branch in branches {
+            let _: Result<(), MapError> = self.branches.remove(&branch);
+        }
+        Ok(Some(held))
+    }
+
+    /// When the kernel relieves it, if it has been posted since an agent worked.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn until(&self) -> Result<Option<Monotonic>, BpfError> {
+        let until = self.posted()?.until_ns;
+        Ok((until != 0).then_some(Monotonic(until)))
+    }
+
+    fn links(&self) -> PathBuf {
+        links_in(&self.directory)
+    }
+
+    fn programs(&self) -> PathBuf {
+        programs_in(&self.directory)
+    }
+
+    fn orders(&self) -> Result<Orders, BpfError> {
+        self.orders.get(&ONLY, 0).map_err(|source| read_failed(Self::MAP, source))
+    }
+
+    fn order(&mut self, orders: Orders) -> Result<(), BpfError> {
+        self.orders.set(ONLY, orders, 0).map_err(|source| write_failed(Self::MAP, source))
+    }
+
+    fn posted(&self) -> Result<Post, BpfError> {
+        self.post.get(&ONLY, 0).map_err(|source| read_failed(Self::POST_MAP, source))
+    }
+
+    fn set_post(&mut self, post: Post) -> Result<(), BpfError> {
+        self.post.set(ONLY, post, 0).map_err(|source| write_failed(Self::POST_MAP, source))
+    }
+}
+
+/// Where a version's directory has the sentry's links.
+pub(super) fn links_in(version: &Path) -> PathBuf {
+    version.join("sentry")
+}
+
+/// Where a version's directory has the programs that whoever posts the sentry finds.
+pub(super) fn programs_in(version: &Path) -> PathBuf {
+    version.join("programs")
+}
+
+fn make_directory(path: &Path) -> Result<(), BpfError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn open<T>(maps: &Path, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let opened = MapData::from_pin(maps.join(name)).and_then(Map::from_map_data);
+    opened.and_then(T::try_from).map_err(|source| {
+        let source = Box::new(source);
+        BpfError::Map { operation: "open", map: name, source }
+    })
+}
+
+fn read_failed(map: &'static str, source: MapError) -> BpfError {
+    BpfError::Map { operation: "read", map, source: Box::new(source) }
+}
+
+fn write_failed(map: &'static str, source: MapError) -> BpfError {
+    BpfError::Map { operation: "write to", map, source: Box::new(source) }
+}

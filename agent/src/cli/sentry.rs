@@ -1,0 +1,44 @@
+//! The options of `holdfast sentry`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::run::{log_filter, sentry_time};
+use crate::telemetry::LogFormat;
+
+/// Options of `holdfast sentry`: those of the agent that it stands by for.
+#[derive(Args, Debug)]
+pub struct SentryArgs {
+    /// As of "holdfast run": for how long pods that start while no agent lives are minded at most.
+    #[arg(long, env = "HOLDFAST_SENTRY_FOR", value_name = "DURATION", default_value = "10m",
+          value_parser = sentry_time)]
+    pub sentry_for: Duration,
+
+    /// The BPF file system of the agent [default: /sys/fs/bpf].
+    #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+
+    /// Directory of cgroup2 below which kubelet keeps the pods [default: where it is mounted].
+    #[arg(long, env = "HOLDFAST_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// The host's /proc.
+    #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
+    pub proc_root: PathBuf,
+
+    /// Format of the log on standard error.
+    #[arg(
+        long,
+        env = "HOLDFAST_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "plain"
+    )]
+    pub log_format: LogFormat,
+
+    /// Level of the log: error, warn, info, debug, trace, or a filter.
+    #[arg(long, env = "HOLDFAST_LOG", value_name = "FILTER", default_value = "info",
+          value_parser = log_filter)]
+    pub log_level: String,
+}

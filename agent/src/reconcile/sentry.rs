@@ -1,0 +1,67 @@
+//! What this agent does for the sentry: tells it as of which pod it would be needed, and relieves one
+//! that is posted as soon as it is not.
+
+use crate::{
+    bpf::{BpfError, Sentry},
+    core::CgroupId,
+};
+
+/// The sentry's books. Ids of cgroups only grow, so one number tells which pods were taken up.
+#[derive(Debug)]
+pub(super) struct SentryBooks {
+    sentry: Sentry,
+    /// What an agent before this one has taken up.
+    inherited: CgroupId,
+    /// What an agent has taken up, as the kernel was told.
+    taken_up: CgroupId,
+    /// All pods up to this one have been reported and treated; `None` until the first report.
+    complete: Option<CgroupId>,
+    is_posted: bool,
+}
+
+// === impl SentryBooks ===
+
+impl SentryBooks {
+    pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
+        let inherited = sentry.taken_up()?;
+        let is_posted = sentry.until()?.is_some();
+        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted })
+    }
+
+    /// All pods up to this one have been reported, and what was reported has been done.
+    pub(super) fn complete(&mut self, up_to: CgroupId) {
+        self.complete = Some(up_to);
+    }
+
+    /// For an armed agent: draws what follows, while it is being found out of the pods `checking`
+    /// whether they are to be held.
+    pub(super) fn keep(&mut self, checking: impl Iterator<Item = CgroupId>) {
+        let Some(complete) = self.complete else { return };
+        if !self.is_posted && self.taken_up >= complete {
+            return;
+        }
+        // Those that an agent had taken up before are no business of the sentry's.
+        let first = checking.filter(|pod| *pod > self.inherited).min();
+        let taken_up = first.map_or(complete, |first| complete.min(CgroupId(first.0 - 1)));
+        if taken_up > self.taken_up {
+            match self.sentry.set_taken_up(taken_up) {
+                Ok(()) => self.taken_up = taken_up,
+                Err(error) => tracing::debug!(%error, "more pods than need be are the sentry's"),
+            }
+        }
+        if self.is_posted && first.is_none() {
+            self.is_posted = false;
+            self.relieve();
+        }
+    }
+
+    fn relieve(&mut self) {
+        match self.sentry.relieve() {
+            Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "sentry relieved; what it has held cannot be told");
+            }
+        }
+    }
+}

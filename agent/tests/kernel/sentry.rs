@@ -1,0 +1,195 @@
+//! The sentry: what minds pods that start while no agent lives.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    thread,
+    time::Duration,
+};
+
+use holdfast::{
+    bpf::{LoadOptions, Posting, Sentry},
+    core::{CgroupId, KernelEventKind},
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    bpffs::BpfFs,
+    pod::{Connecting, MINUTE, PROXY_PORT, Pod, addresses, kernel_is_at_least, option, proxy},
+};
+
+/// `TCP_SYN_RETRIES` (include/net/tcp.h).
+const OWN_SYNCNT: libc::c_int = 6;
+
+/// A pod that no agent has taken up, and the sentry that its agent has prepared before it ended.
+fn orphan(bpffs: &BpfFs, longest: Duration) -> (Pod, Sentry) {
+    let mut pod = Pod::under(&LoadOptions::default(), Some(&bpffs.0));
+    let mut sentry = Sentry::open(&bpffs.0).unwrap().expect("an agent has been there");
+    sentry.brief(&[PROXY_PORT], longest).unwrap();
+    sentry.set_taken_up(CgroupId(pod.id().0 - 1)).unwrap();
+    pod.leave_gates();
+    (pod, sentry)
+}
+
+fn post(sentry: &mut Sentry, pod: &Pod) {
+    let posting = sentry.post(&pod.kubepods(), MINUTE).unwrap();
+    assert!(matches!(posting, Posting::Posted { .. }), "{posting:?}");
+}
+
+fn assert_refused(pod: &Pod, address: SocketAddr) {
+    let (result, waited) = pod.connect(address).result();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{address}");
+    assert!(waited < Duration::from_millis(900), "{address}: {waited:?}");
+}
+
+#[test]
+fn a_connect_waits_until_somebody_listens() {
+    let bpffs = BpfFs::new();
+    let (pod, mut sentry) = orphan(&bpffs, MINUTE);
+    assert_refused(&pod, proxy(Ipv4Addr::LOCALHOST));
+    post(&mut sentry, &pod);
+    for address in addresses() {
+        let connecting = pod.connect(address);
+        // Past what the default number of tries would have borne.
+        thread::sleep(Duration::from_millis(4_600));
+        assert!(connecting.is_waiting(), "{address}");
+        let listener = TcpListener::bind(address).unwrap();
+        let stream = connecting.result().0.unwrap();
+        if kernel_is_at_least(6, 1) {
+            let tries = option(&stream, libc::IPPROTO_TCP, libc::TCP_SYNCNT, 0);
+            assert_eq!(tries, OWN_SYNCNT, "{address}: its own number of tries is back");
+        }
+        // Who listens is connected to at once.
+        let (result, waited) = pod.connect(address).result();
+        result.unwrap();
+        assert!(waited < Duration::from_millis(900), "{address}: {waited:?}");
+        drop(listener);
+    }
+    assert_eq!(sentry.relieve().unwrap(), Some(3));
+    assert!(!sentry.is_posted());
+    assert_refused(&pod, proxy(Ipv4Addr::LOCALHOST));
+    assert_eq!(sentry.relieve().unwrap(), None);
+}
+
+#[test]
+fn each_socket_waits_no_longer_than_the_agent_has_said() {
+    let bpffs = BpfFs::new();
+    let budget = Duration::from_secs(2);
+    let (pod, mut sentry) = orphan(&bpffs, budget);
+    post(&mut sentry, &pod);
+    for _ in 0..2 {
+        let (result, waited) = pod.connect(proxy(Ipv4Addr::LOCALHOST)).result();
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert!(waited >= budget - Duration::from_millis(60), "{waited:?}");
+        assert!(waited < budget + Duration::from_secs(1), "{waited:?}");
+    }
+}
+
+#[test]
+fn sockets_that_were_there_before_the_sentry_wait_too() {
+    let bpffs = BpfFs::new();
+    // With flat answers alone the default tries would end after 4 s (6 s from Linux 6.5 on).
+    let budget = Duration::from_secs(8);
+    let (pod, mut sentry) = orphan(&bpffs, budget);
+    post(&mut sentry, &pod);
+    let address = proxy(Ipv4Addr::LOCALHOST);
+    // From outside, so that the connect hook does not see it.
+    let (result, waited) = Connecting::start(pod.socket(address), address).result();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{waited:?}");
+    assert!(waited >= budget - Duration::from_millis(60), "{waited:?}");
+}
+
+#[test]
+fn the_kernel_relieves_it_and_nobody_prolongs_its_time() {
+    let bpffs = BpfFs::new();
+    let (pod, mut sentry) = orphan(&bpffs, MINUTE);
+    let longest = Duration::from_secs(3);
+    let Posting::Posted { until } = sentry.post(&pod.kubepods(), longest).unwrap() else {
+        panic!("it was not posted before");
+    };
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    assert_eq!(sentry.post(&pod.kubepods(), MINUTE).unwrap(), Posting::Stands);
+    assert_eq!(sentry.until().unwrap(), Some(until));
+    let (result, waited) = connecting.result();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(waited < longest + Duration::from_secs(1), "{waited:?}");
+    assert!(holdfast::clock::now() >= until);
+    assert_refused(&pod, proxy(Ipv4Addr::LOCALHOST));
+    assert_eq!(sentry.post(&pod.kubepods(), MINUTE).unwrap(), Posting::Over);
+    sentry.take_down();
+    assert!(!sentry.is_posted());
+    assert_eq!(sentry.post(&pod.kubepods(), MINUTE).unwrap(), Posting::Over);
+    // Once an agent has worked it may be posted again.
+    assert_eq!(sentry.relieve().unwrap(), Some(1));
+    post(&mut sentry, &pod);
+    assert!(pod.connect(proxy(Ipv4Addr::LOCALHOST)).is_waiting());
+}
+
+#[test]
+fn a_pod_that_an_agent_has_taken_up_is_none_of_its_business() {
+    let bpffs = BpfFs::new();
+    let (pod, mut sentry) = orphan(&bpffs, MINUTE);
+    post(&mut sentry, &pod);
+    sentry.set_taken_up(pod.id()).unwrap();
+    assert_eq!(sentry.taken_up().unwrap(), pod.id());
+    assert_refused(&pod, proxy(Ipv4Addr::LOCALHOST));
+    assert_eq!(sentry.relieve().unwrap(), Some(0));
+}
+
+#[test]
+fn other_ports_and_sockets_of_no_pod_are_none_either() {
+    let bpffs = BpfFs::new();
+    let (pod, mut sentry) = orphan(&bpffs, MINUTE);
+    post(&mut sentry, &pod);
+    assert_refused(&pod, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PROXY_PORT + 1));
+    let address = proxy(Ipv4Addr::LOCALHOST);
+    let outside = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let error = Connecting::start(outside, address).error();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(sentry.relieve().unwrap(), Some(0));
+}
+
+#[test]
+fn a_pod_with_a_gate_is_left_to_it() {
+    let bpffs = BpfFs::new();
+    let (mut pod, mut sentry) = orphan(&bpffs, MINUTE);
+    pod.load_next(&LoadOptions::default(), &bpffs.0);
+    pod.close(MINUTE);
+    post(&mut sentry, &pod);
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    thread::sleep(Duration::from_millis(1_200));
+    assert!(connecting.is_waiting());
+    assert_eq!(pod.counts().held, 1);
+    pod.open();
+    assert_eq!(connecting.error().kind(), ErrorKind::ConnectionRefused);
+    assert_refused(&pod, proxy(Ipv4Addr::LOCALHOST));
+    assert_eq!(sentry.relieve().unwrap(), Some(0));
+}
+
+#[test]
+fn what_waits_at_the_sentry_goes_on_waiting_at_the_gate_and_its_time_goes_on() {
+    let bpffs = BpfFs::new();
+    let (mut pod, mut sentry) = orphan(&bpffs, MINUTE);
+    post(&mut sentry, &pod);
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    let before = Duration::from_millis(2_500);
+    thread::sleep(before);
+    pod.load_next(&LoadOptions::default(), &bpffs.0);
+    let timeout = Duration::from_secs(4);
+    pod.close(timeout);
+    assert_eq!(sentry.relieve().unwrap(), Some(1));
+    // The gate tells of it, though no hook of its own has seen it.
+    let held = pod.events(1).remove(0);
+    let KernelEventKind::Held(caller) = held else { panic!("{held:?}") };
+    let known = holdfast::clock::now().since(caller.connect_at);
+    assert!(known >= before, "it has waited for {known:?}");
+    let (result, waited) = connecting.result();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(waited >= timeout - Duration::from_millis(60), "{waited:?}");
+    assert!(
+        waited < timeout + Duration::from_secs(1),
+        "its time has begun at the sentry: {waited:?}"
+    );
+    assert_eq!(pod.events(1), [KernelEventKind::Failed]);
+    assert_eq!(pod.counts().held, 1);
+}

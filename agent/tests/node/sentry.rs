@@ -1,0 +1,262 @@
+//! Pods that start while no agent lives.
+
+use std::{fs, thread, time::Duration};
+
+use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
+
+use crate::common::{
+    LATE, SOON, binary, dials, enabled_node, eventually, idle, options, start_agent_with, wait_for,
+};
+
+const BY_AGENT: &str = "sentry posted until an agent works";
+const BY_SENTRY: &str = "no agent works; sentry posted until one does";
+const RELIEVED: &str = "sentry relieved: this agent works";
+
+fn keeping() -> AgentOptions {
+    options().arg("--on-exit").arg("keep")
+}
+
+fn on_root(node: &Node) -> Vec<&'static str> {
+    bpf::programs_on(node.kubepods().path()).unwrap()
+}
+
+fn assert_nothing_on_root(node: &Node) {
+    eventually("no program is left on the root of the pods", || on_root(node).is_empty());
+}
+
+/// Waits for a line of the sentry's process.
+fn told(sentry: &Process, message: &str) {
+    sentry.wait_log(SOON, |line| line["message"] == message).unwrap();
+}
+
+/// A new pod with an application that dials.
+fn new_pod(node: &Node, name: &str) -> (Pod, Process) {
+    let pod = node.create_pod(PodSpec::new("shop", name)).unwrap();
+    let app = dials(&pod, "app", backend_v4());
+    app.wait_connecting(SOON).unwrap();
+    (pod, app)
+}
+
+fn assert_waits(app: &Process) {
+    thread::sleep(LATE);
+    assert!(app.wait_attempt(Duration::ZERO).is_err(), "{:?}", app.records());
+}
+
+/// Kills the agent, beside which a sentry's process stands by.
+fn kill(node: &Node, agent: &Agent, sentry: &Process) {
+    assert!(on_root(node).is_empty(), "nothing is on the root while an agent works");
+    agent.kill();
+    told(sentry, BY_SENTRY);
+}
+
+#[test]
+fn a_pod_that_starts_without_an_agent_waits_for_its_proxy_all_the_same() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let mut agent = start_agent_with(&node, &keeping());
+    for round in 0..2 {
+        kill(&node, &agent, &sentry);
+        let (pod, app) = new_pod(&node, &format!("orphan-{round}"));
+        assert_waits(&app);
+        agent = start_agent_with(&node, &keeping());
+        wait_for(&agent, &pod, "gate closed");
+        let line = agent.wait_message(SOON, RELIEVED).unwrap();
+        assert_eq!(line["held"], 1, "{line}");
+        assert_nothing_on_root(&node);
+        assert_waits(&app);
+        // The agent knows of it: its own retransmission has reached the gate.
+        wait_for(&agent, &pod, "connect held");
+        let proxy = pod.start_proxy().unwrap();
+        let ready = proxy.wait_ready(SOON).unwrap();
+        let attempt = app.wait_attempt(SOON).unwrap();
+        assert!(attempt.is_connected() && attempt.start_ns < ready, "{attempt:?}");
+        let late = Duration::from_nanos(attempt.end_ns.saturating_sub(ready));
+        assert!(late < Duration::from_secs(2), "released {late:?} after readiness");
+        assert!(app.wait_body(SOON).unwrap().ok);
+        let line = wait_for(&agent, &pod, "connect released");
+        let held = line["held_ms"].as_f64().unwrap();
+        assert!(held > 2.0 * LATE.as_secs_f64() * 1e3, "counted from its first SYN on: {line}");
+    }
+}
+
+#[test]
+fn without_any_agent_a_pod_goes_on_when_its_proxy_listens() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    kill(&node, &agent, &sentry);
+    let (pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert!(attempt.is_connected(), "{attempt:?}");
+    assert!(app.wait_body(SOON).unwrap().ok);
+}
+
+#[test]
+fn an_agent_that_never_comes_back_keeps_nobody_longer_than_its_timeout() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping().arg("--timeout").arg("4s"));
+    kill(&node, &agent, &sentry);
+    let (_pod, app) = new_pod(&node, "orphan");
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert_eq!(attempt.outcome, "ECONNREFUSED");
+    let waited = Duration::from_nanos(attempt.end_ns - attempt.start_ns);
+    assert!(waited > Duration::from_millis(3_500), "{waited:?}");
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+}
+
+#[test]
+fn the_sentry_goes_when_its_time_is_up() {
+    let node = enabled_node();
+    let options = keeping().env("HOLDFAST_SENTRY_FOR", "4s");
+    let sentry = node.start_sentry(&options).unwrap();
+    let agent = start_agent_with(&node, &options);
+    kill(&node, &agent, &sentry);
+    let (_pod, app) = new_pod(&node, "orphan");
+    let attempt = app.wait_attempt(SOON).unwrap();
+    assert_eq!(attempt.outcome, "ECONNREFUSED");
+    told(&sentry, "no agent has worked for so long; pods that start are not held any more");
+    assert_nothing_on_root(&node);
+    // It is not posted again until an agent has worked.
+    thread::sleep(LATE);
+    assert!(on_root(&node).is_empty());
+    let agent = start_agent_with(&node, &options);
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    kill(&node, &agent, &sentry);
+    assert!(!on_root(&node).is_empty());
+}
+
+#[test]
+fn pods_that_start_between_two_agents_are_not_refused() {
+    let node = enabled_node();
+    let mut agent = start_agent_with(&node, &keeping());
+    let mut pods = Vec::new();
+    for round in 0..3 {
+        assert!(agent.stop(SOON).unwrap().success());
+        assert_eq!(agent.logged(BY_AGENT).len(), 1);
+        let between = new_pod(&node, &format!("between-{round}"));
+        agent = thread::scope(|scope| {
+            let starting = scope.spawn(|| start_agent_with(&node, &keeping()));
+            // Some start while the agent does.
+            for nth in 0..3 {
+                pods.push(new_pod(&node, &format!("pod-{round}-{nth}")));
+            }
+            starting.join().unwrap()
+        });
+        pods.push(between);
+        agent.wait_message(SOON, RELIEVED).unwrap();
+    }
+    for (pod, app) in &pods {
+        let proxy = pod.start_proxy().unwrap();
+        proxy.wait_ready(SOON).unwrap();
+        let attempt = app.wait_attempt(SOON).unwrap();
+        assert!(attempt.is_connected(), "{}: {attempt:?}", pod.name());
+    }
+    assert_nothing_on_root(&node);
+}
+
+#[test]
+fn pods_that_an_agent_has_seen_are_no_concern_of_the_sentry() {
+    let node = enabled_node();
+    node.api().put_namespace("elsewhere", &[]);
+    let agent = start_agent_with(&node, &keeping());
+    // Nobody holds this one: it is in a namespace that nobody has enabled.
+    let pod = node.create_pod(PodSpec::new("elsewhere", "known")).unwrap();
+    let _app = idle(&pod, "app");
+    let known = pod.cgroup().id().unwrap();
+    eventually("the kernel is told that it was taken up", || taken_up(&node) >= known);
+    eventually("it is let alone", || bpf::programs_below(pod.cgroup()).unwrap().is_empty());
+    assert!(agent.stop(SOON).unwrap().success());
+    assert!(!on_root(&node).is_empty());
+    let app = pod.exec("app", apps::connect(backend_v4()).unwrap()).unwrap();
+    assert_eq!(app.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+}
+
+fn taken_up(node: &Node) -> u64 {
+    let sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap();
+    sentry.expect("an agent has worked").taken_up().unwrap().0
+}
+
+#[test]
+fn an_agent_that_detaches_posts_nobody_and_cleanup_removes_who_is_posted() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &options().arg("--on-exit").arg("detach"));
+    assert!(agent.stop(SOON).unwrap().success());
+    assert!(!node.bpffs().join("holdfast").exists());
+    thread::sleep(LATE);
+    assert!(on_root(&node).is_empty());
+
+    // The process goes on with the next agent.
+    let agent = start_agent_with(&node, &keeping());
+    kill(&node, &agent, &sentry);
+    eventually("it is posted", || on_root(&node).len() == 4);
+    let output = std::process::Command::new(binary())
+        .arg("cleanup")
+        .arg("--bpffs")
+        .arg(node.bpffs())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("4 programs of holdfast taken off"), "{output:?}");
+    assert_nothing_on_root(&node);
+    thread::sleep(LATE);
+    assert!(on_root(&node).is_empty() && !node.bpffs().join("holdfast").exists());
+}
+
+#[test]
+fn no_sentry_is_posted_that_nobody_wants() {
+    let node = enabled_node();
+    let options = keeping().env("HOLDFAST_SENTRY_FOR", "0s");
+    let sentry = node.start_sentry(&options).unwrap();
+    let agent = start_agent_with(&node, &options);
+    assert!(agent.stop(SOON).unwrap().success());
+    told(&sentry, "no sentry is wanted (--sentry-for 0s)");
+    thread::sleep(LATE);
+    assert!(on_root(&node).is_empty());
+    assert!(sentry.stop(SOON).unwrap().success());
+}
+
+#[test]
+fn the_sentrys_process_needs_little() {
+    let node = enabled_node();
+    let capabilities = "-all,+bpf,+net_admin";
+    let setpriv = ["setpriv", "--bounding-set", capabilities, "--inh-caps", "-all"];
+    let sentry = node.start_sentry(&options().wrapper(setpriv)).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    let smaps = fs::read_to_string(format!("/proc/{}/status", sentry.pid())).unwrap();
+    let kib = |field: &str| -> u64 {
+        let line = smaps.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    assert_eq!(smaps.lines().filter(|line| *line == "Threads:\t1").count(), 1, "{smaps}");
+    // The rest of what is resident is the program's file, which the agent has mapped as well.
+    assert!(kib("RssAnon:") < 4 * 1024, "{smaps}");
+    kill(&node, &agent, &sentry);
+    let (_pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+}
+
+#[test]
+fn a_sentry_whose_agent_was_killed_twice_at_once_keeps_its_time() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    kill(&node, &agent, &sentry);
+    let until = || holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap().until().unwrap();
+    let first = until();
+    assert!(first.is_some());
+    // It holds the place and dies before it is armed: it has not worked.
+    node.api().stop();
+    let agent = node.start_agent(&keeping()).unwrap();
+    eventually("its process ends or waits", || !agent.logs().is_empty());
+    agent.kill();
+    assert_eq!(until(), first);
+    node.api().resume().unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    assert_eq!(until(), None);
+}
