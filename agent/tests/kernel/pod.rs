@@ -307,10 +307,17 @@ pub(crate) struct Connecting(thread::JoinHandle<(io::Result<TcpStream>, Duration
 impl Connecting {
     pub(crate) fn start(socket: Socket, address: SocketAddr) -> Self {
         let started = Instant::now();
-        Self(thread::spawn(move || {
+        let seen = socket.try_clone().unwrap();
+        let connecting = Self(thread::spawn(move || {
             let result = socket.connect(&address.into());
             (result.map(|()| TcpStream::from(socket)), started.elapsed())
-        }))
+        }));
+        // A busy machine may take its time to run the thread. Once the socket tells another state its
+        // first SYN has met the gate: connect() keeps it locked until then.
+        while connecting.is_waiting() && tcp_state(&seen) == TCP_CLOSE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        connecting
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
@@ -325,6 +332,15 @@ impl Connecting {
     pub(crate) fn error(self) -> io::Error {
         self.result().0.expect_err("connect() fails")
     }
+}
+
+/// `TCP_CLOSE` of include/net/tcp_states.h: no connect() has begun, or it has ended.
+const TCP_CLOSE: u8 = 7;
+
+fn tcp_state(socket: &Socket) -> u8 {
+    // SAFETY: all-zero is a valid tcp_info.
+    let info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info).tcpi_state
 }
 
 pub(crate) fn claim(bpffs: &Path) -> Claim {
