@@ -147,8 +147,9 @@ impl Trouble {
             }
             Self::Lines { lines, after } => json(stream::once(async move {
                 sleep(after).await;
-                Ok(lines.into_iter().flat_map(|line| line.into_bytes().into_iter().chain([b'\n'])))
-                    .map(Bytes::from_iter)
+                let body: String =
+                    lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
+                Ok(Bytes::from(body))
             })),
         }
     }

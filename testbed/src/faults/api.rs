@@ -363,7 +363,7 @@ fn truncated(run: &Run, tally: &mut Tally) -> Result<()> {
     let begin = |bench: &Bench<'_>, round| {
         let nth = AtomicU64::new(round);
         bench.api().trouble(move |asked| {
-            let clean = nth.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+            let clean = nth.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             (!asked.is_open).then_some(Trouble::Cut { after: AFTER, clean })
         });
         // Also the lists.
