@@ -1,6 +1,8 @@
 //! The bounded part of the fault suite (`cargo xtask faults` runs all of it): a test for each fault,
 //! by its name in the table.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
