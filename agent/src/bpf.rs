@@ -129,7 +129,8 @@ impl BpfError {
     pub fn may_pass(&self) -> bool {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {
-            let errno = error.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error());
+            let errno =
+                error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
             if errno.is_some_and(passes) {
                 return true;
             }

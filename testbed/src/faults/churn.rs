@@ -122,7 +122,7 @@ impl Churn<'_> {
     /// One pod, from its cgroup to its removal.
     fn pod(&self, number: u32, name: usize, lane: &Lane) -> Result<()> {
         let mut random = self.run.random(u64::from(number));
-        let namespace = if number % 2 == 0 { NAMESPACE } else { OTHER };
+        let namespace = if number.is_multiple_of(2) { NAMESPACE } else { OTHER };
         // The same names again and again, as a StatefulSet's.
         let pod = self.node.pod(PodSpec::new(namespace, format!("cart-{name}")))?;
         pod.publish()?;
