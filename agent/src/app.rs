@@ -68,7 +68,6 @@ pub async fn run(
     let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
     preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
-    bpf::warn_of_missing_parts();
     let cgroup_root = node::cgroup_root(args.node.cgroup_root, &args.node.proc_root)?;
     let bpffs = bpf::choose_bpffs(args.node.bpffs)?;
     preflight::raise_file_limit();
@@ -118,6 +117,8 @@ pub async fn run(
     let reader = Worker::start("tables").context("failed to start the thread that reads tables")?;
     // Proven before this agent may say that it stands by.
     drop(CgroupWatch::start(&cgroup_root)?);
+    // It asks the kernel with programs of its own, so not before all that can be wrong without.
+    bpf::warn_of_missing_parts();
     let place = match place {
         Some(place) => place,
         None => tokio::select! {
