@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use self::bench::{Bench, Customise, plain};
+use self::bench::{Bench, Customise, patient, plain};
 use super::{Due, Fault, NAMESPACE, Run, Tally, Trials, start::SOON};
 use crate::{
     Agent, AgentOptions, Cgroup,
@@ -164,7 +164,7 @@ fn endure(
     end: impl Fn(&Bench<'_>) -> Result<()>,
 ) -> Result<()> {
     let bench = Bench::new(run)?;
-    let agent = bench.armed(&run.agent())?;
+    let agent = bench.armed(&patient(run.agent()))?;
     for round in 0..bench.rounds() {
         let before = bench.used(&agent)?;
         begin(&bench, round)?;
@@ -208,7 +208,7 @@ fn start_in(
     let bench = Bench::new(run)?;
     for _ in 0..bench.rounds() {
         begin(&bench)?;
-        let agent = bench.node.start_agent(&run.agent())?;
+        let agent = bench.node.start_agent(&patient(run.agent()))?;
         wait_alone(&agent)?;
         let before = bench.used(&agent)?;
         let starts = bench.begin(&agent, plain)?;
@@ -283,7 +283,7 @@ fn tls_hangs(run: &Run, tally: &mut Tally) -> Result<()> {
         config["clusters"][0]["cluster"] =
             json!({"server": format!("https://{address}"), "insecure-skip-tls-verify": true});
     })?;
-    let agent = bench.node.start_agent(&run.agent())?;
+    let agent = bench.node.start_agent(&patient(run.agent()))?;
     wait_alone(&agent)?;
     let before = bench.used(&agent)?;
     let mut tried = 0;
@@ -299,7 +299,7 @@ fn down(run: &Run, tally: &mut Tally) -> Result<()> {
     /// "Minutes", in the full form: beyond the longest pause between two tries.
     const LASTS: Duration = Duration::from_secs(30);
     let bench = Bench::new(run)?;
-    let agent = bench.armed(&run.agent())?;
+    let agent = bench.armed(&patient(run.agent()))?;
     for _ in 0..bench.rounds() {
         let before = bench.used(&agent)?;
         let leaves = bench.begin(&agent, plain)?;
@@ -416,6 +416,7 @@ fn unauthorized(run: &Run, tally: &mut Tally) -> Result<()> {
     bench.api().put(Resource::DaemonSets, daemonset);
     let options =
         AgentOptions::new(&run.binary).log_level("info").arg("--daemonset=holdfast/holdfast");
+    let options = patient(options);
     for _ in 0..bench.rounds() {
         fs::write(&token, EXPIRED).context("write a token")?;
         bench.api().trouble_is_over();
@@ -484,7 +485,7 @@ fn clock_skew(run: &Run, tally: &mut Tally) -> Result<()> {
 
 fn odd_events(run: &Run, tally: &mut Tally) -> Result<()> {
     let bench = Bench::new(run)?;
-    let agent = bench.armed(&run.agent())?;
+    let agent = bench.armed(&patient(run.agent()))?;
     for _ in 0..bench.rounds() {
         let before = bench.used(&agent)?;
         let starts = bench.begin(&agent, plain)?;
@@ -510,7 +511,7 @@ fn odd_events(run: &Run, tally: &mut Tally) -> Result<()> {
 
 fn recreated(run: &Run, tally: &mut Tally) -> Result<()> {
     let bench = Bench::new(run)?;
-    let agent = bench.armed(&run.agent())?;
+    let agent = bench.armed(&patient(run.agent()))?;
     for _ in 0..bench.rounds() {
         let before = bench.used(&agent)?;
         let former = bench.begin(&agent, plain)?;
@@ -532,7 +533,7 @@ fn recreated(run: &Run, tally: &mut Tally) -> Result<()> {
 
 fn namespace_deleted(run: &Run, tally: &mut Tally) -> Result<()> {
     let bench = Bench::new(run)?;
-    let agent = bench.armed(&run.agent())?;
+    let agent = bench.armed(&patient(run.agent()))?;
     for _ in 0..bench.rounds() {
         let before = bench.used(&agent)?;
         let starts = bench.begin(&agent, plain)?;

@@ -10,22 +10,23 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::{
     Due, Fault, NAMESPACE, Run, Tally, Trials,
     footprint::Footprint,
     light::{self, LightProxy, dial, wait_gate},
-    node,
+    node, nothing_left,
     start::SOON,
 };
-use crate::{Lane, Node, Pod, PodSpec, apps};
+use crate::{Agent, Lane, Node, Pod, PodSpec, apps};
 
 pub(super) const FAULTS: &[Fault] = &[Fault {
     name: "50 pods a second come and go",
     what: "half of them enabled; containers that connect in their first millisecond, containers that \
            live 5 ms, pods deleted while their gate is attached, holds or opens; names and process ids \
-           come again. A quarter of the pods has a connect that is counted; afterwards the agent has \
-           no more memory, files, threads, map entries, pins or watches than before",
+           come again. A quarter of the pods has a connect that is counted; afterwards the agent knows \
+           no pod, and has no more memory, files, threads, map entries, pins or watches than before",
     trials: Trials { bounded: 40, full: 2_250 },
     run: churn,
 }];
@@ -52,8 +53,12 @@ const SHORT_LIFE: Duration = Duration::from_millis(5);
 const PROXY_TAKES_MS: u64 = 200;
 
 /// By how much the agent may grow, in KiB: its history of 128 episodes, and what an allocator keeps
-/// of a thousand tasks. A byte kept of each of the full form's packets would be as much.
+/// of a thousand tasks.
 const GROWTH_KIB: usize = 16 * 1024;
+
+/// By how much it may grow in the second half of the full form, whose first half has filled the history
+/// and what the allocator keeps: less than half a KiB for each of its pods.
+const LATE_GROWTH_KIB: usize = 2 * 1024;
 
 /// The namespace whose pods nobody enabled.
 const OTHER: &str = "other";
@@ -69,17 +74,41 @@ fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
     churn.pods(&lanes, 0..LANES)?;
     let before = Footprint::of(&node, &agent)?.compare(&node, &agent, None)?;
     let pods = run.trials() * PODS_A_TRIAL;
+    let middle = LANES + pods / 2;
     let started = Instant::now();
-    churn.pods(&lanes, LANES..LANES + pods)?;
-    let rate = f64::from(pods) / started.elapsed().as_secs_f64();
-    let after = before.compare(&node, &agent, Some(GROWTH_KIB))?;
+    churn.pods(&lanes, LANES..middle)?;
+    let first = started.elapsed();
+    let half = before.compare(&node, &agent, Some(GROWTH_KIB))?;
+    let started = Instant::now();
+    churn.pods(&lanes, middle..LANES + pods)?;
+    let rate = f64::from(pods) / (first + started.elapsed()).as_secs_f64();
+    // In the bounded form the history is not full by half.
+    let growth = if run.full { LATE_GROWTH_KIB } else { GROWTH_KIB };
+    let after = half.compare(&node, &agent, Some(growth))?;
+    before.compare(&node, &agent, Some(GROWTH_KIB))?;
+    knows_no_pod(&agent)?;
     eprintln!(
-        "{pods} pods, {rate:.0} a second; {} -> {} KiB, {} -> {} files, {} -> {} threads",
-        before.rss_kib, after.rss_kib, before.files, after.files, before.threads, after.threads
+        "{pods} pods, {rate:.0} a second; {} -> {} -> {} KiB, {} -> {} files, {} -> {} threads",
+        before.rss_kib,
+        half.rss_kib,
+        after.rss_kib,
+        before.files,
+        after.files,
+        before.threads,
+        after.threads
     );
     *tally = churn.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     ensure!(agent.exit_status().is_none(), "the agent has ended");
     Ok(())
+}
+
+/// All pods of this node were the churn's, and are gone.
+fn knows_no_pod(agent: &Agent) -> Result<()> {
+    nothing_left("the agent knows pods that are gone", || {
+        let printed = agent.command(["pods", "-o", "json"])?;
+        ensure!(printed.status.success(), "{printed:?}");
+        serde_json::from_slice::<Vec<Value>>(&printed.stdout).context("read the agent's pods")
+    })
 }
 
 /// Pods, one after another in each lane.

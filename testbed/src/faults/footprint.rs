@@ -75,10 +75,9 @@ impl Footprint {
             let now = Self::of(node, agent)?;
             let is_back = now.of_pods == self.of_pods
                 && now.files <= self.files + MORE_FILES
-                && now.threads <= self.threads + MORE_THREADS;
+                && now.threads <= self.threads + MORE_THREADS
+                && more_kib.is_none_or(|more| now.rss_kib <= self.rss_kib + more);
             if is_back {
-                let is_more = more_kib.is_some_and(|more| now.rss_kib > self.rss_kib + more);
-                ensure!(!is_more, "{self:?} became {now:?}");
                 return Ok(now);
             }
             ensure!(Instant::now() < deadline, "{self:?} became {now:?}");

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::report::Row;
 use crate::apps::Attempt;
 
-/// How much later than its deadline a connect may end: its socket tries every 500 ms.
+/// How much later than its deadline a connect may end, whatever else became of it: its socket tries
+/// every 500 ms.
 const PAST_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long after readiness, with an agent there to see it, a connect may still wait. Far more than
@@ -45,7 +46,7 @@ impl Tally {
 
     /// As [`Self::count`], of a connect whose proxy was ready at `ready_ns` already, with no agent
     /// there to see it: its delay counts from then, and it is stuck only if it waits for long
-    /// although an agent is there.
+    /// although an agent is there, or past its deadline.
     pub fn count_since(
         &mut self,
         what: &str,
@@ -60,18 +61,17 @@ impl Tally {
             return;
         };
         let deadline_ns = attempt.start_ns + nanos(due.timeout);
-        let after = |ready_ns: Option<u64>| {
-            let ready_ns = ready_ns.map_or(deadline_ns, |ready| ready.max(attempt.start_ns));
-            Duration::from_nanos(attempt.end_ns.saturating_sub(ready_ns.min(deadline_ns)))
+        let past = |ns: u64| Duration::from_nanos(attempt.end_ns.saturating_sub(ns));
+        let is_before_deadline = |ready: &u64| *ready < deadline_ns;
+        let might_from = |ready: Option<u64>| {
+            ready.filter(is_before_deadline).map(|ready| ready.max(attempt.start_ns))
         };
-        let delay = after(ready_ns);
-        let waited_on = after(due.ready_ns);
-        let is_late = match due.ready_ns {
-            Some(ready) if ready < deadline_ns => waited_on > PAST_READY,
-            _ => waited_on > PAST_DEADLINE,
-        };
-        let is_early = !attempt.is_connected() && attempt.end_ns < deadline_ns;
-        if is_early {
+        // Whoever listens before the deadline still does when the kernel lets the SYN pass at it.
+        let is_refused = !attempt.is_connected()
+            && (attempt.end_ns < deadline_ns || might_from(ready_ns).is_some());
+        let late_after_ready = might_from(due.ready_ns).map(past).filter(|late| *late > PAST_READY);
+        let late_after_deadline = Some(past(deadline_ns)).filter(|late| *late > PAST_DEADLINE);
+        if is_refused {
             self.refused += 1;
             self.tell(format!(
                 "{what}: {} after {:?} of {:?}",
@@ -79,13 +79,14 @@ impl Tally {
                 attempt.elapsed(),
                 due.timeout
             ));
-        } else if is_late {
+            return;
+        }
+        if let Some(late) = late_after_ready.max(late_after_deadline) {
             self.stuck += 1;
-            self.tell(format!("{what}: {} {waited_on:?} late", attempt.outcome));
+            self.tell(format!("{what}: {} {late:?} late", attempt.outcome));
         }
-        if !is_early {
-            self.worst_delay = self.worst_delay.max(delay);
-        }
+        let delay = past(might_from(ready_ns).unwrap_or(deadline_ns));
+        self.worst_delay = self.worst_delay.max(delay);
     }
 
     /// What was counted besides: further trials with their refusals, of an application that counts
@@ -129,13 +130,13 @@ mod tests {
     const START: u64 = 1_000_000_000;
     const TIMEOUT: Duration = Duration::from_secs(4);
 
+    fn attempt(outcome: &str, after: u64) -> Attempt {
+        let end_ns = START + after * 1_000_000;
+        Attempt { index: 0, start_ns: START, end_ns, outcome: outcome.to_owned() }
+    }
+
     fn row(ready_after: Option<u64>, outcome: &str, after: u64) -> Row {
-        let attempt = Attempt {
-            index: 0,
-            start_ns: START,
-            end_ns: START + after * 1_000_000,
-            outcome: outcome.to_owned(),
-        };
+        let attempt = attempt(outcome, after);
         let ready_ns = ready_after.map(|ms| START + ms * 1_000_000);
         let mut tally = Tally::default();
         tally.count("a connect", Some(&attempt), Due { ready_ns, timeout: TIMEOUT });
@@ -154,6 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_was_ready_before_the_deadline_makes_every_failure_a_refusal() {
+        assert_eq!(counts(&row(Some(500), "ETIMEDOUT", 4_400)), (1, 0, 0.0));
+        assert_eq!(counts(&row(Some(4_100), "ECONNREFUSED", 4_400)), (0, 0, 400.0));
+        // Nobody was there to see it; the kernel lets go all the same, and somebody listens.
+        let due = Due { ready_ns: Some(START + 9_000_000_000), timeout: TIMEOUT };
+        let mut tally = Tally::default();
+        let failed = attempt("ECONNREFUSED", 4_400);
+        tally.count_since("a connect", Some(&failed), due, Some(START + 1_000_000_000));
+        assert_eq!(counts(&tally.into_row("a fault")), (1, 0, 0.0));
+    }
+
+    #[test]
+    fn the_deadline_is_kept_whether_or_not_the_proxy_was_ready_before_it() {
+        assert_eq!(counts(&row(Some(3_000), "connected", 4_999)), (0, 0, 1_999.0));
+        assert_eq!(counts(&row(Some(3_000), "connected", 5_001)), (0, 1, 2_001.0));
+    }
+
+    #[test]
     fn what_ends_long_after_it_might_is_stuck() {
         assert_eq!(counts(&row(None, "ECONNREFUSED", 5_001)), (0, 1, 1_001.0));
         assert_eq!(counts(&row(Some(100), "connected", 101)), (0, 0, 1.0));
@@ -164,12 +183,7 @@ mod tests {
 
     #[test]
     fn an_absence_of_the_agent_is_delay_but_nobody_is_stuck_for_it() {
-        let attempt = Attempt {
-            index: 0,
-            start_ns: START,
-            end_ns: START + 14_000_000_000,
-            outcome: "connected".to_owned(),
-        };
+        let attempt = attempt("connected", 14_000);
         let due = Due { ready_ns: Some(START + 13_000_000_000), timeout: Duration::from_secs(60) };
         let mut tally = Tally::default();
         tally.count_since("a connect", Some(&attempt), due, Some(START + 1_000_000_000));
@@ -178,12 +192,7 @@ mod tests {
 
     #[test]
     fn a_connect_that_begins_after_readiness_is_delayed_from_its_own_begin() {
-        let attempt = Attempt {
-            index: 0,
-            start_ns: START,
-            end_ns: START + 2_000_000,
-            outcome: "connected".to_owned(),
-        };
+        let attempt = attempt("connected", 2);
         let mut tally = Tally::default();
         let due = Due { ready_ns: Some(START - 500_000_000), timeout: TIMEOUT };
         tally.count("a connect", Some(&attempt), due);

@@ -176,10 +176,12 @@ impl Pod {
         self.log(Line::Released { connect, waited, outcome }, actions);
     }
 
-    /// Behind a closed gate the kernel gives up by a timeout; through an open one it is refused.
+    /// Behind a closed gate the kernel gives up by a timeout; through an open one it is refused. The
+    /// report may be read when the gate has closed again, for the death of the very proxy that refused.
     fn failure(&self, at: Monotonic) -> Outcome {
+        let had_closed = self.closed_since.is_some_and(|since| since <= at);
         match self.gate {
-            GatePhase::Closed { deadline, .. } if at < deadline && !self.observes => {
+            GatePhase::Closed { deadline, .. } if had_closed && at < deadline && !self.observes => {
                 Outcome::TimedOut
             }
             _ => Outcome::Refused,

@@ -45,7 +45,7 @@ impl Pod {
                 // Not before it is known whose time it is.
                 let renew_at = self.first_wait.is_none().then_some(deadline);
                 self.keeps_settings = true;
-                self.closed_unknown = Some(since);
+                (self.closed_since, self.closed_unknown) = (Some(since), Some(since));
                 self.gate = GatePhase::Closed { reason, deadline, renew_at };
                 self.start_probe(context.plan, Some(reason), actions);
                 true

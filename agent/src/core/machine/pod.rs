@@ -60,6 +60,8 @@ pub(super) struct Pod {
     pub(super) gate: GatePhase,
     /// The phase that the gate was last seen in, and since when it is in it.
     noted: (Discriminant<GatePhase>, Monotonic),
+    /// Since when the gate is closed, or was when it was closed last.
+    pub(super) closed_since: Option<Monotonic>,
     /// When the gate was closed, if that was told without the API's word on the pod.
     pub(super) closed_unknown: Option<Monotonic>,
     /// The gate was closed, or left to go on, in order to observe.
@@ -149,6 +151,7 @@ impl Pod {
             former: HashSet::new(),
             gate: GatePhase::Absent,
             noted: (discriminant(&GatePhase::Absent), now),
+            closed_since: None,
             closed_unknown: None,
             observes: false,
             inherited: None,

@@ -36,7 +36,7 @@ impl Pod {
             // Whoever waits at it unreported goes on to.
             self.first_wait = known.or(self.first_wait);
         } else {
-            self.first_wait = known;
+            (self.first_wait, self.closed_since) = (known, Some(now));
             // The kernel counts from the attaching on. What it has counted by now is asked before it
             // closes: whoever comes after that has come to a closed gate, whether or not it is reported.
             self.counted = (!self.gate.is_attached()).then_some((0, now));

@@ -17,6 +17,25 @@ fn the_ends_of_a_hold_are_told_apart() {
 }
 
 #[test]
+fn who_was_refused_before_the_gate_closed_again_was_not_timed_out() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    for (cgroup, name) in [(PROXY, "istio-proxy"), (APP, "app")] {
+        run.apply(1, container(cgroup, Some(name)));
+        run.apply(2, populated(cgroup, true));
+    }
+    for cookie in 1..=2 {
+        run.apply(100, held(100, cookie));
+    }
+    run.apply(1_000, Event::ProxyReady(uid()));
+    let actions = run.apply(1_010, populated(PROXY, false));
+    assert_eq!(reason(&actions), Some(CloseReason::ProxyDied));
+    run.apply(1_011, kernel(1_005, 1, KernelEventKind::Failed));
+    run.apply(2_000, kernel(2_000, 2, KernelEventKind::Failed));
+    assert_eq!(outcomes(&run.actions), [Outcome::Refused, Outcome::TimedOut]);
+}
+
+#[test]
 fn containers_are_held_until_they_are_known_to_pass() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
