@@ -379,7 +379,8 @@ impl Reconciler {
                         pod_uid = %set.uid, %error,
                         "gate cannot be renewed; it stands until its deadline, and is tried again"
                     );
-                    return Some(Event::GateNotRenewed(set.uid));
+                    let error = error.to_string();
+                    return Some(Event::GateNotRenewed { uid: set.uid, error });
                 }
                 return Some(failed(set.uid, path, &error));
             }

@@ -118,7 +118,12 @@ pub enum Event {
     },
     /// A gate could not be given a new deadline or new settings, for want of something that may be there
     /// again. It stands as it was.
-    GateNotRenewed(PodUid),
+    GateNotRenewed {
+        /// The pod.
+        uid: PodUid,
+        /// Why.
+        error: String,
+    },
     /// What had made a gate fail is no more: a trial went well.
     GateProven(PodUid),
     /// Only time has passed.

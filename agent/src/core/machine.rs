@@ -12,6 +12,7 @@ use super::{
 };
 
 mod container;
+mod deadline;
 mod evaluate;
 mod failure;
 mod gate;
@@ -129,9 +130,9 @@ impl Machine {
                     pod.failed(error, may_pass, now, &mut actions);
                 }
             }
-            Event::GateNotRenewed(uid) => {
+            Event::GateNotRenewed { uid, error } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.not_renewed(now);
+                    pod.not_renewed(error, now, &mut actions);
                 }
             }
             Event::GateProven(uid) => {

@@ -78,8 +78,12 @@ impl Pod {
         self.note_phase(now);
     }
 
-    /// The kernel has still what it had: that is told anew, soon.
-    pub(super) fn not_renewed(&mut self, now: Monotonic) {
+    /// The kernel has still what it had: that is told anew, soon. Where it is only to be looked, what it
+    /// had may hold, and nobody must wait for that.
+    pub(super) fn not_renewed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
+        if self.observes {
+            return self.failed(error, true, now, actions);
+        }
         self.renew_again_at = Some(now + RENEW_AFTER);
     }
 

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::core::{
     CloseReason, ConnectReport, ContainerIdentity, ContainerKind, ContainerReport, Epoch,
-    Exemption, KubeletWord, Monotonic, OpenedReport, OrderReport, PodName, PodRef, PodReport,
-    PodState, PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
+    Exemption, KubeletWord, OpenedReport, OrderReport, PodName, PodRef, PodReport, PodState,
+    PodUid, ProbeReport, Proxy, ProxyReport, SettingReport, TreatmentReport, classify,
 };
 
 impl Machine {
@@ -94,7 +94,7 @@ impl Pod {
             },
             unused: grounds.unused.clone(),
             error: self.error.clone(),
-            deadline: self.deadline().map(|deadline| epoch.stamp(deadline)),
+            deadline: self.closed_deadline().map(|deadline| epoch.stamp(deadline)),
             observed: standing == Standing::Observe,
             watched_until: self.watched_until.map(|until| epoch.stamp(until)),
             wanted: self.wanted(),
@@ -189,13 +189,6 @@ impl Pod {
             GatePhase::Closed { reason, .. }
             | GatePhase::Refusing { reason, .. }
             | GatePhase::GivenUp { reason } => Some(reason),
-            _ => None,
-        }
-    }
-
-    const fn deadline(&self) -> Option<Monotonic> {
-        match self.gate {
-            GatePhase::Closed { deadline, .. } => Some(deadline),
             _ => None,
         }
     }

@@ -9,13 +9,13 @@ use super::{
     pod::{Pod, Standing},
 };
 use crate::core::{
-    Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Order, Pace,
-    Plan, Proxy, ReadyCheck, SetGate, Verdict, classify,
+    Action, CloseReason, GateSetting, Line, Mode, Monotonic, OnTimeout, OpenReason, Pace, Plan,
+    Proxy, ReadyCheck, SetGate, Verdict, classify,
 };
 
 /// For how long the kernel goes on refusing without an agent, where `on-timeout` says so. Renewed
 /// at half of it.
-const REFUSE_AHEAD: Duration = Duration::from_secs(10);
+pub(super) const REFUSE_AHEAD: Duration = Duration::from_secs(10);
 
 impl Pod {
     pub(super) const fn go(&mut self, phase: GatePhase) -> bool {
@@ -30,9 +30,10 @@ impl Pod {
         actions: &mut Vec<Action>,
     ) -> bool {
         let now = context.now;
+        let standing = self.closed_deadline();
         // A connect that waits already has made the proxy's absence known.
         let known = self.held.first();
-        if self.gate.is_closed() {
+        if standing.is_some() {
             // Whoever waits at it unreported goes on to.
             self.first_wait = known.or(self.first_wait);
         } else {
@@ -46,10 +47,14 @@ impl Pod {
             }
         }
         self.keeps_settings = false;
-        let timeout = self.timeout(context);
-        let ordered = self.ordered_deadline(context);
-        let deadline = ordered.unwrap_or_else(|| self.first_wait.unwrap_or(now) + timeout);
-        let renew_at = (ordered.is_none() && self.first_wait.is_none()).then(|| now + timeout / 2);
+        let timeout = context.plan.settings.timeout.value;
+        let (deadline, renew_at) = match (self.ordered_deadline(context), self.first_wait) {
+            (Some(ordered), _) => (ordered, None),
+            (None, Some(first)) => (first + timeout, None),
+            // Whether anybody has come to it since it was closed for something else is asked first.
+            (None, None) => standing
+                .map_or((now + timeout, Some(now + timeout / 2)), |stands| (stands, Some(now))),
+        };
         self.set_gate(self.closed_until(deadline, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline, renew_at };
         (self.opened, self.error) = (None, None);
@@ -83,50 +88,6 @@ impl Pod {
         self.log(line, actions);
     }
 
-    /// When the kernel opens a gate that the operator wants closed: when the order ends, or when the
-    /// hold would end that the facts may ask for then. Between the two it must not be open.
-    fn ordered_deadline(&self, context: &Context<'_>) -> Option<Monotonic> {
-        let facts = self.first_wait.unwrap_or(context.now) + context.plan.settings.timeout.value;
-        match self.order {
-            Some(Order::Closed { until }) if context.standing != Standing::Observe => {
-                Some(until.max(facts))
-            }
-            _ => None,
-        }
-    }
-
-    /// How long this closing holds a connect at most.
-    pub(super) fn timeout(&self, context: &Context<'_>) -> Duration {
-        match self.order {
-            Some(Order::Closed { until }) if context.standing != Standing::Observe => {
-                until.since(context.now)
-            }
-            _ => context.plan.settings.timeout.value,
-        }
-    }
-
-    pub(super) fn closed_until(
-        &self,
-        deadline: Monotonic,
-        reason: CloseReason,
-        context: &Context<'_>,
-    ) -> GateSetting {
-        let refuses = refuses_late(context.plan);
-        let (reached_before, nobody_at) = match (self.first_wait, self.counted) {
-            (None, Some((reached, at))) => (Some(reached), Some(at)),
-            (Some(_), _) | (None, None) => (None, None),
-        };
-        GateSetting::Closed {
-            reason,
-            // Since nobody was known to wait; not since it is set anew: the next agent counts from it for
-            // whoever has come meanwhile.
-            since: self.first_wait.or(nobody_at).unwrap_or(context.now),
-            reached_before,
-            deadline,
-            refuse_until: refuses.then(|| deadline + REFUSE_AHEAD),
-        }
-    }
-
     pub(super) fn set_gate(
         &mut self,
         state: GateSetting,
@@ -151,59 +112,6 @@ impl Pod {
         }));
         self.applied = Some(Arc::clone(context.plan));
         self.renew_again_at = None;
-    }
-
-    /// The deadline counts from the first connect that waits. Until there is one it is moved on,
-    /// always well before it passes, so that the kernel has one at any time; but only once the
-    /// kernel has said that nobody waits, since the report of one who does may have been lost.
-    pub(super) fn move_deadline(
-        &mut self,
-        context: &Context<'_>,
-        actions: &mut Vec<Action>,
-    ) -> Monotonic {
-        let GatePhase::Closed { reason, deadline, renew_at } = self.gate else {
-            return context.now;
-        };
-        let (now, timeout) = (context.now, context.plan.settings.timeout.value);
-        if let Some(ordered) = self.ordered_deadline(context) {
-            // Whoever waits already waits as long as the operator says. Where nobody does, the facts' time
-            // would begin anew with each look: it is moved on when half of it has passed.
-            let is_outdated = match self.first_wait {
-                Some(_) => ordered != deadline,
-                None => ordered > deadline + timeout / 2,
-            };
-            let deadline = if is_outdated { ordered } else { deadline };
-            if is_outdated {
-                self.set_gate(self.closed_until(deadline, reason, context), context, actions);
-            }
-            // The order's end is looked at, and nothing before it.
-            self.gate = GatePhase::Closed { reason, deadline, renew_at: None };
-            return deadline;
-        }
-        let (new, renew_at) = match (self.first_wait, renew_at) {
-            (Some(first), Some(_)) => (first + timeout, None),
-            // The user has chosen another time.
-            (Some(first), None) => (first + timeout, None),
-            (None, Some(at)) if now >= at && self.counted.is_some_and(|(_, at)| at >= now) => {
-                (now + timeout, Some(now + timeout / 2))
-            }
-            (None, Some(at)) if now >= at && at < deadline => {
-                let (uid, cgroup) = (self.uid.clone(), context.cgroup);
-                actions.push(Action::CountGate { uid, cgroup });
-                self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(deadline) };
-                return deadline;
-            }
-            // Whoever waited may pass.
-            (None, None) => (now + timeout, Some(now + timeout / 2)),
-            _ => return deadline,
-        };
-        if new == deadline && renew_at.is_none() {
-            self.gate = GatePhase::Closed { reason, deadline, renew_at };
-            return deadline;
-        }
-        self.set_gate(self.closed_until(new, reason, context), context, actions);
-        self.gate = GatePhase::Closed { reason, deadline: new, renew_at };
-        new
     }
 
     pub(super) fn refuse(
@@ -380,9 +288,15 @@ impl Pod {
                 continue;
             };
             let held = self.held.of_container(container).map(|held| held.cookie).collect();
-            // Whoever waited for nothing does not use up the others' time.
+            // Whoever waited for nothing does not use up the others' time, nor is it taken for one whose
+            // report was lost.
             let waits = self.held.iter().filter(|held| held.caller.container != Some(container));
             self.first_wait = waits.map(|held| held.caller.connect_at).min();
+            let ours = |at| {
+                self.held.of_container(container).filter(move |held| held.caller.connect_at >= at)
+            };
+            self.counted =
+                self.counted.map(|(reached, at)| (reached + ours(at).count() as u64, at));
             let (uid, container) = (self.uid.clone(), Some(container));
             actions.push(Action::Replay { uid, cgroup: context.cgroup, container, held });
             // It was held before the kernel knew that its passing is to be told.

@@ -97,7 +97,7 @@ fn a_gate_that_cannot_be_renewed_stands_and_is_renewed_soon() {
     run.apply(0, found(false));
     let wanted = closes(&run.apply(20_000, held(20_000, 1)));
     assert_eq!(wanted, Some(at(80_000)));
-    assert!(run.apply(20_001, Event::GateNotRenewed(uid())).is_empty());
+    assert!(run.apply(20_001, not_renewed()).is_empty());
     assert!(run.is_closed());
     // A pod that makes many reports does not make as many trials.
     assert_eq!(closes(&run.apply(20_100, held(20_100, 2))), None);

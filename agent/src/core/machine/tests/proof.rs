@@ -21,6 +21,7 @@ use self::{
     world::World,
 };
 
+mod agent;
 mod cases;
 mod check;
 mod cluster;
@@ -43,7 +44,6 @@ struct Sequence {
     setup: Setup,
     moments: Vec<Moment>,
     end: Random,
-    twice: bool,
 }
 
 impl Sequence {
@@ -51,11 +51,12 @@ impl Sequence {
         let mut random = Random::of(seed, number);
         let setup = Setup::random(&mut random);
         let moments = step::sequence(&mut random);
-        Self { setup, moments, end: random, twice: number.is_multiple_of(TWICE) }
+        Self { setup, moments, end: random }
     }
 
-    fn play(&self, moments: &[Moment], coverage: &mut Coverage) -> Result<()> {
-        let mut world = World::new(self.setup, self.twice);
+    /// `records`: what each agent hears is kept, and played to a second one.
+    fn play(&self, moments: &[Moment], records: bool, coverage: &mut Coverage) -> Result<()> {
+        let mut world = World::new(self.setup, records);
         let result = world.play(moments).and_then(|()| world.finish(&mut self.end.clone()));
         coverage.add(&world.coverage);
         result
@@ -63,7 +64,7 @@ impl Sequence {
 
     /// The fault that it shows, if these steps are all of it.
     fn fault(&self, moments: &[Moment]) -> Option<String> {
-        self.play(moments, &mut Coverage::default()).err().map(|error| format!("{error:#}"))
+        self.play(moments, true, &mut Coverage::default()).err().map(|error| format!("{error:#}"))
     }
 
     /// As few steps as show a fault of the same kind.
@@ -111,7 +112,8 @@ fn play_some(seed: u64, first: u64, step: u64, count: u64) -> (Coverage, Option<
     let mut coverage = Coverage::default();
     for sequence in (first..count).step_by(usize::try_from(step).expect("a count of threads")) {
         let played = Sequence::of(seed, sequence);
-        if played.play(&played.moments, &mut coverage).is_err() {
+        let twice = sequence.is_multiple_of(TWICE);
+        if played.play(&played.moments, twice, &mut coverage).is_err() {
             return (coverage, Some(sequence));
         }
     }

@@ -45,7 +45,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Event::GateFailed { uid: uid(), error: String::new(), may_pass }
         }),
         Just(Event::GateProven(uid())),
-        Just(Event::GateNotRenewed(uid())),
+        Just(not_renewed()),
         order.prop_map(|order| Event::Ordered { uid: uid(), order }),
         prop_oneof![Just(0), Just(20_000), Just(400_000)].prop_map(watched),
         (1_u64..4).prop_map(|cookie| held(0, cookie)),

@@ -5,14 +5,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     super::{super::gate::GatePhase, *},
-    kernel::RETRY,
+    agent::rules_of,
     step::{Setup, Shape, Who},
-    world::{World, rules_of},
+    world::World,
 };
 use crate::core::{Mode, SetGate};
 
 /// As `steps.rs` has it: for so long the kernel refuses without an agent.
 const REFUSES_AHEAD: Duration = Duration::from_secs(10);
+
+/// As `deadline.rs` has it: for so long a gate goes on after an order.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 impl World {
     /// Before the action is done.
@@ -104,8 +107,12 @@ impl World {
         };
         let pod = agent.machine.pods.get(&set.uid);
         let known = |cookie| pod.is_some_and(|pod| pod.held.contains(cookie, None));
-        // Those that are known to wait; and those that this closing made wait and nobody has told of yet,
-        // of whom the count tells at the next look: no more than once a deadline is moved on past them.
+        // Those that are known to wait; and, where none is, those that this closing made wait and nobody
+        // has told of, of whom the count tells.
+        // Two bounds are not of one socket, for which the kernel would have to limit each one's wait: one
+        // whose report is lost waits as long as the first that is known of, who may come up to a timeout
+        // later; and one that nobody has told of when a gate closes that has guarded, or refused, until
+        // then begins anew.
         let held = || {
             self.kernel
                 .sockets
@@ -114,12 +121,11 @@ impl World {
         };
         let first = held().filter(|socket| known(socket.cookie)).map(|one| one.connect_at).min();
         let untold = held().filter(|socket| self.kernel.waits_since_closing(socket));
-        let untold = untold.map(|socket| socket.connect_at + timeout).min();
+        let untold = untold.map(|socket| socket.connect_at).min();
+        let untold = untold.map(|untold| untold.max(agent.told.first_wait(set.cgroup).unwrap_or(untold)));
         let mut latest = first.or(untold).unwrap_or(self.now) + timeout;
-        // After it whoever is not known of, and has not tried again meanwhile, gets the time of one who
-        // comes then.
         if let Some(until) = agent.told.ordered(&set.uid) {
-            latest = latest.max(until + timeout + RETRY);
+            latest = latest.max(until + HAND_OVER);
         }
         let standing = self.kernel.gates.get(&set.cgroup).filter(|gate| gate.is_closed());
         if let Some(standing) = standing {
@@ -263,9 +269,6 @@ impl World {
             return Ok(());
         }
         let phase = agent.phase(&uid).with_context(|| format!("{uid} is not known"))?;
-        if matches!(phase, GatePhase::Failed { .. }) {
-            return Ok(());
-        }
         let Some(object) = &pod.object else {
             return Ok(());
         };

@@ -101,6 +101,19 @@ impl Coverage {
         }
     }
 
+    pub(super) fn word(&mut self, word: &'static str) {
+        *self.words.entry(word).or_default() += 1;
+    }
+
+    pub(super) fn event(&mut self, event: &Event) {
+        match event {
+            Event::GateFailed { may_pass: true, .. } => self.word("failed"),
+            Event::GateFailed { may_pass: false, .. } => self.word("failed for good"),
+            Event::GateNotRenewed { .. } => self.word("not renewed"),
+            _ => {}
+        }
+    }
+
     pub(super) fn line(&mut self, line: &Line) {
         let word = match line {
             Line::GateClosed { reason, .. } => reason.as_str(),
@@ -112,7 +125,7 @@ impl Coverage {
             Line::GateInherited { .. } => "inherited",
             _ => return,
         };
-        *self.words.entry(word).or_default() += 1;
+        self.word(word);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -140,7 +153,16 @@ impl Coverage {
             Exemption::Operator,
             Exemption::Deleted,
         ];
-        let others = ["refuses", "init passed", "inherited"];
+        let others = [
+            "refuses",
+            "init passed",
+            "inherited",
+            "failed",
+            "failed for good",
+            "not renewed",
+            "not proven",
+            "proven",
+        ];
         let words: BTreeSet<&str> = closes
             .chain(outcomes)
             .chain(opens.iter().map(|reason| reason.as_str()))

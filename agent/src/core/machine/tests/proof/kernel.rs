@@ -15,7 +15,7 @@ use crate::core::{
 };
 
 /// After a drop the TCP stack tries again so much later.
-pub(super) const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(500);
 
 /// One pod's gate.
 #[derive(Clone, Debug)]

@@ -138,7 +138,10 @@ pub(super) enum Step {
     Watch(Slot, u64),
     // The agent.
     /// The next gate that is to be set, or opened, cannot be.
-    FailNextGate,
+    FailNextGate {
+        /// What is lacking may be there again.
+        may_pass: bool,
+    },
     /// Whether the kernel's counts can be read.
     Counts(bool),
     Die,
@@ -282,8 +285,8 @@ impl Step {
                 Self::Order(slot, random.pick(&[Nothing, Open, OpenFor(20_000), CloseFor(30_000)]))
             }
             91 => Self::Watch(slot, random.pick(&[0, 20_000, 400_000])),
-            92 if random.once_in(3) => Self::FailNextGate,
-            92 => Self::Counts(yes),
+            92 if yes => Self::FailNextGate { may_pass: !random.once_in(3) },
+            92 => Self::Counts(random.once_in(2)),
             93 => Self::Die,
             94..=96 => Self::StartAgent,
             _ => Self::Wait,

@@ -9,13 +9,15 @@ use std::{
 use super::step::Who;
 use crate::core::{
     CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Event, Monotonic,
-    NamespaceView, Order, PodUid, PodView,
+    KernelEvent, KernelEventKind, NamespaceView, Order, PodUid, PodView,
 };
 
 /// It forgets what a deleted pod was as soon as its cgroup is not there, as the agent does.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     cgroups: BTreeSet<PodUid>,
+    /// When the first was called of those that are known to have waited since the gate was closed.
+    waits: BTreeMap<CgroupId, Monotonic>,
     /// When the last order to close ends.
     orders: BTreeMap<PodUid, Monotonic>,
     pods: BTreeMap<PodUid, (PodView, bool)>,
@@ -70,6 +72,9 @@ impl Told {
             Event::Ordered { uid, order: Some(Order::Closed { until }) } => {
                 self.orders.insert(uid.clone(), *until);
             }
+            Event::Kernel(KernelEvent { pod, kind: KernelEventKind::Held(caller), .. }) => {
+                self.waits.entry(*pod).or_insert(caller.connect_at);
+            }
             Event::NamespaceDeleted(name) => {
                 if let Some(all) = &mut self.namespaces {
                     all.remove(name);
@@ -79,6 +84,16 @@ impl Told {
         }
         let cgroups = &self.cgroups;
         self.pods.retain(|uid, (_, is_there)| *is_there || cgroups.contains(uid));
+    }
+
+    /// The gate has been closed.
+    pub(super) fn closed(&mut self, pod: CgroupId) {
+        self.waits.remove(&pod);
+    }
+
+    /// When the first was called that is known to have waited since, whether or not it does still.
+    pub(super) fn first_wait(&self, pod: CgroupId) -> Option<Monotonic> {
+        self.waits.get(&pod).copied()
     }
 
     /// When the last order to close ends, or ended.

@@ -1,42 +1,19 @@
 //! A node on which a sequence is played: what is true, what the kernel does, and an agent that hears
 //! of it and acts, or is dead. What must not be is looked for after each event.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 
 use super::{
-    super::{super::gate::GatePhase, *},
+    super::*,
+    agent::Agent,
     cluster::{Cluster, News},
     coverage::Coverage,
     kernel::Kernel,
     step::{Hold, Moment, Setup, Slot, Source, Step, Who, Wish},
-    told::Told,
 };
-use crate::core::{Epoch, History, InheritedGate, Mode, SetGate};
-
-/// One agent's life.
-#[derive(Debug)]
-pub(super) struct Agent {
-    pub(super) machine: Machine,
-    pub(super) history: History,
-    pub(super) told: Told,
-    /// The gates that were found, and no pod yet that they belong to.
-    pub(super) left: BTreeMap<CgroupId, InheritedGate>,
-    /// The pods that are asked, and what the probe has said.
-    pub(super) probes: BTreeMap<PodUid, Option<bool>>,
-    /// Those that a probe has called ready since it was started.
-    pub(super) ready: BTreeSet<PodUid>,
-    /// Connects that were told of as waiting, and those whose wait has ended.
-    pub(super) waits: (u64, u64),
-    /// Everything that has come in, and what came of it, if it is to be played again.
-    pub(super) record: Option<Vec<(Event, Monotonic, Vec<Action>)>>,
-    /// The last of each source.
-    last: BTreeMap<u8, Event>,
-}
+use crate::core::Mode;
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -50,51 +27,15 @@ pub(super) struct World {
     pub(super) failed: BTreeSet<CgroupId>,
     /// Some news has not come to the agent, which needs a new look at the node.
     pub(super) lost_news: bool,
-    fail_next: bool,
-    counts: bool,
-    records: bool,
+    /// The next gate cannot be worked, for want of something that may be there again, or is not.
+    pub(super) fail_next: Option<bool>,
+    pub(super) counts: bool,
+    /// What each agent hears is kept.
+    pub(super) records: bool,
 }
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
-}
-
-pub(super) fn rules_of(setup: Setup) -> Rules {
-    let Setup { guard, observe, mode, on_timeout, timeout_ms, same_name: _ } = setup;
-    let choices = Choices {
-        guard: Some(guard),
-        observe: Some(observe),
-        mode: Some(mode),
-        on_timeout: Some(on_timeout),
-        timeout: Some(ms(timeout_ms)),
-        ..Choices::default()
-    };
-    /// One mesh's is enough, and much faster to look through than all.
-    static PROFILES: LazyLock<Profiles> = LazyLock::new(|| Profiles::builtin().only("istio"));
-    let defaults = Defaults::default().with(choices);
-    Rules { defaults, profiles: PROFILES.clone(), own_pod: None }
-}
-
-// === impl Agent ===
-
-impl Agent {
-    fn new(setup: Setup, left: BTreeMap<CgroupId, InheritedGate>, records: bool) -> Self {
-        Self {
-            machine: Machine::new(rules_of(setup)),
-            history: History::new(Epoch::default()),
-            told: Told::default(),
-            left,
-            probes: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            waits: (0, 0),
-            record: records.then(Vec::new),
-            last: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn phase(&self, uid: &PodUid) -> Option<GatePhase> {
-        self.machine.pods.get(uid).map(|pod| pod.gate)
-    }
 }
 
 // === impl World ===
@@ -111,7 +52,7 @@ impl World {
             coverage: Coverage::default(),
             failed: BTreeSet::new(),
             lost_news: false,
-            fail_next: false,
+            fail_next: None,
             counts: true,
             records,
         };
@@ -238,11 +179,11 @@ impl World {
                     return self.hear(Event::Watched { pod, until });
                 }
             }
-            Step::FailNextGate => self.fail_next = true,
+            Step::FailNextGate { may_pass } => self.fail_next = Some(may_pass),
             Step::Counts(counts) => self.counts = counts,
-            Step::Die => return self.die(),
+            Step::Die => return self.end_agent(),
             Step::StartAgent => {
-                self.die()?;
+                self.end_agent()?;
                 self.start_agent();
             }
             Step::Wait => {}
@@ -351,136 +292,6 @@ impl World {
             return Ok(());
         }
         self.hear(Event::Ordered { uid, order })
-    }
-
-    fn die(&mut self) -> Result<()> {
-        match self.agent.take().and_then(|agent| agent.record) {
-            Some(record) => super::check::plays_the_same(self.setup, record),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn end_agent(&mut self) -> Result<()> {
-        self.die()
-    }
-
-    pub(super) fn start_agent(&mut self) {
-        self.agent = Some(Agent::new(self.setup, self.kernel.left(), self.records));
-        // What nobody is attached to is forgotten (`forget_stray`).
-        self.kernel.gates.retain(|_, gate| !gate.is_dead);
-        self.cluster.list_all();
-        self.lost_news = false;
-    }
-
-    /// The agent takes in an event, and does what follows, as `reconcile.rs` does.
-    pub(super) fn hear(&mut self, event: Event) -> Result<()> {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let Some(agent) = &mut self.agent else { return Ok(()) };
-            agent.told.learn(&event);
-            let before = self.coverage.phases(&agent.machine);
-            let actions = agent.machine.apply(event.clone(), self.now);
-            self.coverage.note(&before, &agent.machine);
-            if let Some(record) = &mut agent.record {
-                record.push((event.clone(), self.now, actions.clone()));
-            }
-            let gone = match &event {
-                Event::PodCgroupGone(uid) => Some(uid.clone()),
-                _ => None,
-            };
-            for action in actions {
-                self.check_action(&action)?;
-                events.extend(self.perform(action));
-            }
-            if let (Some(uid), Some(agent)) = (gone, &mut self.agent) {
-                agent.history.forget(&uid, self.now);
-            }
-            if events.is_empty() {
-                self.failed.clear();
-                self.check_state().map_err(|error| error.context(format!("after {event:?}")))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&self, uid: PodUid, cgroup: CgroupId) -> Option<Event> {
-        let reached = self.kernel.gates.get(&cgroup)?.reached;
-        self.counts.then_some(Event::Counted { uid, reached, around: 0 })
-    }
-
-    fn perform(&mut self, action: Action) -> Option<Event> {
-        let now = self.now;
-        let agent = self.agent.as_mut()?;
-        match action {
-            Action::SetGate(set) => {
-                let SetGate { uid, cgroup, .. } = &set;
-                let is_there = self.cluster.slot_of(*cgroup).is_some();
-                if !is_there || std::mem::take(&mut self.fail_next) {
-                    self.kernel.gates.remove(cgroup);
-                    self.kernel.look_again(*cgroup, now);
-                    self.failed.insert(*cgroup);
-                    let uid = uid.clone();
-                    return Some(if is_there {
-                        Event::GateFailed { uid, error: "no memory".to_owned(), may_pass: false }
-                    } else {
-                        Event::PodCgroupGone(uid)
-                    });
-                }
-                self.kernel.set(&set);
-                self.kernel.look_again(*cgroup, now);
-            }
-            Action::OpenGate { uid, cgroup, replay } => {
-                if std::mem::take(&mut self.fail_next) {
-                    return Some(Event::GateFailed {
-                        uid,
-                        error: "no memory".to_owned(),
-                        may_pass: false,
-                    });
-                }
-                self.kernel.open(cgroup, &replay.unwrap_or_default(), now);
-                self.kernel.look_again(cgroup, now);
-                return self.count(uid, cgroup);
-            }
-            Action::ProveGate { uid, cgroup: _ } => {
-                return Some(if std::mem::take(&mut self.fail_next) {
-                    Event::GateFailed { uid, error: "no memory".to_owned(), may_pass: true }
-                } else {
-                    Event::GateProven(uid)
-                });
-            }
-            Action::DetachGate { uid: _, cgroup, containers } => {
-                self.kernel.gates.remove(&cgroup);
-                for container in containers {
-                    self.kernel.verdicts.remove(&container);
-                }
-                self.kernel.look_again(cgroup, now);
-            }
-            Action::SetVerdict { container, verdict } => {
-                self.kernel.verdicts.insert(container, verdict);
-                let pods: Vec<CgroupId> = self.kernel.gates.keys().copied().collect();
-                pods.into_iter().for_each(|pod| self.kernel.look_again(pod, now));
-            }
-            Action::ForgetVerdict { container } => drop(self.kernel.verdicts.remove(&container)),
-            Action::CountGate { uid, cgroup } => return self.count(uid, cgroup),
-            Action::Replay { held, .. } => self.kernel.replay(&held, now),
-            Action::StartProbe { uid, .. } => {
-                agent.ready.remove(&uid);
-                agent.probes.insert(uid, None);
-            }
-            Action::StopProbe(uid) => drop(agent.probes.remove(&uid)),
-            Action::SetPace { .. } | Action::LogNamespace(..) => {}
-            Action::Log(pod, line) => {
-                self.coverage.line(&line);
-                match &line {
-                    Line::Held(_) => agent.waits.0 += 1,
-                    Line::GateInherited { held, .. } => agent.waits.0 += *held as u64,
-                    Line::Released { .. } => agent.waits.1 += 1,
-                    _ => {}
-                }
-                agent.history.record(&pod, &line, now);
-            }
-        }
-        None
     }
 
     /// Whether connects wait at all, by the agent's settings.
