@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::{ExitStatus, Output},
     time::Duration,
 };
@@ -31,7 +31,8 @@ pub fn agent_binary(named: Option<PathBuf>) -> Result<PathBuf> {
         "no agent at {}: run `cargo build -p holdfast`, or give --agent PATH",
         path.display()
     );
-    Ok(path)
+    // It is also run by processes that are elsewhere.
+    path::absolute(&path).with_context(|| format!("find {}", path.display()))
 }
 
 /// How to start the agent.
@@ -262,5 +263,16 @@ impl Agent {
     /// The exit status, once it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_named_from_here_is_found_from_elsewhere() {
+        let found = agent_binary(Some(PathBuf::from("Cargo.toml"))).unwrap();
+        assert!(found.is_absolute() && found.is_file(), "{}", found.display());
     }
 }

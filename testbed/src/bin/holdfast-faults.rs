@@ -8,6 +8,7 @@ use clap::Parser;
 use testbed::{
     agent_binary,
     faults::{self, Fault, Report, Row},
+    interrupt::clean_up_when_interrupted,
 };
 
 /// Breaks what can break while applications start, and prints for each fault how many connects it
@@ -61,6 +62,7 @@ fn run(args: &Args) -> Result<bool> {
         }
         return Ok(true);
     }
+    clean_up_when_interrupted("holdfast-faults")?;
     let agent = agent_binary(args.agent.clone())?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}: --seed {seed} repeats the random moments of this run");

@@ -457,10 +457,13 @@ fn events_refused(run: &Run, tally: &mut Tally) -> Result<()> {
 }
 
 fn large_objects(run: &Run, tally: &mut Tally) -> Result<()> {
-    /// Of the same size, as a tenant may have them on a node.
+    /// Of the same size, as a tenant may have them on a node. A test's binaries, which are not
+    /// optimised, take long for each.
     const NEIGHBOURS: u32 = 30;
+    const FEWER: u32 = 8;
+    let neighbours = if run.full { NEIGHBOURS } else { FEWER };
     let begin = |bench: &Bench<'_>, round| {
-        for n in 0..NEIGHBOURS {
+        for n in 0..neighbours {
             let name = format!("neighbour-{n}");
             bench.api().put(Resource::Pods, objects::large(&name, bench.node.name()));
         }

@@ -11,7 +11,8 @@ pub struct Row {
     pub fault: String,
     /// How often: connects that had to be kept waiting.
     pub trials: u32,
-    /// How many of them failed before their deadline.
+    /// How many of them failed before their deadline, or at all although their proxy was ready
+    /// before it.
     pub refused: u32,
     /// How many waited on though they might have gone on.
     pub stuck: u32,

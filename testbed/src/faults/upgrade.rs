@@ -32,6 +32,9 @@ pub(super) const FAULTS: &[Fault] = &[Fault {
 /// From one exchange to the next.
 const EVERY: Duration = Duration::from_secs(3);
 
+/// The same as part of a test run.
+const EVERY_BOUNDED: Duration = Duration::from_secs(1);
+
 /// For an agent that has to share the machine with all these starts.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -98,9 +101,9 @@ fn exchange(run: &Run, node: &Node, mut agent: Agent) -> Result<Exchanged> {
     };
     let (mut absences, mut objects) = (Vec::new(), Objects::default());
     let kinds = [Exchange::Surge, Exchange::Replace, Exchange::OtherAbi];
-    let count = if run.full { 21 } else { kinds.len() };
+    let (count, every) = if run.full { (21, EVERY) } else { (kinds.len(), EVERY_BOUNDED) };
     for (nth, exchange) in kinds.into_iter().cycle().take(count).enumerate() {
-        thread::sleep(EVERY);
+        thread::sleep(every);
         objects.add(agent.pid())?;
         let early = (exchange == Exchange::Surge).then(|| start(nth + 1)).transpose()?;
         if let Some(next) = &early {
