@@ -19,7 +19,7 @@ pub struct Sentry {
     /// of the sentry's business. Ids of cgroups only grow (`__kernfs_new_node` in fs/kernfs/dir.c,
     /// Linux 5.5, on machines of 64 bit).
     pub above: u64,
-    /// How long one socket is held at most, in nanoseconds, from its first dropped SYN on.
+    /// How long a pod's sockets are held at most, in nanoseconds, from the pod's first dropped SYN on.
     pub guard_ns: u64,
     /// The loopback ports of all proxies that the agent knows of; unused: 0.
     pub ports: [u16; MAX_SENTRY_PORTS],
@@ -45,7 +45,8 @@ impl Sentry {
         port != 0 && self.ports.contains(&port)
     }
 
-    /// Whether a socket of this pod whose first SYN was dropped at `first_ns` may wait at `now_ns`.
+    /// Whether a socket of this pod, of which the first SYN was dropped at `first_ns`, may wait at
+    /// `now_ns`.
     #[inline(always)]
     #[must_use]
     pub const fn holds(&self, pod: u64, first_ns: u64, now_ns: u64) -> bool {

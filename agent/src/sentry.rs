@@ -122,7 +122,7 @@ impl Post {
             return Ok(None);
         };
         let posting = sentry.post(&Kubepods::below(&self.cgroup_root), self.longest)?;
-        if posting == Posting::Over && sentry.is_posted() {
+        if posting == Posting::Over && sentry.is_there() {
             sentry.take_down();
         }
         Ok(Some(posting))

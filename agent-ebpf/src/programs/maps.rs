@@ -118,6 +118,12 @@ pub(crate) static POST: Array<Post> = Array::with_max_entries(1, 0);
 pub(crate) static BRANCHES: HashMap<u64, u8> =
     HashMap::with_max_entries(MAX_BRANCHES, BPF_F_NO_PREALLOC);
 
+/// When the sentry has dropped the first SYN of a pod. Never cleared: a pod is taken up by an agent,
+/// or gone, before a sentry is posted again. One that is forgotten too early has the bound of each
+/// socket still.
+#[map(name = "WAITING_SINCE")]
+pub(crate) static WAITING_SINCE: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_GATES, 0);
+
 /// The course of one hold, in the socket itself: it needs no table, so nothing can crowd it out,
 /// and it goes with the socket.
 #[repr(C)]

@@ -5,7 +5,7 @@
 
 use agent_ebpf::{Post, Sentry, pacing::Answer};
 use aya_ebpf::{
-    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE},
     helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_ns, bpf_skb_ancestor_cgroup_id},
     programs::{SkBuffContext, SockAddrContext},
 };
@@ -13,7 +13,7 @@ use aya_ebpf::{
 use super::{
     gate::Verdict,
     listener,
-    maps::{BRANCHES, GATES, HeldBy, Hold, POST, SENTRY, hold_of},
+    maps::{BRANCHES, GATES, HeldBy, Hold, POST, SENTRY, WAITING_SINCE, hold_of},
     packet,
     pod::MAX_LEVEL,
     report,
@@ -54,7 +54,18 @@ pub(crate) fn mark(ctx: &SockAddrContext) {
 /// Whether the sentry would still drop a SYN of this socket, whose pod has no gate.
 #[inline(always)]
 pub(crate) fn holds(hold: &Hold, now: u64) -> bool {
-    on_duty(now).is_some_and(|(sentry, _)| sentry.holds(hold.pod, hold.first_ns, now))
+    on_duty(now).is_some_and(|(sentry, _)| {
+        sentry.holds(hold.pod, waiting_since(hold.pod, hold.first_ns), now)
+    })
+}
+
+/// When the first of the pod's sockets began to wait; without a note of it, when this one did.
+#[inline(always)]
+fn waiting_since(pod: u64, first_ns: u64) -> u64 {
+    // SAFETY: an element that is reused under a reader's eyes tells of another pod: of a time, not of
+    // a place.
+    let pods = unsafe { WAITING_SINCE.get(pod) }.copied();
+    pods.map_or(first_ns, |pods| pods.min(first_ns))
 }
 
 /// What it goes by, while it is posted.
@@ -112,17 +123,25 @@ fn hold(ctx: &SkBuffContext) -> Option<Answer> {
     let sk = sock::of_kind(ctx, SOCK_STREAM, IPPROTO_TCP)?;
     // SAFETY: `sk` came from `of_kind`.
     let hold = unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) }?;
-    if hold.drops == 0 {
+    let is_new = hold.drops == 0;
+    let since = waiting_since(pod, if is_new { now } else { hold.first_ns });
+    if !sentry.holds(pod, since, now) {
+        return None;
+    }
+    if is_new {
         hold.pod = pod;
         hold.first_ns = now;
         hold.held_by = HeldBy::Sentry as u32;
-    } else if !sentry.holds(pod, hold.first_ns, now) {
-        return None;
+        if since == now {
+            // The first of several at once counts. Full or not, an LRU map takes it; without memory
+            // each socket has its own time.
+            let _ = WAITING_SINCE.insert(pod, now, BPF_NOEXIST.into());
+        }
     }
     hold.drops += 1;
-    if hold.drops == 1 {
+    if is_new {
         // SAFETY: a live map value.
         unsafe { report::add(&raw mut (*post).held, 1) };
     }
-    Some(hold.answer(hold.first_ns.saturating_add(sentry.guard_ns).saturating_sub(now)))
+    Some(hold.answer(since.saturating_add(sentry.guard_ns).saturating_sub(now)))
 }

@@ -29,7 +29,7 @@ const SOCKOPT_ANCESTORS: &str = "HOLDFAST_SOCKOPT_ANCESTORS";
 
 /// The maps that outlive an agent: all in which something stands that the next one's programs go on
 /// with.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     Gates::MAP,
     Gates::COUNTS_MAP,
     Gates::CONTAINERS_MAP,
@@ -41,6 +41,7 @@ const PINNED: [&str; 12] = [
     Sentry::POST_MAP,
     Sentry::BRANCHES_MAP,
     "REDIRECTED",
+    "WAITING_SINCE",
     "HOLDS",
 ];
 

@@ -95,6 +95,10 @@ impl Hook {
     pub(super) const SENTRY: [Self; 4] =
         [Self::Retransmit, Self::SentryConnect4, Self::SentryConnect6, Self::SentryGate];
 
+    /// Those of them that hold. The other one looks after what was held.
+    pub(super) const SENTRY_HOLD: [Self; 3] =
+        [Self::SentryConnect4, Self::SentryConnect6, Self::SentryGate];
+
     /// Its program, and its link's name in a BPF file system.
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -65,6 +65,11 @@ impl std::fmt::Debug for Sentry {
 // === impl Sentry ===
 
 impl Sentry {
+    /// How long sockets are looked after when the sentry holds nobody any more: each that has waited
+    /// gets its own number of tries back with its next retransmission. The first comes after a second
+    /// (`TCP_TIMEOUT_INIT`), each further one after half of it; a timer may be late.
+    pub const SETTLE: Duration = Duration::from_secs(2);
+
     pub(super) const MAP: &'static str = "SENTRY";
     pub(super) const POST_MAP: &'static str = "POST";
     pub(super) const BRANCHES_MAP: &'static str = "BRANCHES";
@@ -88,7 +93,7 @@ impl Sentry {
         }))
     }
 
-    /// Says which ports it is to mind, and how long a socket may wait there.
+    /// Says which ports it is to mind, and how long a pod may wait there.
     ///
     /// # Errors
     ///
@@ -125,7 +130,23 @@ impl Sentry {
     /// Whether it is on its post.
     #[must_use]
     pub fn is_posted(&self) -> bool {
+        let gate = Hook::SentryGate.name();
+        pin::subdirectories(&self.links()).iter().any(|root| root.join(gate).exists())
+    }
+
+    /// Whether any of its programs is on a cgroup: on its post, or not settled yet.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
         pin::subdirectories(&self.links()).iter().any(|root| !pin::files(root).is_empty())
+    }
+
+    /// How many connects it has held since it was posted.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn held(&self) -> Result<u64, BpfError> {
+        Ok(self.posted()?.held)
     }
 
     /// Posts it on the roots of kubelet's trees, for `longest` at most. The one that stands keeps its
@@ -138,7 +159,8 @@ impl Sentry {
         let now = clock::now();
         let until = Monotonic(self.posted()?.until_ns);
         let begins = until == Monotonic(0);
-        if !begins && until <= now {
+        // What it held until then gets its tries back meanwhile.
+        if !begins && until + Self::SETTLE <= now {
             return Ok(Posting::Over);
         }
         let stood = self.is_posted();
@@ -181,25 +203,32 @@ impl Sentry {
         Ok(())
     }
 
-    /// Takes its programs off, because its time is up. That it was posted is remembered.
+    /// Takes all its programs off, because its time is up, or it was relieved and has
+    /// [settled](Self::SETTLE). That it was posted is remembered.
     pub fn take_down(&self) {
+        self.take_off(&Hook::SENTRY);
+        pin::remove_tree(&self.links());
+    }
+
+    /// In the order in which programs come off a pod: the one that drops first.
+    fn take_off(&self, hooks: &[Hook]) {
         let roots = pin::subdirectories(&self.links());
-        // In the order in which programs come off a pod: the one that drops first.
-        for hook in Hook::SENTRY.into_iter().rev() {
+        for hook in hooks.iter().rev() {
             for root in &roots {
                 let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
             }
         }
-        pin::remove_tree(&self.links());
     }
 
     /// Takes it off its post: an agent works. Returns how many connects it has held, if it was posted.
+    /// What gives their tries back to those who wait stays until [`Self::take_down`],
+    /// [`Self::SETTLE`] later.
     ///
     /// # Errors
     ///
-    /// [`BpfError::Map`]; no program of it is left all the same.
+    /// [`BpfError::Map`]; no program that drops is left all the same.
     pub fn relieve(&mut self) -> Result<Option<u64>, BpfError> {
-        self.take_down();
+        self.take_off(&Hook::SENTRY_HOLD);
         let Post { until_ns, held } = self.posted()?;
         if until_ns == 0 {
             return Ok(None);

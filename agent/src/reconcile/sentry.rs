@@ -3,7 +3,8 @@
 
 use crate::{
     bpf::{BpfError, Sentry},
-    core::CgroupId,
+    clock,
+    core::{CgroupId, Monotonic},
 };
 
 /// The sentry's books. Ids of cgroups only grow, so one number tells which pods were taken up.
@@ -17,6 +18,8 @@ pub(super) struct SentryBooks {
     /// All pods up to this one have been reported and treated; `None` until the first report.
     complete: Option<CgroupId>,
     is_posted: bool,
+    /// When nobody whom a sentry has held before it was relieved needs its programs any more.
+    settles_at: Option<Monotonic>,
 }
 
 // === impl SentryBooks ===
@@ -25,7 +28,10 @@ impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
         let is_posted = sentry.until()?.is_some();
-        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted })
+        // An agent has relieved it, and died before it had settled.
+        let is_left = !is_posted && sentry.is_there();
+        let settles_at = is_left.then(|| clock::now() + Sentry::SETTLE);
+        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted, settles_at })
     }
 
     /// All pods up to this one have been reported, and what was reported has been done.
@@ -55,7 +61,21 @@ impl SentryBooks {
         }
     }
 
+    /// Takes off what was left for those whom the sentry had held.
+    pub(super) fn settle(&mut self) {
+        if self.settles_at.is_some_and(|at| at <= clock::now()) {
+            self.settles_at = None;
+            self.sentry.take_down();
+        }
+    }
+
+    /// When there is something to do although nothing has happened.
+    pub(super) const fn due(&self) -> Option<Monotonic> {
+        self.settles_at
+    }
+
     fn relieve(&mut self) {
+        self.settles_at = Some(clock::now() + Sentry::SETTLE);
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),
             Ok(None) => {}

@@ -18,8 +18,8 @@ use holdfast::{
     bpf::{self, Claim, EventReader, Gates, LoadOptions, SocketTable},
     clock,
     core::{
-        CgroupId, CloseReason, GateSetting, InheritedGate, KernelEventKind, Mode, PodUid,
-        RefuseErrno, SetGate, Verdict,
+        CgroupId, CloseReason, GateSetting, InheritedGate, KernelEvent, KernelEventKind, Mode,
+        PodUid, RefuseErrno, SetGate, Verdict,
     },
     netns::{Entrance, Netns},
     node::{Kubepods, cgroup_root},
@@ -270,15 +270,19 @@ impl Pod {
 
     /// Waits for `count` events.
     pub(crate) fn events(&mut self, count: usize) -> Vec<KernelEventKind> {
+        self.timed_events(count).into_iter().map(|event| event.kind).collect()
+    }
+
+    /// The same, with the instants at which the kernel has reported them.
+    pub(crate) fn timed_events(&mut self, count: usize) -> Vec<KernelEvent> {
         let events = &mut self.events;
         self.runtime.block_on(async {
-            let mut kinds = Vec::new();
-            while kinds.len() < count {
+            let mut reported = Vec::new();
+            while reported.len() < count {
                 let next = tokio::time::timeout(Duration::from_secs(20), events.next());
-                let batch = next.await.expect("events come in time").unwrap();
-                kinds.extend(batch.into_iter().map(|event| event.kind));
+                reported.extend(next.await.expect("events come in time").unwrap());
             }
-            kinds
+            reported
         })
     }
 

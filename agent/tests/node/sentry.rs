@@ -44,9 +44,26 @@ fn assert_waits(app: &Process) {
 
 /// Kills the agent, beside which a sentry's process stands by.
 fn kill(node: &Node, agent: &Agent, sentry: &Process) {
-    assert!(on_root(node).is_empty(), "nothing is on the root while an agent works");
+    // While an agent works. One that has just relieved a sentry has the last of its programs there
+    // for a while.
+    assert_nothing_on_root(node);
+    kill_beside(agent, sentry);
+}
+
+fn kill_beside(agent: &Agent, sentry: &Process) {
+    let posted = || {
+        let lines = sentry.log_records();
+        lines.into_iter().filter(|line| line["message"] == BY_SENTRY).count()
+    };
+    let before = posted();
     agent.kill();
-    told(sentry, BY_SENTRY);
+    eventually("the sentry has seen it go", || posted() > before);
+}
+
+/// When the kernel relieves the sentry, if it is posted.
+fn until(node: &Node) -> Option<u64> {
+    let sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap();
+    sentry.expect("an agent has worked").until().unwrap().map(|until| until.0)
 }
 
 #[test]
@@ -115,9 +132,13 @@ fn the_sentry_goes_when_its_time_is_up() {
     let sentry = node.start_sentry(&options).unwrap();
     let agent = start_agent_with(&node, &options);
     kill(&node, &agent, &sentry);
+    let until = until(&node).expect("it is posted");
     let (_pod, app) = new_pod(&node, "orphan");
     let attempt = app.wait_attempt(SOON).unwrap();
     assert_eq!(attempt.outcome, "ECONNREFUSED");
+    assert!(attempt.start_ns < until && until <= attempt.end_ns, "{attempt:?}, until {until}");
+    let late = Duration::from_nanos(attempt.end_ns - until);
+    assert!(late < Duration::from_secs(1), "its deadline has passed for {late:?}");
     told(&sentry, "no agent has worked for so long; pods that start are not held any more");
     assert_nothing_on_root(&node);
     // It is not posted again until an agent has worked.
@@ -246,17 +267,32 @@ fn a_sentry_whose_agent_was_killed_twice_at_once_keeps_its_time() {
     let sentry = node.start_sentry(&options()).unwrap();
     let agent = start_agent_with(&node, &keeping());
     kill(&node, &agent, &sentry);
-    let until = || holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap().until().unwrap();
-    let first = until();
-    assert!(first.is_some());
+    let first = (until(&node), on_root(&node));
+    assert!(first.0.is_some() && first.1.len() == 4, "{first:?}");
     // It holds the place and dies before it is armed: it has not worked.
     node.api().stop();
     let agent = node.start_agent(&keeping()).unwrap();
-    eventually("its process ends or waits", || !agent.logs().is_empty());
-    agent.kill();
-    assert_eq!(until(), first);
+    agent.wait_message(SOON, "agent started").unwrap();
+    kill_beside(&agent, &sentry);
+    assert_eq!((until(&node), on_root(&node)), first);
     node.api().resume().unwrap();
     let agent = start_agent_with(&node, &keeping());
     agent.wait_message(SOON, RELIEVED).unwrap();
-    assert_eq!(until(), None);
+    assert_eq!(until(&node), None);
+    assert_nothing_on_root(&node);
+}
+
+#[test]
+fn an_agent_settles_what_one_has_relieved_that_died_before_it_could() {
+    let node = enabled_node();
+    let agent = start_agent_with(&node, &keeping());
+    agent.kill();
+    // What is left of a sentry that was relieved just now.
+    let mut sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap();
+    let pods = holdfast::node::Kubepods::below(node.kubepods().path());
+    sentry.post(&pods, SOON).unwrap();
+    assert_eq!(sentry.relieve().unwrap(), Some(0));
+    assert_eq!(on_root(&node), ["sock_ops"]);
+    let _agent = start_agent_with(&node, &keeping());
+    assert_nothing_on_root(&node);
 }

@@ -242,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_table_has_these_features() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/requirements.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        let (_, table) = document.split_once("| Feature |").unwrap();
+        // After the header and the line below it.
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| "));
+        let told: Vec<_> =
+            rows.map(|row| row.split([':', '|']).next().unwrap_or_default().trim()).collect();
+        assert_eq!(told, FEATURES.map(|feature| feature.name));
+    }
+
+    #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let strings = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let lines = table(&strings(["feature", "5.10"]), &[strings(["v6", "yes, some"])]);
