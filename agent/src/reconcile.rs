@@ -173,7 +173,7 @@ pub async fn run(
     };
     let result = loop {
         reconciler.keep_sentry();
-        let wakeup = reconciler.machine.next_wakeup();
+        let wakeup = reconciler.next_wakeup();
         tokio::select! {
             // Readiness first: whoever waits, waits for this.
             biased;
@@ -243,11 +243,17 @@ impl Reconciler {
 
     /// Before the agent is armed it does not know all of what it would speak for.
     fn keep_sentry(&mut self) {
-        if let Some(sentry) = &mut self.sentry
-            && self.armed_told
-        {
+        let Some(sentry) = &mut self.sentry else { return };
+        if self.armed_told {
             sentry.keep(self.machine.checking());
         }
+        sentry.relieve_in_time();
+    }
+
+    /// When something is to be done although nothing has happened.
+    fn next_wakeup(&self) -> Option<Monotonic> {
+        let sentry = self.sentry.as_ref().and_then(SentryBooks::due);
+        self.machine.next_wakeup().into_iter().chain(sentry).min()
     }
 
     /// Those that are gone have no series in the metrics.
@@ -303,6 +309,9 @@ impl Reconciler {
             CgroupEvent::Listed => {
                 let containers: HashSet<CgroupId> = self.machine.containers().collect();
                 self.gates.forget_left(|container| containers.contains(&container));
+                if let Some(sentry) = &mut self.sentry {
+                    sentry.listed();
+                }
                 self.listed(Reason::CgroupsListed);
             }
         }

@@ -3,7 +3,8 @@
 
 use crate::{
     bpf::{BpfError, Sentry},
-    core::CgroupId,
+    clock,
+    core::{CgroupId, Monotonic},
 };
 
 /// The sentry's books. Ids of cgroups only grow, so one number tells which pods were taken up.
@@ -16,7 +17,10 @@ pub(super) struct SentryBooks {
     taken_up: CgroupId,
     /// All pods up to this one have been reported and treated; `None` until the first report.
     complete: Option<CgroupId>,
-    is_posted: bool,
+    /// All cgroups have been listed: this agent works, whatever the API tells.
+    listed: bool,
+    /// When the kernel relieves the sentry, if it is on its post.
+    posted_until: Option<Monotonic>,
 }
 
 // === impl SentryBooks ===
@@ -24,8 +28,14 @@ pub(super) struct SentryBooks {
 impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
-        let is_posted = sentry.until()?.is_some();
-        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted })
+        let posted_until = sentry.until()?;
+        let (complete, listed) = (None, false);
+        Ok(Self { sentry, inherited, taken_up: inherited, complete, listed, posted_until })
+    }
+
+    /// All cgroups have been listed, and what was reported has been done.
+    pub(super) fn listed(&mut self) {
+        self.listed = true;
     }
 
     /// All pods up to this one have been reported, and what was reported has been done.
@@ -37,7 +47,7 @@ impl SentryBooks {
     /// whether they are to be held.
     pub(super) fn keep(&mut self, checking: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
-        if !self.is_posted && self.taken_up >= complete {
+        if self.posted_until.is_none() && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
@@ -49,13 +59,29 @@ impl SentryBooks {
                 Err(error) => tracing::debug!(%error, "more pods than need be are the sentry's"),
             }
         }
-        if self.is_posted && first.is_none() {
-            self.is_posted = false;
+        if first.is_none() {
             self.relieve();
         }
     }
 
+    /// Relieves it when its time is up, armed or not: it holds nobody any more, and would cost every
+    /// packet of every pod for nothing; nor would it be posted again at this agent's end.
+    pub(super) fn relieve_in_time(&mut self) {
+        if self.due().is_some_and(|until| until <= clock::now()) {
+            self.relieve();
+        }
+    }
+
+    /// When [`Self::relieve_in_time`] has something to do. An agent that dies before it has listed the
+    /// cgroups has not worked: crashes in a row do not prolong the sentry's time.
+    pub(super) fn due(&self) -> Option<Monotonic> {
+        self.posted_until.filter(|_| self.listed)
+    }
+
     fn relieve(&mut self) {
+        if self.posted_until.take().is_none() {
+            return;
+        }
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),
             Ok(None) => {}
