@@ -245,7 +245,7 @@ impl Reconciler {
     fn keep_sentry(&mut self) {
         let Some(sentry) = &mut self.sentry else { return };
         if self.armed_told {
-            sentry.keep(self.machine.checking());
+            sentry.keep(self.machine.undecided());
         }
         sentry.relieve_in_time();
     }

@@ -43,15 +43,15 @@ impl SentryBooks {
         self.complete = Some(up_to);
     }
 
-    /// For an armed agent: draws what follows, while it is being found out of the pods `checking`
-    /// whether they are to be held.
-    pub(super) fn keep(&mut self, checking: impl Iterator<Item = CgroupId>) {
+    /// For an armed agent: draws what follows, while it is open of the pods `undecided` whether they
+    /// get a gate.
+    pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
         if self.posted_until.is_none() && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
-        let first = checking.filter(|pod| *pod > self.inherited).min();
+        let first = undecided.filter(|pod| *pod > self.inherited).min();
         let taken_up = first.map_or(complete, |first| complete.min(CgroupId(first.0 - 1)));
         if taken_up > self.taken_up {
             match self.sentry.set_taken_up(taken_up) {
