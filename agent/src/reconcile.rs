@@ -245,8 +245,9 @@ impl Reconciler {
     fn keep_sentry(&mut self) {
         let Some(sentry) = &mut self.sentry else { return };
         if self.armed_told {
-            sentry.keep(self.machine.checking());
+            sentry.keep(self.machine.undecided());
         }
+        sentry.relieve_in_time();
         sentry.settle();
     }
 
@@ -309,6 +310,9 @@ impl Reconciler {
             CgroupEvent::Listed => {
                 let containers: HashSet<CgroupId> = self.machine.containers().collect();
                 self.gates.forget_left(|container| containers.contains(&container));
+                if let Some(sentry) = &mut self.sentry {
+                    sentry.listed();
+                }
                 self.listed(Reason::CgroupsListed);
             }
         }

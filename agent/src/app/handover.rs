@@ -47,7 +47,12 @@ impl Handover {
                 let longest = humantime::format_duration(self.longest);
                 tracing::info!(%longest, "sentry posted until an agent works");
             }
-            Ok(Posting::Stands | Posting::Over) => {}
+            Ok(Posting::Stands) => {}
+            // Only an agent that ends before it has listed the cgroups leaves its time as it was.
+            Ok(Posting::Over) => tracing::warn!(
+                "sentry not posted, its time is up since before this agent worked: pods that start \
+                 until an agent works are not held"
+            ),
             Err(error) => tracing::warn!(
                 %error, "sentry cannot be posted: pods that start until an agent works are not held"
             ),

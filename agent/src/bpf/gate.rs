@@ -269,7 +269,8 @@ impl Gates {
         let mut attached = Attached::default();
         let proven = self
             .count_from_zero(cgroup)
-            .and_then(|()| self.write(cgroup, self.open_gate()))
+            // Whether it comes to a gate is open: until then the pod is the sentry's, if one is posted.
+            .and_then(|()| self.write(cgroup, Gate { attached: 0, ..self.open_gate() }))
             .and_then(|()| self.attach(&Hook::HOLD, cgroup, path, &mut attached));
         drop(attached);
         self.detach(cgroup, &[]);

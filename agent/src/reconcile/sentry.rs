@@ -17,7 +17,10 @@ pub(super) struct SentryBooks {
     taken_up: CgroupId,
     /// All pods up to this one have been reported and treated; `None` until the first report.
     complete: Option<CgroupId>,
-    is_posted: bool,
+    /// All cgroups have been listed: this agent works, whatever the API tells.
+    listed: bool,
+    /// When the kernel relieves the sentry, if it is on its post.
+    posted_until: Option<Monotonic>,
     /// When nobody whom a sentry has held before it was relieved needs its programs any more.
     settles_at: Option<Monotonic>,
 }
@@ -27,11 +30,25 @@ pub(super) struct SentryBooks {
 impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
-        let is_posted = sentry.until()?.is_some();
+        let posted_until = sentry.until()?;
         // An agent has relieved it, and died before it had settled.
-        let is_left = !is_posted && sentry.is_there();
+        let is_left = posted_until.is_none() && sentry.is_there();
         let settles_at = is_left.then(|| clock::now() + Sentry::SETTLE);
-        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted, settles_at })
+        let (complete, listed) = (None, false);
+        Ok(Self {
+            sentry,
+            inherited,
+            taken_up: inherited,
+            complete,
+            listed,
+            posted_until,
+            settles_at,
+        })
+    }
+
+    /// All cgroups have been listed, and what was reported has been done.
+    pub(super) fn listed(&mut self) {
+        self.listed = true;
     }
 
     /// All pods up to this one have been reported, and what was reported has been done.
@@ -39,15 +56,15 @@ impl SentryBooks {
         self.complete = Some(up_to);
     }
 
-    /// For an armed agent: draws what follows, while it is being found out of the pods `checking`
-    /// whether they are to be held.
-    pub(super) fn keep(&mut self, checking: impl Iterator<Item = CgroupId>) {
+    /// For an armed agent: draws what follows, while it is open of the pods `undecided` whether they
+    /// get a gate.
+    pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
-        if !self.is_posted && self.taken_up >= complete {
+        if self.posted_until.is_none() && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
-        let first = checking.filter(|pod| *pod > self.inherited).min();
+        let first = undecided.filter(|pod| *pod > self.inherited).min();
         let taken_up = first.map_or(complete, |first| complete.min(CgroupId(first.0 - 1)));
         if taken_up > self.taken_up {
             match self.sentry.set_taken_up(taken_up) {
@@ -55,8 +72,15 @@ impl SentryBooks {
                 Err(error) => tracing::debug!(%error, "more pods than need be are the sentry's"),
             }
         }
-        if self.is_posted && first.is_none() {
-            self.is_posted = false;
+        if first.is_none() {
+            self.relieve();
+        }
+    }
+
+    /// Relieves it when its time is up, armed or not: it holds nobody any more, and would cost every
+    /// packet of every pod for nothing; nor would it be posted again at this agent's end.
+    pub(super) fn relieve_in_time(&mut self) {
+        if self.relief_due().is_some_and(|until| until <= clock::now()) {
             self.relieve();
         }
     }
@@ -70,11 +94,20 @@ impl SentryBooks {
     }
 
     /// When there is something to do although nothing has happened.
-    pub(super) const fn due(&self) -> Option<Monotonic> {
-        self.settles_at
+    pub(super) fn due(&self) -> Option<Monotonic> {
+        self.relief_due().into_iter().chain(self.settles_at).min()
+    }
+
+    /// An agent that dies before it has listed the cgroups has not worked: crashes in a row do not
+    /// prolong the sentry's time.
+    fn relief_due(&self) -> Option<Monotonic> {
+        self.posted_until.filter(|_| self.listed)
     }
 
     fn relieve(&mut self) {
+        if self.posted_until.take().is_none() {
+            return;
+        }
         self.settles_at = Some(clock::now() + Sentry::SETTLE);
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),

@@ -44,7 +44,9 @@ fn a_hundred_pods_that_wait_take_little_memory() {
     let options = AgentOptions::new(binary())
         .arg("--health-address=127.0.0.1:0")
         .arg("--metrics-address=127.0.0.1:0")
-        .arg("--pod-metrics");
+        .arg("--pod-metrics")
+        // However long the machine takes for a hundred pods.
+        .arg("--timeout=30m");
     let agent = start_agent_with(&node, &options);
     let (_, before) = tell(&agent, "armed, no pod");
 

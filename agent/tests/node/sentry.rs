@@ -151,6 +151,24 @@ fn the_sentry_goes_when_its_time_is_up() {
 }
 
 #[test]
+fn an_agent_without_the_api_relieves_the_sentry_when_its_time_is_up() {
+    let node = enabled_node();
+    let options = keeping().env("HOLDFAST_SENTRY_FOR", "3s");
+    let agent = start_agent_with(&node, &options);
+    // Nobody but the agents posts it here.
+    assert!(agent.stop(SOON).unwrap().success());
+    assert!(!on_root(&node).is_empty());
+    node.api().stop();
+    let agent = node.start_agent(&options).unwrap();
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    assert!(agent.logged("agent armed").is_empty());
+    assert_nothing_on_root(&node);
+    assert!(agent.stop(SOON).unwrap().success());
+    assert_eq!(agent.logged(BY_AGENT).len(), 1);
+    assert!(!on_root(&node).is_empty(), "it is posted anew");
+}
+
+#[test]
 fn pods_that_start_between_two_agents_are_not_refused() {
     let node = enabled_node();
     let mut agent = start_agent_with(&node, &keeping());

@@ -43,7 +43,8 @@ impl Pod {
                 };
                 // What was read when this agent started may be old by now; what the other one has noted is
                 // not, if it has.
-                self.counted = Some(reached_before.map_or((reached, now), |before| (before, since)));
+                self.counted =
+                    Some(reached_before.map_or((reached, now), |before| (before, since)));
                 // Not before it is known whose time it is.
                 let renew_at = self.first_wait.is_none().then_some(deadline);
                 self.keeps_settings = true;

@@ -122,7 +122,8 @@ impl World {
         let first = held().filter(|socket| known(socket.cookie)).map(|one| one.connect_at).min();
         let untold = held().filter(|socket| self.kernel.waits_since_closing(socket));
         let untold = untold.map(|socket| socket.connect_at).min();
-        let untold = untold.map(|untold| untold.max(agent.told.first_wait(set.cgroup).unwrap_or(untold)));
+        let untold =
+            untold.map(|untold| untold.max(agent.told.first_wait(set.cgroup).unwrap_or(untold)));
         let mut latest = first.or(untold).unwrap_or(self.now) + timeout;
         if let Some(until) = agent.told.ordered(&set.uid) {
             latest = latest.max(until + HAND_OVER);

@@ -8,8 +8,8 @@ use std::{
 
 use super::step::Who;
 use crate::core::{
-    CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Event, Monotonic,
-    KernelEvent, KernelEventKind, NamespaceView, Order, PodUid, PodView,
+    CgroupId, ContainerId, ContainerIdentity, ContainerKind, ContainerRole, Event, KernelEvent,
+    KernelEventKind, Monotonic, NamespaceView, Order, PodUid, PodView,
 };
 
 /// It forgets what a deleted pod was as soon as its cgroup is not there, as the agent does.
