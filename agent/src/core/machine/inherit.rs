@@ -31,6 +31,7 @@ impl Pod {
         self.log(Line::GateInherited { reason, held }, actions);
         let now = context.now;
         self.inherits_verdicts = true;
+        self.heard = None;
         match state {
             InheritedState::Closed { reason, since, reached_before, deadline } => {
                 // Whoever has reached the gate may wait still, whether or not that can be known.
@@ -43,7 +44,8 @@ impl Pod {
                 };
                 // What was read when this agent started may be old by now; what the other one has noted is
                 // not, if it has.
-                self.counted = Some(reached_before.map_or((reached, now), |before| (before, since)));
+                self.counted =
+                    Some(reached_before.map_or((reached, now), |before| (before, since)));
                 // Not before it is known whose time it is.
                 let renew_at = self.first_wait.is_none().then_some(deadline);
                 self.keeps_settings = true;

@@ -94,6 +94,9 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {
+        if !self.gate.is_attached() {
+            self.heard = Some((0, context.now));
+        }
         let Plan { settings, proxy } = &**context.plan;
         actions.push(Action::SetGate(SetGate {
             uid: self.uid.clone(),
