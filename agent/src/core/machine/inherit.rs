@@ -42,10 +42,8 @@ impl Pod {
                     Some(new) if new == held as u64 => self.held.first().map(|at| at.max(since)),
                     Some(_) | None => Some(since),
                 };
-                // What was read when this agent started may be old by now; what the other one has noted is
-                // not, if it has.
-                self.counted =
-                    Some(reached_before.map_or((reached, now), |before| (before, since)));
+                // As the other one has noted it, if it has: what was read when this agent started may be old.
+                self.counted = reached_before.map(|before| (before, since));
                 // Not before it is known whose time it is.
                 let renew_at = self.first_wait.is_none().then_some(deadline);
                 self.keeps_settings = true;

@@ -284,3 +284,21 @@ fn who_comes_before_the_next_agent_has_found_the_pod_is_among_those_who_wait() {
     assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
     play_to_the_end(Setup::PLAIN, &moments);
 }
+
+#[test]
+fn who_has_no_record_waits_still_when_another_one_turns_out_to_pass() {
+    let begins = [&STARTS[..1], &STARTS[2..]].concat();
+    let mut moments = at_once(&begins);
+    let proxy = Step::Connect { slot: 0, who: Who::Proxy, recorded: true };
+    let app = Step::Connect { slot: 0, who: Who::App, recorded: false };
+    moments.push(Moment::new(500, proxy));
+    moments.extend(at_once(&[app, Step::News(Source::Kernel, 4)]));
+    moments.push(Moment::new(800, Step::StartAgent));
+    let told = [Source::Cgroups, Source::Namespaces, Source::Pods];
+    moments.extend(at_once(&told.map(|source| Step::News(source, 8))));
+    moments.push(Moment::new(60_200, Step::Wait));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(Setup::PLAIN, &moments);
+}
