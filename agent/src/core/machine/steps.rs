@@ -294,10 +294,10 @@ impl Pod {
             // Whoever waited for nothing does not use up the others' time, nor is it taken for one whose
             // report was lost.
             let waits = self.held.iter().filter(|held| held.caller.container != Some(container));
-            let first = waits.map(|held| held.caller.connect_at).min();
+            let first_wait = waits.map(|held| held.caller.connect_at).min();
             // Without a count there may be another one, which only an agent before this one has known.
-            if first.is_some() || self.counted.is_some() {
-                self.first_wait = first;
+            if first_wait.is_some() || self.counted.is_some() {
+                self.first_wait = first_wait;
             }
             let ours = |at| {
                 self.held.of_container(container).filter(move |held| held.caller.connect_at >= at)
