@@ -8,7 +8,7 @@ use super::{
     pod::{Pod, Standing},
     steps::{REFUSE_AHEAD, refuses_late},
 };
-use crate::core::{Action, CloseReason, GateSetting, Monotonic, Order};
+use crate::core::{Action, CloseReason, GateSetting, Line, Monotonic, Order};
 
 /// For how long a gate goes on after an order to close it, for the agent to wake up and look: a
 /// thousand times what a timer of a machine that is not overloaded is late.
@@ -122,5 +122,53 @@ impl Pod {
         self.set_gate(self.closed_until(new, reason, context), context, actions);
         self.gate = GatePhase::Closed { reason, deadline: new, renew_at };
         new
+    }
+
+    /// Takes in what the kernel has counted.
+    ///
+    /// While the gate is closed it shows whether somebody waits whose report was lost: the deadline
+    /// then counts from the last time at which nobody did. When it has opened, a pod that connected
+    /// and never to its proxy is not redirected, or only dialled what its mesh leaves out.
+    pub(super) fn counted(
+        &mut self,
+        reached: u64,
+        around: u64,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.gate {
+            GatePhase::Closed { reason, deadline, renew_at: Some(_) } => match self.counted {
+                Some((before, at)) if reached > before => {
+                    self.first_wait = self.first_wait.or(Some(at));
+                }
+                Some(_) => {
+                    self.counted = Some((reached, now));
+                    self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(now) };
+                }
+                None => self.counted = self.known_of(reached, now),
+            },
+            // By an order; what has been counted before it closed counts once that is over.
+            GatePhase::Closed { renew_at: None, .. } if self.first_wait.is_none() => {
+                self.counted = self.counted.or_else(|| self.known_of(reached, now));
+            }
+            GatePhase::Opening { .. } => self.tell_not_redirected(reached, around, actions),
+            _ => {}
+        }
+    }
+
+    /// What counts as none for a gate that closes again: of those who have reached it before, whoever has
+    /// not been reported may wait still.
+    fn known_of(&self, reached: u64, now: Monotonic) -> Option<(u64, Monotonic)> {
+        self.heard.map(|(heard, _)| (heard.min(reached), now))
+    }
+
+    fn tell_not_redirected(&mut self, reached: u64, around: u64, actions: &mut Vec<Action>) {
+        let Some(Ok(plan)) = &self.judged else { return };
+        if reached > 0 || around == 0 || !plan.proxy.redirects || self.told_not_redirected {
+            return;
+        }
+        let profile = plan.proxy.profile.clone();
+        self.told_not_redirected = true;
+        self.log(Line::NotRedirected { around, profile }, actions);
     }
 }

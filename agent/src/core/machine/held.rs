@@ -15,6 +15,7 @@ impl Pod {
     /// Takes in what the kernel reports of one of the pod's sockets.
     pub(super) fn kernel(&mut self, event: KernelEvent, actions: &mut Vec<Action>) {
         let KernelEvent { at, cookie, pod: _, kind } = event;
+        self.note_heard(&kind, at);
         match kind {
             KernelEventKind::Held(caller) => self.hold(cookie, caller, at, actions),
             KernelEventKind::Refused(caller) => {
@@ -72,6 +73,22 @@ impl Pod {
             actions.push(Action::SetPace { uid, pace: Pace::Held(at) });
         }
         self.held.insert(connect);
+    }
+
+    /// Notes what the kernel counts as well, see [`agent_ebpf::GateCounts::reached`].
+    fn note_heard(&mut self, kind: &KernelEventKind, at: Monotonic) {
+        let counts = matches!(
+            kind,
+            KernelEventKind::Held(_)
+                | KernelEventKind::Refused(_)
+                | KernelEventKind::Observed { .. }
+        );
+        if let Some((heard, attached_at)) = &mut self.heard
+            && counts
+            && at >= *attached_at
+        {
+            *heard += 1;
+        }
     }
 
     /// From the first wait the deadline counts.

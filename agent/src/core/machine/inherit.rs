@@ -31,6 +31,7 @@ impl Pod {
         self.log(Line::GateInherited { reason, held }, actions);
         let now = context.now;
         self.inherits_verdicts = true;
+        self.heard = None;
         match state {
             InheritedState::Closed { reason, since, reached_before, deadline } => {
                 // Whoever has reached the gate may wait still, whether or not that can be known.
@@ -41,10 +42,8 @@ impl Pod {
                     Some(new) if new == held as u64 => self.held.first().map(|at| at.max(since)),
                     Some(_) | None => Some(since),
                 };
-                // What was read when this agent started may be old by now; what the other one has noted is
-                // not, if it has.
-                self.counted =
-                    Some(reached_before.map_or((reached, now), |before| (before, since)));
+                // As the other one has noted it, if it has: what was read when this agent started may be old.
+                self.counted = reached_before.map(|before| (before, since));
                 // Not before it is known whose time it is.
                 let renew_at = self.first_wait.is_none().then_some(deadline);
                 self.keeps_settings = true;

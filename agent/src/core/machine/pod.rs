@@ -81,6 +81,9 @@ pub(super) struct Pod {
     /// Of what the kernel has counted for this closing: how many had reached the proxy's port, and
     /// when it was known that there were no more. `None`: not told yet.
     pub(super) counted: Option<(u64, Monotonic)>,
+    /// How many the kernel has reported since the programs were attached, and when they were. `None`: by
+    /// an agent before this one, which may have read some.
+    pub(super) heard: Option<(u64, Monotonic)>,
     pub(super) held: Waiting,
     /// The container that was the proxy when it was last known to be ready.
     pub(super) ready_proxy: Option<ContainerId>,
@@ -160,6 +163,7 @@ impl Pod {
             applied: None,
             first_wait: None,
             counted: None,
+            heard: None,
             held: Waiting::default(),
             ready_proxy: None,
             told_init: HashSet::new(),
@@ -364,47 +368,6 @@ impl Pod {
         self.opened = None;
         self.error = None;
         self.failures = None;
-    }
-
-    /// Takes in what the kernel has counted.
-    ///
-    /// While the gate is closed it shows whether somebody waits whose report was lost: the deadline
-    /// then counts from the last time at which nobody did. When it has opened, a pod that connected
-    /// and never to its proxy is not redirected, or only dialled what its mesh leaves out.
-    pub(super) fn counted(
-        &mut self,
-        reached: u64,
-        around: u64,
-        now: Monotonic,
-        actions: &mut Vec<Action>,
-    ) {
-        match self.gate {
-            GatePhase::Closed { reason, deadline, renew_at: Some(_) } => match self.counted {
-                Some((before, at)) if reached > before => {
-                    self.first_wait = self.first_wait.or(Some(at));
-                }
-                _ => {
-                    self.counted = Some((reached, now));
-                    self.gate = GatePhase::Closed { reason, deadline, renew_at: Some(now) };
-                }
-            },
-            // By an order; what has been counted before it closed counts once that is over.
-            GatePhase::Closed { renew_at: None, .. } if self.first_wait.is_none() => {
-                self.counted = self.counted.or(Some((reached, now)));
-            }
-            GatePhase::Opening { .. } => self.tell_not_redirected(reached, around, actions),
-            _ => {}
-        }
-    }
-
-    fn tell_not_redirected(&mut self, reached: u64, around: u64, actions: &mut Vec<Action>) {
-        let Some(Ok(plan)) = &self.judged else { return };
-        if reached > 0 || around == 0 || !plan.proxy.redirects || self.told_not_redirected {
-            return;
-        }
-        let profile = plan.proxy.profile.clone();
-        self.told_not_redirected = true;
-        self.log(Line::NotRedirected { around, profile }, actions);
     }
 
     /// What the probe has found out last.

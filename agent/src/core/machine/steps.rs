@@ -94,6 +94,9 @@ impl Pod {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {
+        if !self.gate.is_attached() {
+            self.heard = Some((0, context.now));
+        }
         let Plan { settings, proxy } = &**context.plan;
         actions.push(Action::SetGate(SetGate {
             uid: self.uid.clone(),
@@ -291,7 +294,11 @@ impl Pod {
             // Whoever waited for nothing does not use up the others' time, nor is it taken for one whose
             // report was lost.
             let waits = self.held.iter().filter(|held| held.caller.container != Some(container));
-            self.first_wait = waits.map(|held| held.caller.connect_at).min();
+            let first_wait = waits.map(|held| held.caller.connect_at).min();
+            // Without a count there may be another one, which only an agent before this one has known.
+            if first_wait.is_some() || self.counted.is_some() {
+                self.first_wait = first_wait;
+            }
             let ours = |at| {
                 self.held.of_container(container).filter(move |held| held.caller.connect_at >= at)
             };

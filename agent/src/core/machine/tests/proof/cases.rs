@@ -218,3 +218,87 @@ fn an_order_for_a_gate_that_was_to_be_renewed_does_not_keep_the_agent_busy() {
     let agent = world.agent.as_ref().unwrap();
     assert!(agent.machine.next_wakeup() > Some(world.now));
 }
+
+#[test]
+fn who_is_only_observed_is_not_held_because_its_gate_could_not_be_renewed() {
+    let setup = Setup { observe: true, ..Setup::PLAIN };
+    let steps = [
+        Step::MakeObject(0, Shape::Classic, Hold::Unset),
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::News(Source::Cgroups, 6),
+        Step::FailNextGate { may_pass: true },
+        Step::News(Source::Namespaces, 3),
+        Step::News(Source::Pods, 3),
+    ];
+    play_to_the_end(setup, &at_once(&steps));
+}
+
+#[test]
+fn the_end_of_an_order_does_not_move_the_deadline_of_one_whose_report_is_lost() {
+    let mut moments =
+        at_once(&then(&[Step::ProbeSays(0, false), Step::Order(0, Wish::CloseFor(100_000))]));
+    moments.push(Moment::new(50_000, CONNECT));
+    moments.push(Moment::new(0, Step::LoseReport));
+    // A timeout after its connect, and a retransmission.
+    moments.push(Moment::new(60_500, Step::Wait));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(Setup::PLAIN, &moments);
+}
+
+#[test]
+fn a_gate_does_not_open_for_an_instant_when_an_order_ends() {
+    let mut moments =
+        at_once(&then(&[Step::ProbeSays(0, false), Step::Order(0, Wish::CloseFor(100_000))]));
+    // Nobody waits, and the agent is late by half a second.
+    moments.push(Moment { on_time: false, ..Moment::new(100_500, CONNECT) });
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert_eq!(world.kernel.sockets.len(), 1, "it has gone to a proxy that is not ready");
+    play_to_the_end(Setup::PLAIN, &moments);
+}
+
+#[test]
+fn who_waits_unreported_at_a_guarded_gate_has_a_deadline_when_that_closes() {
+    let setup = Setup { guard: true, ..Setup::PLAIN };
+    let mut moments = at_once(&then(&[Step::ProbeSays(0, true)]));
+    moments.push(Moment::new(30_000, CONNECT));
+    moments.push(Moment::new(0, Step::LoseReport));
+    moments.push(Moment::new(0, Step::Order(0, Wish::CloseFor(30_000))));
+    moments.push(Moment::new(60_500, Step::Wait));
+    let mut world = World::new(setup, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(setup, &moments);
+}
+
+#[test]
+fn who_comes_before_the_next_agent_has_found_the_pod_is_among_those_who_wait() {
+    let mut moments = at_once(&then(&[Step::StartAgent, CONNECT, Step::LoseReport]));
+    moments.push(Moment::new(1_000, Step::News(Source::Cgroups, 8)));
+    moments.extend(at_once(&[Step::News(Source::Namespaces, 2), Step::News(Source::Pods, 2)]));
+    moments.push(Moment::new(59_500, Step::Wait));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(Setup::PLAIN, &moments);
+}
+
+#[test]
+fn who_has_no_record_waits_still_when_another_one_turns_out_to_pass() {
+    let begins = [&STARTS[..1], &STARTS[2..]].concat();
+    let mut moments = at_once(&begins);
+    let proxy = Step::Connect { slot: 0, who: Who::Proxy, recorded: true };
+    let app = Step::Connect { slot: 0, who: Who::App, recorded: false };
+    moments.push(Moment::new(500, proxy));
+    moments.extend(at_once(&[app, Step::News(Source::Kernel, 4)]));
+    moments.push(Moment::new(800, Step::StartAgent));
+    let told = [Source::Cgroups, Source::Namespaces, Source::Pods];
+    moments.extend(at_once(&told.map(|source| Step::News(source, 8))));
+    moments.push(Moment::new(60_200, Step::Wait));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(Setup::PLAIN, &moments);
+}

@@ -112,7 +112,7 @@ impl World {
         // Two bounds are not of one socket, for which the kernel would have to limit each one's wait: one
         // whose report is lost waits as long as the first that is known of, who may come up to a timeout
         // later; and one that nobody has told of when a gate closes that has guarded, or refused, until
-        // then begins anew.
+        // then begins anew with it.
         let held = || {
             self.kernel
                 .sockets
@@ -120,7 +120,7 @@ impl World {
                 .filter(|socket| socket.pod == set.cgroup && self.kernel.holds(socket.container))
         };
         let first = held().filter(|socket| known(socket.cookie)).map(|one| one.connect_at).min();
-        let untold = held().filter(|socket| self.kernel.waits_since_closing(socket));
+        let untold = held().filter(|one| set.renews && self.kernel.waits_since_closing(one));
         let untold = untold.map(|socket| socket.connect_at).min();
         let untold =
             untold.map(|untold| untold.max(agent.told.first_wait(set.cgroup).unwrap_or(untold)));

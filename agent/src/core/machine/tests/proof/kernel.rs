@@ -142,7 +142,9 @@ fn gate_of(set: &SetGate) -> Gate {
 
 impl Kernel {
     pub(super) fn set(&mut self, set: &SetGate) {
-        let former = self.gates.remove(&set.cgroup).filter(|former| !former.is_dead);
+        // Programs that are on a cgroup that has gone do not come to another one of the same number.
+        let former = self.gates.remove(&set.cgroup).filter(|former| former.uid == set.uid);
+        let is_dead = former.as_ref().is_some_and(|former| former.is_dead);
         let (closing, reached, reason) =
             former.map_or((0, 0, CloseReason::Start), |one| (one.closing, one.reached, one.reason));
         let closes = matches!(set.state, GateSetting::Closed { .. });
@@ -155,7 +157,7 @@ impl Kernel {
             gate: gate_of(set),
             reason,
             reached,
-            is_dead: false,
+            is_dead,
             closing: closing + u64::from(closes && !set.renews),
         };
         self.gates.insert(set.cgroup, gate);

@@ -1,10 +1,7 @@
 //! What the agent has been told so far, and what follows from that alone for whom it may hold. Written
 //! from the promises, not from the machine.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::step::Who;
 use crate::core::{
@@ -15,7 +12,7 @@ use crate::core::{
 /// It forgets what a deleted pod was as soon as its cgroup is not there, as the agent does.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    cgroups: BTreeSet<PodUid>,
+    cgroups: BTreeMap<PodUid, CgroupId>,
     /// When the first was called of those that are known to have waited since the gate was closed.
     waits: BTreeMap<CgroupId, Monotonic>,
     /// When the last order to close ends.
@@ -61,8 +58,8 @@ impl Told {
             Event::ContainerGone { id, .. } => {
                 self.containers.remove(id.as_str());
             }
-            Event::PodCgroupFound { uid, .. } => {
-                self.cgroups.insert(uid.clone());
+            Event::PodCgroupFound { uid, cgroup, .. } => {
+                self.cgroups.insert(uid.clone(), *cgroup);
             }
             Event::PodCgroupGone(uid) => {
                 self.cgroups.remove(uid);
@@ -73,7 +70,10 @@ impl Told {
                 self.orders.insert(uid.clone(), *until);
             }
             Event::Kernel(KernelEvent { pod, kind: KernelEventKind::Held(caller), .. }) => {
-                self.waits.entry(*pod).or_insert(caller.connect_at);
+                // Of a pod that is not known yet, or no more, there is nobody to tell.
+                if self.cgroups.values().any(|known| known == pod) {
+                    self.waits.entry(*pod).or_insert(caller.connect_at);
+                }
             }
             Event::NamespaceDeleted(name) => {
                 if let Some(all) = &mut self.namespaces {
@@ -83,7 +83,7 @@ impl Told {
             _ => {}
         }
         let cgroups = &self.cgroups;
-        self.pods.retain(|uid, (_, is_there)| *is_there || cgroups.contains(uid));
+        self.pods.retain(|uid, (_, is_there)| *is_there || cgroups.contains_key(uid));
     }
 
     /// The gate has been closed.
