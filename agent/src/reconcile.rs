@@ -505,9 +505,28 @@ impl Reconciler {
 /// What the machine is told of a gate that could not be worked on the cgroup at `path`.
 fn failed(uid: PodUid, path: &Path, error: &BpfError) -> Event {
     // Short-lived pods go before their gate is attached.
-    if !path.exists() {
+    // Whoever cannot be asked for want of memory is not gone.
+    if matches!(path.try_exists(), Ok(false)) {
         return Event::PodCgroupGone(uid);
     }
     tracing::debug!(pod_uid = %uid, %error, "gate cannot be worked");
     Event::GateFailed { uid, error: error.to_string(), may_pass: error.may_pass() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_gone_only_if_the_kernel_says_so() {
+        let error = || BpfError::Cgroup {
+            path: PathBuf::new(),
+            source: std::io::Error::from_raw_os_error(libc::ENOMEM),
+        };
+        let told = |path: &str| failed(PodUid::new("a"), Path::new(path), &error());
+        assert!(matches!(told("/proc/self/no-such"), Event::PodCgroupGone(_)));
+        // It cannot even be looked for, as when memory is short.
+        let too_long = "x".repeat(300);
+        assert!(matches!(told(&too_long), Event::GateFailed { may_pass: true, .. }));
+    }
 }
