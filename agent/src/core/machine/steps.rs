@@ -98,6 +98,10 @@ impl Pod {
             self.heard = Some((0, context.now));
         }
         let Plan { settings, proxy } = &**context.plan;
+        // One that refuses and is to hold is closed anew: what is being sent, to be refused, must not
+        // pass it.
+        let goes_on_refusing = matches!(self.gate, GatePhase::Refusing { .. })
+            && matches!(state, GateSetting::Closed { since, deadline, .. } if deadline <= since);
         actions.push(Action::SetGate(SetGate {
             uid: self.uid.clone(),
             cgroup: context.cgroup,
@@ -106,7 +110,7 @@ impl Pod {
                 (state, self.gate),
                 (GateSetting::Closed { .. }, GatePhase::Closed { .. })
                     | (GateSetting::Guarded { .. }, GatePhase::Guarded { .. })
-            ),
+            ) || goes_on_refusing,
             mode: settings.mode.value,
             errno: settings.errno.value,
             proxy_uid: proxy.uid,

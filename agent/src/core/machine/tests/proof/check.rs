@@ -42,9 +42,8 @@ impl World {
                     }
                     GateSetting::Guarded { .. } => gate.is_guarded(),
                 });
-                // A gate whose time is up is closed still; to refuse is set anew each time.
                 ensure!(!set.renews || is_so, "renews what is not there: {action:?}");
-                ensure!(set.renews || !is_so || refuses(set), "attaches twice: {action:?}");
+                ensure!(set.renews || !is_so, "attaches twice: {action:?}");
                 self.check_set(set)?;
             }
             Action::OpenGate { uid, cgroup, replay } if !failed(cgroup) => {
