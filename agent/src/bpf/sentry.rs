@@ -75,7 +75,10 @@ impl Sentry {
     ///
     /// [`BpfError`] if what is there cannot be opened.
     pub fn open(bpffs: &Path) -> Result<Option<Self>, BpfError> {
-        let directory = pin::version_in(bpffs);
+        Self::open_in(pin::version_in(bpffs))
+    }
+
+    pub(super) fn open_in(directory: PathBuf) -> Result<Option<Self>, BpfError> {
         let maps = directory.join("maps");
         if !maps.join(Self::MAP).exists() {
             return Ok(None);
@@ -88,19 +91,25 @@ impl Sentry {
         }))
     }
 
-    /// Says which ports it is to mind, and how long a socket may wait there.
+    /// Says which ports it is to mind, and how long a socket may wait there. Returns the ports for
+    /// which there is no room: the last ones.
     ///
     /// # Errors
     ///
     /// [`BpfError::Map`].
-    pub fn brief(&mut self, ports: &[u16], longest: Duration) -> Result<(), BpfError> {
+    pub fn brief<'a>(
+        &mut self,
+        ports: &'a [u16],
+        longest: Duration,
+    ) -> Result<&'a [u16], BpfError> {
         let mut named = [0; MAX_SENTRY_PORTS];
         for (slot, port) in named.iter_mut().zip(ports) {
             *slot = *port;
         }
         let guard_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         let above = self.orders()?.above;
-        self.order(Orders { above, guard_ns, ports: named })
+        self.order(Orders { above, guard_ns, ports: named })?;
+        Ok(ports.get(MAX_SENTRY_PORTS..).unwrap_or_default())
     }
 
     /// The pods up to this id have been taken up by an agent, this one or one before.
@@ -125,7 +134,7 @@ impl Sentry {
     /// Whether it is on its post.
     #[must_use]
     pub fn is_posted(&self) -> bool {
-        pin::subdirectories(&self.links()).iter().any(|root| !pin::files(root).is_empty())
+        stands_in(&self.directory)
     }
 
     /// Posts it on the roots of kubelet's trees, for `longest` at most. The one that stands keeps its
@@ -183,23 +192,26 @@ impl Sentry {
 
     /// Takes its programs off, because its time is up. That it was posted is remembered.
     pub fn take_down(&self) {
-        let roots = pin::subdirectories(&self.links());
-        // In the order in which programs come off a pod: the one that drops first.
-        for hook in Hook::SENTRY.into_iter().rev() {
-            for root in &roots {
-                let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
-            }
-        }
-        pin::remove_tree(&self.links());
+        take_down_in(&self.directory);
     }
 
-    /// Takes it off its post: an agent works. Returns how many connects it has held, if it was posted.
+    /// Whether a sentry stands that an agent of another version has posted.
+    #[must_use]
+    pub fn is_posted_elsewhere(&self) -> bool {
+        let root = self.directory.parent();
+        root.is_some_and(|root| pin::others_below(root).iter().any(|other| stands_in(other)))
+    }
+
+    /// Takes it off its post, and those of other versions: an agent works. Returns how many connects
+    /// it has held, if it was posted.
     ///
     /// # Errors
     ///
     /// [`BpfError::Map`]; no program of it is left all the same.
     pub fn relieve(&mut self) -> Result<Option<u64>, BpfError> {
-        self.take_down();
+        if let Some(root) = self.directory.parent() {
+            take_down_below(root);
+        }
         let Post { until_ns, held } = self.posted()?;
         if until_ns == 0 {
             return Ok(None);
@@ -245,6 +257,36 @@ impl Sentry {
     fn set_post(&mut self, post: Post) -> Result<(), BpfError> {
         self.post.set(ONLY, post, 0).map_err(|source| write_failed(Self::POST_MAP, source))
     }
+}
+
+/// Takes down every sentry that stands, of all versions: for an agent that cannot open its own. That
+/// one was posted is remembered.
+pub fn take_down_sentries(bpffs: &Path) {
+    take_down_below(&pin::locked_in(bpffs));
+}
+
+fn take_down_below(root: &Path) {
+    for version in pin::subdirectories(root) {
+        take_down_in(&version);
+    }
+    pin::sweep(root);
+}
+
+fn take_down_in(version: &Path) {
+    let links = links_in(version);
+    let roots = pin::subdirectories(&links);
+    // In the order in which programs come off a pod: the one that drops first.
+    for hook in Hook::SENTRY.into_iter().rev() {
+        for root in &roots {
+            let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
+        }
+    }
+    pin::remove_tree(&links);
+}
+
+/// Whether a program of the sentry is on a root.
+pub(super) fn stands_in(version: &Path) -> bool {
+    pin::subdirectories(&links_in(version)).iter().any(|root| !pin::files(root).is_empty())
 }
 
 /// Where a version's directory has the sentry's links.

@@ -19,8 +19,10 @@ pub(super) struct SentryBooks {
     complete: Option<CgroupId>,
     /// All cgroups have been listed: this agent works, whatever the API tells.
     listed: bool,
-    /// When the kernel relieves the sentry, if it is on its post.
-    posted_until: Option<Monotonic>,
+    /// It is on its post, or another version's is.
+    is_posted: bool,
+    /// When the kernel relieves it; of another version's that is not known.
+    until: Option<Monotonic>,
 }
 
 // === impl SentryBooks ===
@@ -28,9 +30,32 @@ pub(super) struct SentryBooks {
 impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
-        let posted_until = sentry.until()?;
-        let (complete, listed) = (None, false);
-        Ok(Self { sentry, inherited, taken_up: inherited, complete, listed, posted_until })
+        let mut books = Self {
+            sentry,
+            inherited,
+            taken_up: inherited,
+            complete: None,
+            listed: false,
+            is_posted: false,
+            until: None,
+        };
+        books.look()?;
+        Ok(books)
+    }
+
+    /// Looks whether one is on its post.
+    fn look(&mut self) -> Result<(), BpfError> {
+        self.until = self.sentry.until()?;
+        self.is_posted = self.until.is_some() || self.sentry.is_posted_elsewhere();
+        Ok(())
+    }
+
+    /// Only now nobody posts it any more: one may have been posted since the last look.
+    pub(super) fn look_again(&mut self) {
+        if let Err(error) = self.look() {
+            tracing::debug!(%error, "it cannot be told whether a sentry is posted; taken for posted");
+            self.is_posted = true;
+        }
     }
 
     /// All cgroups have been listed, and what was reported has been done.
@@ -47,7 +72,7 @@ impl SentryBooks {
     /// get a gate.
     pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
-        if self.posted_until.is_none() && self.taken_up >= complete {
+        if !self.is_posted && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
@@ -75,13 +100,14 @@ impl SentryBooks {
     /// When [`Self::relieve_in_time`] has something to do. An agent that dies before it has listed the
     /// cgroups has not worked: crashes in a row do not prolong the sentry's time.
     pub(super) fn due(&self) -> Option<Monotonic> {
-        self.posted_until.filter(|_| self.listed)
+        self.until.filter(|_| self.listed)
     }
 
     fn relieve(&mut self) {
-        if self.posted_until.take().is_none() {
+        if !std::mem::take(&mut self.is_posted) {
             return;
         }
+        self.until = None;
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),
             Ok(None) => {}
