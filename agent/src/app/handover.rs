@@ -32,8 +32,15 @@ impl Handover {
         let Some(mut sentry) = Sentry::open(bpffs)? else {
             return Ok(None);
         };
-        let ports: Vec<u16> = rules.profiles.default_ports().into_iter().collect();
-        sentry.brief(&ports, rules.defaults.timeout.value)?;
+        let ports = rules.profiles.default_ports();
+        let unnamed = sentry.brief(&ports, rules.defaults.timeout.value)?;
+        if !unnamed.is_empty() {
+            tracing::warn!(
+                ports = ?unnamed,
+                "profiles have more default ports than a sentry can mind: connects to these are not \
+                 held while no agent lives"
+            );
+        }
         Ok(Some(Self { sentry, cgroup_root: cgroup_root.to_owned(), longest }))
     }
 
@@ -47,7 +54,12 @@ impl Handover {
                 let longest = humantime::format_duration(self.longest);
                 tracing::info!(%longest, "sentry posted until an agent works");
             }
-            Ok(Posting::Stands | Posting::Over) => {}
+            Ok(Posting::Stands) => {}
+            // Only an agent that ends before it has listed the cgroups leaves its time as it was.
+            Ok(Posting::Over) => tracing::warn!(
+                "sentry not posted, its time is up since before this agent worked: pods that start \
+                 until an agent works are not held"
+            ),
             Err(error) => tracing::warn!(
                 %error, "sentry cannot be posted: pods that start until an agent works are not held"
             ),

@@ -180,10 +180,9 @@ impl Machine {
         self.pods.values().filter(|pod| pod.gate.is_attached()).count()
     }
 
-    /// The cgroups of the pods of which it is being found out whether they are to be held.
-    pub fn checking(&self) -> impl Iterator<Item = CgroupId> {
-        let checking = self.pods.values().filter(|pod| pod.gate == gate::GatePhase::Checking);
-        checking.filter_map(|pod| pod.cgroup)
+    /// The cgroups of the pods of which it is still open whether a gate is to be on them.
+    pub fn undecided(&self) -> impl Iterator<Item = CgroupId> {
+        self.pods.values().filter(|pod| pod.is_undecided()).filter_map(|pod| pod.cgroup)
     }
 
     fn pod(&mut self, uid: &PodUid, now: Monotonic) -> &mut Pod {

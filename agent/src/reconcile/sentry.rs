@@ -17,7 +17,12 @@ pub(super) struct SentryBooks {
     taken_up: CgroupId,
     /// All pods up to this one have been reported and treated; `None` until the first report.
     complete: Option<CgroupId>,
+    /// All cgroups have been listed: this agent works, whatever the API tells.
+    listed: bool,
+    /// It is on its post, or another version's is.
     is_posted: bool,
+    /// When the kernel relieves it; of another version's that is not known.
+    until: Option<Monotonic>,
     /// When nobody whom a sentry has held before it was relieved needs its programs any more.
     settles_at: Option<Monotonic>,
 }
@@ -27,11 +32,46 @@ pub(super) struct SentryBooks {
 impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
-        let is_posted = sentry.until()?.is_some();
+        let mut books = Self {
+            sentry,
+            inherited,
+            taken_up: inherited,
+            complete: None,
+            listed: false,
+            is_posted: false,
+            until: None,
+            settles_at: None,
+        };
+        books.look()?;
         // An agent has relieved it, and died before it had settled.
-        let is_left = !is_posted && sentry.is_there();
-        let settles_at = is_left.then(|| clock::now() + Sentry::SETTLE);
-        Ok(Self { sentry, inherited, taken_up: inherited, complete: None, is_posted, settles_at })
+        if !books.is_posted && books.sentry.is_there() {
+            books.settles_at = Some(clock::now() + Sentry::SETTLE);
+        }
+        Ok(books)
+    }
+
+    /// Looks whether one is on its post.
+    fn look(&mut self) -> Result<(), BpfError> {
+        self.until = self.sentry.until()?;
+        self.is_posted = self.until.is_some() || self.sentry.is_posted_elsewhere();
+        Ok(())
+    }
+
+    /// Only now nobody posts it any more: one may have been posted since the last look.
+    pub(super) fn look_again(&mut self) {
+        if let Err(error) = self.look() {
+            tracing::debug!(%error, "it cannot be told whether a sentry is posted; taken for posted");
+            self.is_posted = true;
+        }
+        // What it has on a cgroup belongs to the one that is posted.
+        if self.is_posted {
+            self.settles_at = None;
+        }
+    }
+
+    /// All cgroups have been listed, and what was reported has been done.
+    pub(super) fn listed(&mut self) {
+        self.listed = true;
     }
 
     /// All pods up to this one have been reported, and what was reported has been done.
@@ -39,15 +79,15 @@ impl SentryBooks {
         self.complete = Some(up_to);
     }
 
-    /// For an armed agent: draws what follows, while it is being found out of the pods `checking`
-    /// whether they are to be held.
-    pub(super) fn keep(&mut self, checking: impl Iterator<Item = CgroupId>) {
+    /// For an armed agent: draws what follows, while it is open of the pods `undecided` whether they
+    /// get a gate.
+    pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
         if !self.is_posted && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
-        let first = checking.filter(|pod| *pod > self.inherited).min();
+        let first = undecided.filter(|pod| *pod > self.inherited).min();
         let taken_up = first.map_or(complete, |first| complete.min(CgroupId(first.0 - 1)));
         if taken_up > self.taken_up {
             match self.sentry.set_taken_up(taken_up) {
@@ -55,26 +95,42 @@ impl SentryBooks {
                 Err(error) => tracing::debug!(%error, "more pods than need be are the sentry's"),
             }
         }
-        if self.is_posted && first.is_none() {
-            self.is_posted = false;
+        if first.is_none() {
+            self.relieve();
+        }
+    }
+
+    /// Relieves it when its time is up, armed or not: it holds nobody any more, and would cost every
+    /// packet of every pod for nothing; nor would it be posted again at this agent's end.
+    pub(super) fn relieve_in_time(&mut self) {
+        if self.relieve_at().is_some_and(|until| until <= clock::now()) {
             self.relieve();
         }
     }
 
     /// Takes off what was left for those whom the sentry had held.
     pub(super) fn settle(&mut self) {
-        if self.settles_at.is_some_and(|at| at <= clock::now()) {
-            self.settles_at = None;
-            self.sentry.take_down();
+        if self.settles_at.take_if(|at| *at <= clock::now()).is_some() {
+            self.sentry.settle();
         }
     }
 
-    /// When there is something to do although nothing has happened.
-    pub(super) const fn due(&self) -> Option<Monotonic> {
-        self.settles_at
+    /// When [`Self::relieve_in_time`] or [`Self::settle`] has something to do.
+    pub(super) fn due(&self) -> Option<Monotonic> {
+        self.relieve_at().into_iter().chain(self.settles_at).min()
+    }
+
+    /// An agent that dies before it has listed the cgroups has not worked: crashes in a row do not
+    /// prolong the sentry's time.
+    fn relieve_at(&self) -> Option<Monotonic> {
+        self.until.filter(|_| self.listed)
     }
 
     fn relieve(&mut self) {
+        if !std::mem::take(&mut self.is_posted) {
+            return;
+        }
+        self.until = None;
         self.settles_at = Some(clock::now() + Sentry::SETTLE);
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),

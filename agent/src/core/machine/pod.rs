@@ -206,6 +206,16 @@ impl Pod {
         }
     }
 
+    /// Whether it has no gate, and may still get one: its proxy is being asked, the API has not told
+    /// of a pod that may have run before, or its gate has failed and is tried again.
+    pub(super) fn is_undecided(&self) -> bool {
+        match self.gate {
+            GatePhase::Checking | GatePhase::Failed { retry_at: Some(_) } => true,
+            GatePhase::Absent => self.late && self.standing() == Standing::Unknown,
+            _ => false,
+        }
+    }
+
     /// Whether it is one to observe.
     pub(super) const fn can_be_observed(&self) -> bool {
         self.observation.is_some()

@@ -26,6 +26,7 @@ fn failing() -> Run {
 fn a_shortage_that_passes_costs_a_moment_of_the_hold() {
     let mut run = failing();
     assert_eq!(run.machine.next_wakeup(), Some(at(101)));
+    assert_eq!(run.machine.undecided().collect::<Vec<_>>(), [CGROUP], "it may be held again");
     assert!(run.apply(100, Event::Tick).is_empty());
     assert!(proves(&run.apply(101, Event::Tick)));
     assert!(run.apply(102, Event::Tick).is_empty(), "nobody has said how it went");
@@ -58,6 +59,7 @@ fn a_shortage_that_lasts_is_told_once_and_tried_for_a_minute() {
     }
     assert!((50_000..60_000).contains(&now) && trials < 20, "{trials} in {now} ms");
     assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
+    assert_eq!(run.machine.undecided().count(), 0);
 }
 
 #[test]

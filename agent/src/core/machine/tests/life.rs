@@ -97,9 +97,26 @@ fn a_pod_that_ran_before_is_asked_first() {
     let mut run = Run::listed(Some("enabled"), vec![ready]);
     run.apply(10, found(true));
     assert_eq!(run.gate(), Some(GatePhase::Checking), "after a reboot it is not");
-    assert_eq!(run.machine.checking().collect::<Vec<_>>(), [CGROUP]);
+    assert_eq!(run.machine.undecided().collect::<Vec<_>>(), [CGROUP]);
     run.apply(11, container(PROXY, Some("istio-proxy")));
     assert_eq!(run.gate(), Some(GatePhase::Open));
+}
+
+#[test]
+fn a_pod_that_ran_before_and_of_which_the_api_has_not_told_is_undecided() {
+    let mut run = Run::listed(Some("enabled"), vec![]);
+    run.apply(10, found(true));
+    assert_eq!(run.gate(), Some(GatePhase::Absent));
+    assert_eq!(run.machine.undecided().collect::<Vec<_>>(), [CGROUP]);
+    run.apply(20, Event::PodApplied(view()));
+    assert_eq!(run.machine.undecided().collect::<Vec<_>>(), [CGROUP], "its proxy is asked");
+    run.apply(30, Event::ProxyNotReady(uid()));
+    assert!(run.is_closed());
+    assert_eq!(run.machine.undecided().count(), 0);
+    // Nobody wants this one held.
+    let mut run = Run::listed(None, vec![view()]);
+    run.apply(10, found(true));
+    assert_eq!(run.machine.undecided().count(), 0);
 }
 
 #[test]
