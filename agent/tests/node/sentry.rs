@@ -364,7 +364,8 @@ fn an_agent_settles_what_one_has_relieved_that_died_before_it_could() {
     let pods = holdfast::node::Kubepods::below(node.kubepods().path());
     sentry.post(&pods, SOON).unwrap();
     assert_eq!(sentry.relieve().unwrap(), Some(0));
-    assert_eq!(on_root(&node), ["sock_ops"]);
+    // The kernel lets go of a link a moment after its name has gone.
+    eventually("what holds is off", || on_root(&node) == ["sock_ops"]);
     // One that posts none itself, and relieves none.
     let agent = start_agent_with(&node, &keeping().env("HOLDFAST_SENTRY_FOR", "0s"));
     assert_nothing_on_root(&node);
