@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     admin::{self, Admin},
-    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Place, Sentry},
+    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Meanwhile, Place, Sentry},
     cli::RunArgs,
     clock,
     cluster::{self, ClusterError, Kept, Watches},
@@ -112,6 +112,7 @@ pub async fn run(
         kernel_log: args.kernel_log,
         max_sockets: args.max_sockets,
         max_sockets_per_pod: args.max_sockets_per_pod,
+        meanwhile: Some(Meanwhile { cgroup_root: cgroup_root.clone(), longest: args.sentry_for }),
     };
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;
     let reader = Worker::start("tables").context("failed to start the thread that reads tables")?;
@@ -172,6 +173,7 @@ pub async fn run(
         bundles: Bundles::new(args.node.runtime_root),
         proc_root: args.node.proc_root,
         sentry,
+        bpffs,
         replays,
         names,
         levels,
@@ -326,14 +328,15 @@ fn sentry(
     rules: &Rules,
     longest: Duration,
 ) -> (Option<Sentry>, Option<Handover>) {
-    let handover = Handover::new(bpffs, cgroup_root, rules, longest);
-    match handover.and_then(|handover| Ok((Sentry::open(bpffs)?, handover))) {
-        Ok(both) => both,
-        Err(error) => {
+    fn or_none<T>(opened: Result<Option<T>, BpfError>) -> Option<T> {
+        opened.unwrap_or_else(|error| {
             tracing::warn!(%error, "pods that start while no agent lives are not held");
-            (None, None)
-        }
+            None
+        })
     }
+    // Who cannot post one at the agent's end can still relieve the one that stands.
+    let handover = or_none(Handover::new(bpffs, cgroup_root, rules, longest));
+    (or_none(Sentry::open(bpffs)), handover)
 }
 
 async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {

@@ -28,12 +28,12 @@ pub use self::{
     gate::{GateTotals, Gates},
     inventory::{GateInventory, Inventory, LinkInventory, Stock},
     kernel_log::LineSink,
-    loader::{LoadOptions, Loaded, load, prove},
+    loader::{LoadOptions, Loaded, Meanwhile, load, prove},
     part::{KernelPart, missing_parts, warn_of_missing_parts},
     pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
-    sentry::{Posting, Sentry},
+    sentry::{Posting, Sentry, take_down_sentries},
     socket::SocketTable,
 };
 

@@ -39,7 +39,7 @@ pub use self::{
     replay::{ReplayCounts, ReplayOf, Replayer},
 };
 use crate::{
-    bpf::{BpfError, Gates, Sentry, SocketTable},
+    bpf::{BpfError, Gates, Sentry, SocketTable, take_down_sentries},
     clock,
     core::{Action, CgroupId, Event, Finding, KernelEvent, Machine, Monotonic, PodUid},
     health::{Ping, Readiness, Reason},
@@ -49,6 +49,10 @@ use crate::{
     telemetry::{Levels, Names},
     worker::Worker,
 };
+
+/// Between two tries to tell that this agent works. A sentry that is posted meanwhile stands so much
+/// longer; each costs two system calls.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What the sources send.
 #[derive(Debug)]
@@ -97,6 +101,8 @@ pub struct Parts {
     pub proc_root: PathBuf,
     /// What minds the pods that start after this agent, if it can outlive it.
     pub sentry: Option<Sentry>,
+    /// The BPF file system in which a sentry may stand, even if it cannot be opened.
+    pub bpffs: Option<PathBuf>,
     /// What becomes of the replays.
     pub replays: ReplayCounts,
     /// Told what belongs to which cgroup, for the lines that the programs write.
@@ -118,6 +124,9 @@ struct Reconciler {
     names: Names,
     levels: Levels,
     sentry: Option<SentryBooks>,
+    bpffs: Option<PathBuf>,
+    /// When it is tried again to tell everybody that this agent works; `None`: all know it.
+    tell_again_at: Option<Monotonic>,
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
@@ -146,6 +155,7 @@ pub async fn run(
         bundles,
         proc_root,
         sentry,
+        bpffs,
         replays,
         names,
         levels,
@@ -166,6 +176,8 @@ pub async fn run(
         names,
         levels,
         sentry,
+        bpffs,
+        tell_again_at: Some(clock::now()),
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
@@ -243,6 +255,7 @@ impl Reconciler {
 
     /// Before the agent is armed it does not know all of what it would speak for.
     fn keep_sentry(&mut self) {
+        self.tell_presence();
         let Some(sentry) = &mut self.sentry else { return };
         if self.armed_told {
             sentry.keep(self.machine.undecided());
@@ -254,7 +267,25 @@ impl Reconciler {
     /// When something is to be done although nothing has happened.
     fn next_wakeup(&self) -> Option<Monotonic> {
         let sentry = self.sentry.as_ref().and_then(SentryBooks::due);
-        self.machine.next_wakeup().into_iter().chain(sentry).min()
+        [self.machine.next_wakeup(), sentry, self.tell_again_at].into_iter().flatten().min()
+    }
+
+    /// Who posts sentries had the lock, and was stopped with it, when this agent began.
+    fn tell_presence(&mut self) {
+        let now = clock::now();
+        if self.tell_again_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        match self.gates.begin_work_late() {
+            None => {}
+            Some(Ok(true)) => {
+                tracing::info!("it is known now that an agent works");
+                if let Some(sentry) = &mut self.sentry {
+                    sentry.look_again();
+                }
+            }
+            Some(Ok(false) | Err(_)) => self.tell_again_at = Some(now + TELL_EVERY),
+        }
     }
 
     /// Those that are gone have no series in the metrics.
@@ -498,6 +529,12 @@ impl Reconciler {
         self.readiness.met(reason);
         if self.readiness.is_armed() && !std::mem::replace(&mut self.armed_told, true) {
             tracing::info!(mono_ns = clock::now().0, "agent armed");
+            // One that cannot be opened has no books, by which it would be relieved later.
+            if self.sentry.is_none()
+                && let Some(bpffs) = &self.bpffs
+            {
+                take_down_sentries(bpffs);
+            }
         }
     }
 }

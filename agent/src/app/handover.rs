@@ -32,8 +32,15 @@ impl Handover {
         let Some(mut sentry) = Sentry::open(bpffs)? else {
             return Ok(None);
         };
-        let ports: Vec<u16> = rules.profiles.default_ports().into_iter().collect();
-        sentry.brief(&ports, rules.defaults.timeout.value)?;
+        let ports = rules.profiles.default_ports();
+        let unnamed = sentry.brief(&ports, rules.defaults.timeout.value)?;
+        if !unnamed.is_empty() {
+            tracing::warn!(
+                ports = ?unnamed,
+                "profiles have more default ports than a sentry can mind: connects to these are not \
+                 held while no agent lives"
+            );
+        }
         Ok(Some(Self { sentry, cgroup_root: cgroup_root.to_owned(), longest }))
     }
 

@@ -56,8 +56,22 @@ pub enum Found {
 impl Presence {
     /// Says so from now on. `root`: the agents' directory.
     pub(super) fn begin(root: &Path) -> Result<Self, BpfError> {
-        let path = root.join(DIRECTORY);
         let until = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_begin(root)? {
+                Some(presence) => return Ok(presence),
+                None if Instant::now() < until => thread::sleep(RETRY_EVERY),
+                None => {
+                    let busy = io::ErrorKind::ResourceBusy.into();
+                    return Err(failed(&root.join(DIRECTORY), busy));
+                }
+            }
+        }
+    }
+
+    /// The same without waiting; `None`: somebody has the lock.
+    pub(super) fn try_begin(root: &Path) -> Result<Option<Self>, BpfError> {
+        let path = root.join(DIRECTORY);
         loop {
             match DirBuilder::new().mode(OWN_MODE).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -67,15 +81,12 @@ impl Presence {
             }
             let lock = File::open(&path).map_err(|error| failed(&path, error))?;
             match lock.try_lock() {
-                Ok(()) if pin::is_at(&lock, &path) => return Ok(Self { _lock: lock }),
+                Ok(()) if pin::is_at(&lock, &path) => return Ok(Some(Self { _lock: lock })),
+                // Removed meanwhile, or made anew.
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(failed(&path, io::ErrorKind::ResourceBusy.into()));
-                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(failed(&path, error)),
             }
-            thread::sleep(RETRY_EVERY);
         }
     }
 }

@@ -85,12 +85,15 @@ impl Attached {
         self.links.iter().any(|(attached, _)| *attached == hook)
     }
 
-    fn drop_foreign(&mut self) {
-        if !self.foreign.is_empty() {
+    /// Whether there were any.
+    fn drop_foreign(&mut self) -> bool {
+        let some = !self.foreign.is_empty();
+        if some {
             self.foreign.clear();
             // This version's own is not empty.
             self.directories.retain(|directory| fs::remove_dir(directory).is_err());
         }
+        some
     }
 
     fn leave(&mut self) {
@@ -158,9 +161,25 @@ impl Gates {
         for container in keys(&self.maps.containers).into_iter().filter(gone) {
             self.forget_verdict(CgroupId(container));
         }
+        self.sweep();
+    }
+
+    /// Of another version's agent the directory goes with the last of its links.
+    fn sweep(&self) {
         if let Some(claim) = &self.claim {
             claim.sweep();
         }
+    }
+
+    /// Has it told that an agent works, if that could not be told when this one began: until then a
+    /// sentry may be posted beside it. `None`: it is known already.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if the lock cannot be used.
+    pub fn begin_work_late(&mut self) -> Option<Result<bool, BpfError>> {
+        let claim = self.claim.as_mut().filter(|claim| !claim.is_at_work())?;
+        Some(claim.begin_work_late())
     }
 
     /// Whether gates can be left to the next agent: there is a BPF file system.
@@ -203,8 +222,8 @@ impl Gates {
         match self.try_set(set, path, &mut attached) {
             Ok(()) => {
                 self.attached.insert(set.cgroup, attached);
-                if let Some(claim) = self.claim.as_ref().filter(|_| replaces_foreign) {
-                    claim.sweep();
+                if replaces_foreign {
+                    self.sweep();
                 }
                 Ok(())
             }
@@ -401,8 +420,8 @@ impl Gates {
     /// [`BpfError`]; the caller should then detach, which opens as well.
     pub fn open(&mut self, cgroup: CgroupId) -> Result<(), BpfError> {
         // Another version's programs do not read this one's maps.
-        if let Some(attached) = self.attached.get_mut(&cgroup) {
-            attached.drop_foreign();
+        if self.attached.get_mut(&cgroup).is_some_and(Attached::drop_foreign) {
+            self.sweep();
         }
         self.write(cgroup, self.open_gate())
     }
@@ -414,7 +433,12 @@ impl Gates {
     /// Takes the programs off a pod's cgroup and removes all that the maps hold of it. There is
     /// nothing that could fail and leave the gate closed: what cannot be taken off finds no gate.
     pub fn detach(&mut self, cgroup: CgroupId, containers: &[CgroupId]) {
-        let was_attached = self.attached.remove(&cgroup).is_some();
+        let attached = self.attached.remove(&cgroup);
+        let was_attached = attached.is_some();
+        if let Some(attached) = attached.filter(|attached| !attached.foreign.is_empty()) {
+            drop(attached);
+            self.sweep();
+        }
         for container in containers {
             self.forget_verdict(*container);
         }

@@ -1,6 +1,6 @@
 //! Loading the embedded object.
 
-use std::{fs, os::fd::AsFd as _, path::PathBuf};
+use std::{fs, os::fd::AsFd as _, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -15,9 +15,10 @@ use super::{
     part::KernelPart,
     pin::{self, Claim},
     program::Programs,
-    sentry::{self, Sentry},
+    sentry::{self, Posting, Sentry},
     voice::Voices,
 };
+use crate::node::Kubepods;
 
 /// The eBPF object, built by this crate's build script.
 pub(super) static OBJECT: &[u8] =
@@ -59,11 +60,27 @@ pub struct LoadOptions {
     pub max_sockets: u32,
     /// How many of each one pod may take.
     pub max_sockets_per_pod: u32,
+    /// Who minds the pods that start until the agent works, if nobody does yet; `None`: nobody.
+    pub meanwhile: Option<Meanwhile>,
+}
+
+/// The sentry of an agent that has begun and does not work yet.
+#[derive(Clone, Debug)]
+pub struct Meanwhile {
+    /// Where kubelet's trees are.
+    pub cgroup_root: PathBuf,
+    /// How long it stands at most.
+    pub longest: Duration,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { kernel_log: false, max_sockets: 65_536, max_sockets_per_pod: 16_384 }
+        Self {
+            kernel_log: false,
+            max_sockets: 65_536,
+            max_sockets_per_pod: 16_384,
+            meanwhile: None,
+        }
     }
 }
 
@@ -106,6 +123,9 @@ pub fn load(
             tracing::warn!(%error, "it cannot be told that an agent works; a sentry may be posted");
         }
         prepare(claim, options)?;
+        if let Some(meanwhile) = &options.meanwhile {
+            bridge(claim, meanwhile);
+        }
     }
     let mut ebpf = object(options, claim.as_ref())?;
     let begun = open(&ebpf, KernelLog::MAP)?;
@@ -137,6 +157,29 @@ pub fn load(
         .unwrap_or_default();
     let gates = Gates::new(voices, maps, options.max_sockets_per_pod, left, claim);
     Ok(Loaded { gates, sockets: table, events })
+}
+
+/// From here on no other process posts a sentry, and it takes the verifier seconds until this agent
+/// can hold anybody: what an agent before it has loaded is there already.
+fn bridge(claim: &Claim, meanwhile: &Meanwhile) {
+    if meanwhile.longest.is_zero() || !claim.programs().is_dir() {
+        return;
+    }
+    let posting = Sentry::open_in(claim.version()).and_then(|sentry| {
+        let Some(mut sentry) = sentry else { return Ok(None) };
+        sentry.post(&Kubepods::below(&meanwhile.cgroup_root), meanwhile.longest).map(Some)
+    });
+    match posting {
+        Ok(Some(Posting::Posted { until: _ })) => {
+            let longest = humantime::format_duration(meanwhile.longest);
+            tracing::info!(%longest, "sentry posted until this agent works");
+        }
+        // Of one whose time is up only an agent that has worked begins a new one.
+        Ok(Some(Posting::Stands | Posting::Over) | None) => {}
+        Err(error) => tracing::warn!(
+            %error, "sentry cannot be posted: pods that start until an agent works are not held"
+        ),
+    }
 }
 
 /// The object with its maps, new or those that are pinned.
@@ -188,6 +231,8 @@ fn prepare(claim: &Claim, options: &LoadOptions) -> Result<(), BpfError> {
         Fit::Bad => {
             // A sentry that is posted would go on with maps that nobody reaches any more.
             pin::remove_tree(&sentry::links_in(&version));
+            // So would one that is posted with programs that were loaded with them.
+            pin::remove_tree(&sentry::programs_in(&version));
             remove(pin::files(&maps))?;
         }
     }

@@ -93,6 +93,22 @@ fn standing_below(root: &Path) -> Standing {
     standing
 }
 
+/// See [`Claim::others`].
+pub(super) fn others_below(root: &Path) -> Vec<PathBuf> {
+    let own = version_below(root);
+    let others = subdirectories(root).into_iter();
+    others.filter(|path| *path != own && !absence::is_place(path)).collect()
+}
+
+/// See [`Claim::sweep`].
+pub(super) fn sweep(root: &Path) {
+    for other in others_below(root) {
+        if subdirectories(&other.join("links")).is_empty() && !sentry::stands_in(&other) {
+            remove_tree(&other);
+        }
+    }
+}
+
 /// The directory of this version.
 pub(super) fn version_in(bpffs: &Path) -> PathBuf {
     version_below(&bpffs.join(DIRECTORY))
@@ -184,6 +200,17 @@ impl Claim {
         Ok(())
     }
 
+    /// The same if that could not be told until now, without waiting; whether it could now.
+    pub(super) fn begin_work_late(&mut self) -> Result<bool, BpfError> {
+        self.presence = Presence::try_begin(&self.root)?;
+        Ok(self.presence.is_some())
+    }
+
+    /// Whether everybody can know that an agent works here.
+    pub(super) const fn is_at_work(&self) -> bool {
+        self.presence.is_some()
+    }
+
     /// The directory of this version.
     pub(super) fn version(&self) -> PathBuf {
         version_below(&self.root)
@@ -216,18 +243,12 @@ impl Claim {
 
     /// Directories of other versions.
     pub(super) fn others(&self) -> Vec<PathBuf> {
-        let own = self.version();
-        let others = subdirectories(&self.root).into_iter();
-        others.filter(|path| *path != own && !absence::is_place(path)).collect()
+        others_below(&self.root)
     }
 
-    /// Removes the directories of other versions in which no link is left.
+    /// Removes the directories of other versions in which no link is left, of a gate or of a sentry.
     pub(super) fn sweep(&self) {
-        for other in self.others() {
-            if subdirectories(&other.join("links")).is_empty() {
-                remove_tree(&other);
-            }
-        }
+        sweep(&self.root);
     }
 
     /// Removes everything, and with it whatever only a name here keeps.

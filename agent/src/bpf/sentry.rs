@@ -80,7 +80,10 @@ impl Sentry {
     ///
     /// [`BpfError`] if what is there cannot be opened.
     pub fn open(bpffs: &Path) -> Result<Option<Self>, BpfError> {
-        let directory = pin::version_in(bpffs);
+        Self::open_in(pin::version_in(bpffs))
+    }
+
+    pub(super) fn open_in(directory: PathBuf) -> Result<Option<Self>, BpfError> {
         let maps = directory.join("maps");
         if !maps.join(Self::MAP).exists() {
             return Ok(None);
@@ -93,19 +96,25 @@ impl Sentry {
         }))
     }
 
-    /// Says which ports it is to mind, and how long a pod may wait there.
+    /// Says which ports it is to mind, and how long a pod may wait there. Returns the ports for which
+    /// there is no room: the last ones.
     ///
     /// # Errors
     ///
     /// [`BpfError::Map`].
-    pub fn brief(&mut self, ports: &[u16], longest: Duration) -> Result<(), BpfError> {
+    pub fn brief<'a>(
+        &mut self,
+        ports: &'a [u16],
+        longest: Duration,
+    ) -> Result<&'a [u16], BpfError> {
         let mut named = [0; MAX_SENTRY_PORTS];
         for (slot, port) in named.iter_mut().zip(ports) {
             *slot = *port;
         }
         let guard_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         let above = self.orders()?.above;
-        self.order(Orders { above, guard_ns, ports: named })
+        self.order(Orders { above, guard_ns, ports: named })?;
+        Ok(ports.get(MAX_SENTRY_PORTS..).unwrap_or_default())
     }
 
     /// The pods up to this id have been taken up by an agent, this one or one before.
@@ -137,7 +146,7 @@ impl Sentry {
     /// Whether any of its programs is on a cgroup: on its post, or not settled yet.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        pin::subdirectories(&self.links()).iter().any(|root| !pin::files(root).is_empty())
+        stands_in(&self.directory)
     }
 
     /// How many connects it has held since it was posted.
@@ -147,6 +156,16 @@ impl Sentry {
     /// [`BpfError::Map`].
     pub fn held(&self) -> Result<u64, BpfError> {
         Ok(self.posted()?.held)
+    }
+
+    /// Whether its time was up before an agent came back, and what it has held has settled: nothing of
+    /// it is needed any more.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn is_over(&self) -> Result<bool, BpfError> {
+        Ok(self.until()?.is_some_and(|until| until + Self::SETTLE <= clock::now()))
     }
 
     /// Posts it on the roots of kubelet's trees, for `longest` at most. The one that stands keeps its
@@ -159,8 +178,7 @@ impl Sentry {
         let now = clock::now();
         let until = Monotonic(self.posted()?.until_ns);
         let begins = until == Monotonic(0);
-        // What it held until then gets its tries back meanwhile.
-        if !begins && until + Self::SETTLE <= now {
+        if self.is_over()? {
             return Ok(Posting::Over);
         }
         let stood = self.is_posted();
@@ -203,32 +221,31 @@ impl Sentry {
         Ok(())
     }
 
-    /// Takes all its programs off, because its time is up, or it was relieved and has
-    /// [settled](Self::SETTLE). That it was posted is remembered.
+    /// Takes all its programs off, because its time is up. That it was posted is remembered.
     pub fn take_down(&self) {
-        self.take_off(&Hook::SENTRY);
-        pin::remove_tree(&self.links());
+        take_down_in(&self.directory);
     }
 
-    /// In the order in which programs come off a pod: the one that drops first.
-    fn take_off(&self, hooks: &[Hook]) {
-        let roots = pin::subdirectories(&self.links());
-        for hook in hooks.iter().rev() {
-            for root in &roots {
-                let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
-            }
-        }
+    /// Whether a sentry stands that an agent of another version has posted.
+    #[must_use]
+    pub fn is_posted_elsewhere(&self) -> bool {
+        let root = self.directory.parent();
+        root.is_some_and(|root| pin::others_below(root).iter().any(|other| stands_in(other)))
     }
 
-    /// Takes it off its post: an agent works. Returns how many connects it has held, if it was posted.
-    /// What gives their tries back to those who wait stays until [`Self::take_down`],
-    /// [`Self::SETTLE`] later.
+    /// Takes it off its post, and those of other versions: an agent works. Returns how many connects
+    /// it has held, if it was posted. What gives their tries back to those who wait stays until
+    /// [`Self::settle`], [`Self::SETTLE`] later.
     ///
     /// # Errors
     ///
     /// [`BpfError::Map`]; no program that drops is left all the same.
     pub fn relieve(&mut self) -> Result<Option<u64>, BpfError> {
-        self.take_off(&Hook::SENTRY_HOLD);
+        if let Some(root) = self.directory.parent() {
+            for version in pin::subdirectories(root) {
+                take_off(&version, &Hook::SENTRY_HOLD);
+            }
+        }
         let Post { until_ns, held } = self.posted()?;
         if until_ns == 0 {
             return Ok(None);
@@ -239,6 +256,13 @@ impl Sentry {
             let _: Result<(), MapError> = self.branches.remove(&branch);
         }
         Ok(Some(held))
+    }
+
+    /// Takes off what [`Self::relieve`] has left.
+    pub fn settle(&self) {
+        if let Some(root) = self.directory.parent() {
+            take_down_below(root);
+        }
     }
 
     /// When the kernel relieves it, if it has been posted since an agent worked.
@@ -274,6 +298,39 @@ impl Sentry {
     fn set_post(&mut self, post: Post) -> Result<(), BpfError> {
         self.post.set(ONLY, post, 0).map_err(|source| write_failed(Self::POST_MAP, source))
     }
+}
+
+/// Takes down every sentry that stands, of all versions: for an agent that cannot open its own. That
+/// one was posted is remembered.
+pub fn take_down_sentries(bpffs: &Path) {
+    take_down_below(&pin::locked_in(bpffs));
+}
+
+fn take_down_below(root: &Path) {
+    for version in pin::subdirectories(root) {
+        take_down_in(&version);
+    }
+    pin::sweep(root);
+}
+
+fn take_down_in(version: &Path) {
+    take_off(version, &Hook::SENTRY);
+    pin::remove_tree(&links_in(version));
+}
+
+/// In the order in which programs come off a pod: the one that drops first.
+fn take_off(version: &Path, hooks: &[Hook]) {
+    let roots = pin::subdirectories(&links_in(version));
+    for hook in hooks.iter().rev() {
+        for root in &roots {
+            let _: io::Result<()> = fs::remove_file(root.join(hook.name()));
+        }
+    }
+}
+
+/// Whether a program of the sentry is on a root.
+pub(super) fn stands_in(version: &Path) -> bool {
+    pin::subdirectories(&links_in(version)).iter().any(|root| !pin::files(root).is_empty())
 }
 
 /// Where a version's directory has the sentry's links.

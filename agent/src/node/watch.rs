@@ -159,9 +159,12 @@ impl CgroupWatch {
     }
 
     /// The id up to which all pods have been reported that have ever been there, if that is news:
-    /// ids of cgroups only grow (`__kernfs_new_node` in fs/kernfs/dir.c), and whatever was made before
-    /// the last one that was reported has been told of by the kernel as well. `None` while there is
-    /// more to report, to read, or to look at again.
+    /// ids of cgroups only grow (`__kernfs_new_node` in fs/kernfs/dir.c). `None` while there is more to
+    /// report, to read, or to look at again.
+    ///
+    /// An id is given inside of mkdir(2), and the kernel tells of the directory at its end: of two that
+    /// are made at once in different directories the later id may be told first. So whoever was making
+    /// one when the last was reported is waited for ([`Self::wait_for_makers`]).
     ///
     /// # Errors
     ///
@@ -170,19 +173,39 @@ impl CgroupWatch {
         if self.told == Some(self.highest) || self.incomplete_until.is_some() {
             return Ok(None);
         }
+        if !self.pending.is_empty() {
+            return Ok(None);
+        }
+        let highest = self.highest;
+        self.wait_for_makers();
         while self.pending.is_empty() {
             match self.events.next().now_or_never() {
                 Some(Some(event)) => self.take(&event.map_err(WatchError::Inotify)?),
                 Some(None) => return Err(WatchError::Inotify(io::ErrorKind::UnexpectedEof.into())),
                 // The stream may not have heard yet of what the kernel has.
                 None if is_empty(&self.queue).map_err(WatchError::Inotify)? => {
-                    self.told = Some(self.highest);
+                    self.told = Some(highest);
                     return Ok(self.told);
                 }
                 None => return Ok(None),
             }
         }
         Ok(None)
+    }
+
+    /// Returns when every cgroup has been told of that had its id before, in a directory in which pods
+    /// are made: mkdir(2) tells of it with its parent's lock still held (`vfs_mkdir` in fs/namei.c), and
+    /// a listing takes that lock (`iterate_dir` in fs/readdir.c). Of each directory the first entries
+    /// do.
+    fn wait_for_makers(&self) {
+        let is_branch = |known: &Known| matches!(known.kind, Kind::Branch);
+        let branches = self.known.iter().filter(|(_, known)| is_branch(known));
+        let branches = branches.map(|(path, _)| path.as_path());
+        for directory in branches.chain([self.root.as_path()]) {
+            // One that has gone has no makers.
+            let _: Option<io::Result<fs::DirEntry>> =
+                fs::read_dir(directory).ok().and_then(|mut entries| entries.next());
+        }
     }
 
     /// Draws what follows from one event of the kernel.

@@ -19,8 +19,10 @@ pub(super) struct SentryBooks {
     complete: Option<CgroupId>,
     /// All cgroups have been listed: this agent works, whatever the API tells.
     listed: bool,
-    /// When the kernel relieves the sentry, if it is on its post.
-    posted_until: Option<Monotonic>,
+    /// It is on its post, or another version's is.
+    is_posted: bool,
+    /// When the kernel relieves it; of another version's that is not known.
+    until: Option<Monotonic>,
     /// When nobody whom a sentry has held before it was relieved needs its programs any more.
     settles_at: Option<Monotonic>,
 }
@@ -30,20 +32,41 @@ pub(super) struct SentryBooks {
 impl SentryBooks {
     pub(super) fn open(sentry: Sentry) -> Result<Self, BpfError> {
         let inherited = sentry.taken_up()?;
-        let posted_until = sentry.until()?;
-        // An agent has relieved it, and died before it had settled.
-        let is_left = posted_until.is_none() && sentry.is_there();
-        let settles_at = is_left.then(|| clock::now() + Sentry::SETTLE);
-        let (complete, listed) = (None, false);
-        Ok(Self {
+        let mut books = Self {
             sentry,
             inherited,
             taken_up: inherited,
-            complete,
-            listed,
-            posted_until,
-            settles_at,
-        })
+            complete: None,
+            listed: false,
+            is_posted: false,
+            until: None,
+            settles_at: None,
+        };
+        books.look()?;
+        // An agent has relieved it, and died before it had settled.
+        if !books.is_posted && books.sentry.is_there() {
+            books.settles_at = Some(clock::now() + Sentry::SETTLE);
+        }
+        Ok(books)
+    }
+
+    /// Looks whether one is on its post.
+    fn look(&mut self) -> Result<(), BpfError> {
+        self.until = self.sentry.until()?;
+        self.is_posted = self.until.is_some() || self.sentry.is_posted_elsewhere();
+        Ok(())
+    }
+
+    /// Only now nobody posts it any more: one may have been posted since the last look.
+    pub(super) fn look_again(&mut self) {
+        if let Err(error) = self.look() {
+            tracing::debug!(%error, "it cannot be told whether a sentry is posted; taken for posted");
+            self.is_posted = true;
+        }
+        // What it has on a cgroup belongs to the one that is posted.
+        if self.is_posted {
+            self.settles_at = None;
+        }
     }
 
     /// All cgroups have been listed, and what was reported has been done.
@@ -60,7 +83,7 @@ impl SentryBooks {
     /// get a gate.
     pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
         let Some(complete) = self.complete else { return };
-        if self.posted_until.is_none() && self.taken_up >= complete {
+        if !self.is_posted && self.taken_up >= complete {
             return;
         }
         // Those that an agent had taken up before are no business of the sentry's.
@@ -80,34 +103,34 @@ impl SentryBooks {
     /// Relieves it when its time is up, armed or not: it holds nobody any more, and would cost every
     /// packet of every pod for nothing; nor would it be posted again at this agent's end.
     pub(super) fn relieve_in_time(&mut self) {
-        if self.relief_due().is_some_and(|until| until <= clock::now()) {
+        if self.relieve_at().is_some_and(|until| until <= clock::now()) {
             self.relieve();
         }
     }
 
     /// Takes off what was left for those whom the sentry had held.
     pub(super) fn settle(&mut self) {
-        if self.settles_at.is_some_and(|at| at <= clock::now()) {
-            self.settles_at = None;
-            self.sentry.take_down();
+        if self.settles_at.take_if(|at| *at <= clock::now()).is_some() {
+            self.sentry.settle();
         }
     }
 
-    /// When there is something to do although nothing has happened.
+    /// When [`Self::relieve_in_time`] or [`Self::settle`] has something to do.
     pub(super) fn due(&self) -> Option<Monotonic> {
-        self.relief_due().into_iter().chain(self.settles_at).min()
+        self.relieve_at().into_iter().chain(self.settles_at).min()
     }
 
     /// An agent that dies before it has listed the cgroups has not worked: crashes in a row do not
     /// prolong the sentry's time.
-    fn relief_due(&self) -> Option<Monotonic> {
-        self.posted_until.filter(|_| self.listed)
+    fn relieve_at(&self) -> Option<Monotonic> {
+        self.until.filter(|_| self.listed)
     }
 
     fn relieve(&mut self) {
-        if self.posted_until.take().is_none() {
+        if !std::mem::take(&mut self.is_posted) {
             return;
         }
+        self.until = None;
         self.settles_at = Some(clock::now() + Sentry::SETTLE);
         match self.sentry.relieve() {
             Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),

@@ -1,6 +1,7 @@
 //! The sentry: what minds pods that start while no agent lives.
 
 use std::{
+    fs,
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::fd::AsRawFd,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use holdfast::{
-    bpf::{LoadOptions, Posting, Sentry},
+    bpf::{LoadOptions, Posting, Sentry, take_down_sentries},
     core::{CgroupId, KernelEventKind},
 };
 use socket2::{Domain, Socket, Type};
@@ -125,7 +126,7 @@ fn who_waits_when_it_is_relieved_gets_its_own_number_of_tries_back() {
         assert!(sentry.is_posted());
     }
     sentry.relieve().unwrap();
-    sentry.take_down();
+    sentry.settle();
     assert!(!sentry.is_there());
 }
 
@@ -194,6 +195,60 @@ fn other_ports_and_sockets_of_no_pod_are_none_either() {
     let error = Connecting::start(outside, address).error();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(sentry.relieve().unwrap(), Some(0));
+}
+
+#[test]
+fn the_sentry_of_another_version_stands_until_an_agent_relieves_it() {
+    let bpffs = BpfFs::new();
+    let (mut pod, mut old) = orphan(&bpffs, MINUTE);
+    post(&mut old, &pod);
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    let own = bpffs.version();
+    let mut aside = own.clone().into_os_string();
+    aside.push("_0");
+    fs::rename(&own, &aside).unwrap();
+    pod.load_next(&LoadOptions::default(), &bpffs.0);
+    // No gate stands in the other directory; but a sentry does.
+    pod.gates().forget_left(|_| true);
+    thread::sleep(Duration::from_millis(1_200));
+    assert!(connecting.is_waiting());
+    let mut sentry = Sentry::open(&bpffs.0).unwrap().expect("an agent works");
+    assert!(!sentry.is_posted() && sentry.is_posted_elsewhere());
+    assert_eq!(sentry.relieve().unwrap(), None);
+    assert_eq!(connecting.error().kind(), ErrorKind::ConnectionRefused);
+    sentry.settle();
+    assert!(!sentry.is_posted_elsewhere());
+    assert_eq!(bpffs.version(), own, "nothing is left of the other");
+}
+
+#[test]
+fn sentries_that_cannot_be_opened_are_taken_down_all_the_same() {
+    let bpffs = BpfFs::new();
+    let (pod, mut sentry) = orphan(&bpffs, MINUTE);
+    post(&mut sentry, &pod);
+    fs::remove_file(bpffs.version().join("maps/POST")).unwrap();
+    Sentry::open(&bpffs.0).unwrap_err();
+    assert!(sentry.is_posted());
+    take_down_sentries(&bpffs.0);
+    assert!(!sentry.is_there());
+    assert_refused(&pod, &sentry, proxy(Ipv4Addr::LOCALHOST));
+}
+
+#[test]
+fn an_agent_that_finds_maps_of_another_layout_leaves_no_program_of_theirs() {
+    let bpffs = BpfFs::new();
+    let (mut pod, _) = orphan(&bpffs, MINUTE);
+    let programs = bpffs.version().join("programs");
+    // Only the removal of the old ones takes this name away.
+    let old = programs.join("old");
+    fs::hard_link(programs.join("holdfast_sentry_gate"), &old).unwrap();
+    pod.load_next(&LoadOptions::default(), &bpffs.0);
+    pod.leave_gates();
+    assert!(old.exists(), "these fit");
+    fs::remove_file(bpffs.version().join("maps/POST")).unwrap();
+    pod.load_next(&LoadOptions::default(), &bpffs.0);
+    assert!(!old.exists());
+    assert!(programs.join("holdfast_sentry_gate").exists());
 }
 
 #[test]

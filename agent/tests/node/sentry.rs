@@ -2,6 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
+use nix::sys::signal::Signal;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
 
 use crate::common::{
@@ -247,6 +248,59 @@ fn an_agent_that_detaches_posts_nobody_and_cleanup_removes_who_is_posted() {
 }
 
 #[test]
+fn who_is_told_to_stop_with_the_agent_minds_its_end() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    sentry.signal(Signal::SIGTERM);
+    thread::sleep(LATE);
+    assert!(on_root(&node).is_empty(), "the agent works");
+    // As kubelet does when the grace period is over.
+    kill(&node, &agent, &sentry);
+    assert!(!on_root(&node).is_empty());
+    assert!(sentry.stop(SOON).unwrap().success());
+}
+
+#[test]
+fn an_agent_that_follows_a_killed_one_posts_the_sentry_itself_until_it_works() {
+    let node = enabled_node();
+    let agent = start_agent_with(&node, &keeping());
+    agent.kill();
+    node.api().stop();
+    let agent = node.start_agent(&keeping()).unwrap();
+    agent.wait_message(SOON, "agent started").unwrap();
+    // That is told once the verifier has read all programs.
+    assert_eq!(agent.logged("sentry posted until this agent works").len(), 1);
+    assert!(!on_root(&node).is_empty(), "it cannot be armed");
+    node.api().resume().unwrap();
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    assert_nothing_on_root(&node);
+}
+
+#[test]
+fn an_agent_that_could_not_tell_that_it_works_tells_it_later() {
+    let node = enabled_node();
+    let agent = start_agent_with(&node, &keeping());
+    assert!(agent.stop(SOON).unwrap().success());
+    // As a sentry's process that was stopped in the middle of its work.
+    let lock = fs::File::open(node.bpffs().join("holdfast/agent")).unwrap();
+    lock.try_lock().unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    let failed = "it cannot be told that an agent works; a sentry may be posted";
+    assert_eq!(agent.logged(failed).len(), 1);
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    assert_nothing_on_root(&node);
+    let mut sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap();
+    let pods = holdfast::node::Kubepods::below(node.kubepods().path());
+    sentry.post(&pods, SOON).unwrap();
+    assert!(!on_root(&node).is_empty());
+    drop(lock);
+    agent.wait_message(SOON, "it is known now that an agent works").unwrap();
+    assert_nothing_on_root(&node);
+    assert_eq!(sentry.until().unwrap(), None);
+}
+
+#[test]
 fn no_sentry_is_posted_that_nobody_wants() {
     let node = enabled_node();
     let options = keeping().env("HOLDFAST_SENTRY_FOR", "0s");
@@ -310,7 +364,10 @@ fn an_agent_settles_what_one_has_relieved_that_died_before_it_could() {
     let pods = holdfast::node::Kubepods::below(node.kubepods().path());
     sentry.post(&pods, SOON).unwrap();
     assert_eq!(sentry.relieve().unwrap(), Some(0));
-    assert_eq!(on_root(&node), ["sock_ops"]);
-    let _agent = start_agent_with(&node, &keeping());
+    // The kernel lets go of a link a moment after its name has gone.
+    eventually("what holds is off", || on_root(&node) == ["sock_ops"]);
+    // One that posts none itself, and relieves none.
+    let agent = start_agent_with(&node, &keeping().env("HOLDFAST_SENTRY_FOR", "0s"));
     assert_nothing_on_root(&node);
+    assert!(agent.logged(RELIEVED).is_empty());
 }

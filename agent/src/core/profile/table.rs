@@ -116,10 +116,13 @@ impl Profiles {
         self.iter().find(|profile| profile.name == name)
     }
 
-    /// The ports on which proxies take the applications' connections, where nobody has chosen others.
+    /// The ports on which proxies take the applications' connections, where nobody has chosen others;
+    /// those of built-in profiles first, each once.
     #[must_use]
-    pub fn default_ports(&self) -> BTreeSet<u16> {
-        self.iter().flat_map(Profile::default_ports).collect()
+    pub fn default_ports(&self) -> Vec<u16> {
+        let mut known = BTreeSet::new();
+        let ports = self.iter().rev().flat_map(Profile::default_ports);
+        ports.filter(|port| known.insert(*port)).collect()
     }
 
     /// Whether the pods of a namespace are part of a mesh's control plane.

@@ -201,6 +201,46 @@ async fn it_is_told_up_to_which_pod_nothing_is_missing() {
 }
 
 #[tokio::test]
+async fn pods_that_are_made_at_once_are_all_reported_before_the_last_is_told() {
+    const PODS: usize = 300;
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    listed(&mut watch).await;
+    let branches = ["burstable", "besteffort", "guaranteed"];
+    let makers: Vec<_> = branches
+        .into_iter()
+        .enumerate()
+        .map(|(nth, branch)| {
+            let branch = tree.root.path().join("kubepods").join(branch);
+            std::thread::spawn(move || {
+                fs::create_dir_all(&branch).unwrap();
+                let make = |pod: usize| {
+                    let path = branch.join(format!("pod{nth:08x}-9d5c-4a53-9b1e-{pod:012x}"));
+                    fs::create_dir(&path).unwrap();
+                    cgroup_id(&path).unwrap()
+                };
+                (0..PODS).map(make).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let mut reported = std::collections::BTreeSet::new();
+    let mut told = Vec::new();
+    while reported.len() < branches.len() * PODS {
+        if let CgroupEvent::Pod { cgroup, .. } = next(&mut watch).await {
+            reported.insert(cgroup);
+        }
+        if let Some(up_to) = watch.newly_complete().unwrap() {
+            told.push((up_to, reported.clone()));
+        }
+    }
+    let made: Vec<CgroupId> = makers.into_iter().flat_map(|maker| maker.join().unwrap()).collect();
+    for (up_to, reported) in told {
+        let mut covered = made.iter().filter(|pod| **pod <= up_to);
+        assert!(covered.all(|pod| reported.contains(pod)), "told up to {up_to:?}");
+    }
+}
+
+#[tokio::test]
 async fn processes_of_a_nested_cgroup_count() {
     let tree = Tree::new();
     let mut watch = tree.watch();

@@ -11,6 +11,19 @@ fn with(own: &str) -> Result<Profiles, String> {
 }
 
 #[test]
+fn ports_of_builtin_profiles_come_before_a_users_own() {
+    let builtin = Profiles::builtin().default_ports();
+    // The room that a sentry has for others.
+    assert!(builtin.len() < agent_ebpf::sentry::MAX_SENTRY_PORTS, "{builtin:?}");
+    let mut own = Profiles::builtin().get("istio").unwrap().clone();
+    own.name = "own".to_owned();
+    own.ports[0].default = Some(7);
+    let with_own = Profiles::with(vec![own]).unwrap().default_ports();
+    assert_eq!(with_own[..builtin.len()], builtin);
+    assert_eq!(with_own.last(), Some(&7));
+}
+
+#[test]
 fn the_builtin_table_is_valid_by_the_rules_for_everybody() {
     let builtin = Profiles::builtin();
     let names: Vec<_> = builtin.iter().map(|profile| profile.name.as_str()).collect();
