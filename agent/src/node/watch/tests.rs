@@ -206,15 +206,21 @@ async fn pods_that_are_made_at_once_are_all_reported_before_the_last_is_told() {
     let tree = Tree::new();
     let mut watch = tree.watch();
     listed(&mut watch).await;
-    let branches = ["burstable", "besteffort", "guaranteed"];
+    // The third is where kubelet has the guaranteed ones.
+    let branches = ["burstable", "besteffort", "."];
+    let at_once = std::sync::Arc::new(std::sync::Barrier::new(branches.len()));
     let makers: Vec<_> = branches
         .into_iter()
         .enumerate()
         .map(|(nth, branch)| {
             let branch = tree.root.path().join("kubepods").join(branch);
+            let at_once = std::sync::Arc::clone(&at_once);
             std::thread::spawn(move || {
                 fs::create_dir_all(&branch).unwrap();
                 let make = |pod: usize| {
+                    // All at the same moment, and then time for the watch to have read everything.
+                    std::thread::sleep(Duration::from_millis(1));
+                    at_once.wait();
                     let path = branch.join(format!("pod{nth:08x}-9d5c-4a53-9b1e-{pod:012x}"));
                     fs::create_dir(&path).unwrap();
                     cgroup_id(&path).unwrap()
