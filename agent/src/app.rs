@@ -140,7 +140,12 @@ pub async fn run(
     };
     let (probe_events, probed) = mpsc::channel(INPUTS);
     let stop = CancellationToken::new();
-    let endings = Endings { on_exit: args.on_exit, daemonset: args.daemonset, server };
+    let endings = Endings {
+        on_exit: args.on_exit,
+        daemonset: args.daemonset,
+        server,
+        status: status.clone(),
+    };
     let (events, publisher) = cluster::events(client.clone(), &args.node_name);
     let publishing = tokio::spawn(publisher.run(stop.clone()));
     if args.remove_startup_taint {

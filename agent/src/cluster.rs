@@ -7,6 +7,7 @@ mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod kept;
+mod object;
 mod owner;
 mod review;
 mod taint;
@@ -19,6 +20,7 @@ pub use self::{
     convert::pod as pod_view,
     event::{EventKind, EventPublisher, EventSink, PodRef, events},
     kept::Kept,
+    object::PodObject,
     owner::{DaemonSetName, Fate, Rollout, fate, rollout},
     review::Right,
     taint::remove_startup_taint,

@@ -1,10 +1,23 @@
 //! What becomes of the gates when the agent ends: an upgrade must not open them, the end of holdfast
 //! on this node must.
 
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
 use crate::{
     cli::OnExit,
     cluster::{self, DaemonSetName, Fate, Server},
+    status::Status,
 };
+
+/// How long those who wait are still worked for by an agent that only seems to be the last one. With the
+/// eight seconds that asking takes at worst, and the end itself, it stays within the 30 that kubelet gives
+/// the pod (`terminationGracePeriodSeconds` in the chart).
+const IN_DOUBT: Duration = Duration::from_secs(15);
+
+/// Between two looks whether anybody waits.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What becomes of the gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +33,7 @@ pub(super) struct Endings {
     pub(super) on_exit: OnExit,
     pub(super) daemonset: Option<DaemonSetName>,
     pub(super) server: Server,
+    pub(super) status: Status,
 }
 
 impl Endings {
@@ -34,6 +48,16 @@ impl Endings {
                 tracing::info!(%daemonset, reason, "holdfast is being removed from this node");
                 Ending::Detach
             }
+            // Kept gates would have nobody left if it is so, and open ones would refuse those who wait
+            // if it is not.
+            Fate::SeemsToGo { reason } => {
+                tracing::info!(
+                    %daemonset, reason,
+                    "holdfast seems to be removed from this node; those who wait are still worked for"
+                );
+                let _: Result<(), _> = timeout(IN_DOUBT, self.until_nobody_waits()).await;
+                Ending::Detach
+            }
             // What is left open nobody closes again, what is left closed the kernel opens.
             Fate::Unknown { reason } => {
                 tracing::warn!(
@@ -42,6 +66,12 @@ impl Endings {
                 );
                 Ending::Keep
             }
+        }
+    }
+
+    async fn until_nobody_waits(&self) {
+        while self.status.report().await.0.held > 0 {
+            sleep(LOOK_EVERY).await;
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{Container, ContainerStatus, Namespace, Pod, PodSpec, Probe},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::util::intstr::IntOrString};
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
-use super::kept::{Kept, Room};
+use super::{
+    kept::{Kept, OF_CONTAINERS, Room, level},
+    object::{Container, ContainerStatus, PodObject, PodSpec, Probe},
+};
 use crate::core::{
     ContainerId, ContainerRole, ContainerSpec, ContainerView, NamespaceView, PodName, PodUid,
     PodView, ReadyCheck, Workload,
@@ -27,33 +27,32 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 const CONFIG_HASH_LEN: usize = 32;
 
 /// `None` for an object without a uid, which no API server sends.
-pub fn pod(pod: &Pod, kept: &Kept) -> Option<PodView> {
-    let room = Room::default();
+pub fn pod(pod: &PodObject, kept: &Kept) -> Option<PodView> {
     let uid = static_hash(pod).or(pod.metadata.uid.as_deref())?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
-    let statuses =
-        |of: fn(&k8s_openapi::api::core::v1::PodStatus) -> Option<&Vec<ContainerStatus>>| {
-            status.and_then(of).map_or(&[][..], Vec::as_slice)
-        };
-    let init_statuses = statuses(|status| status.init_container_statuses.as_ref());
-    let app_statuses = statuses(|status| status.container_statuses.as_ref());
-    let ephemeral_statuses = statuses(|status| status.ephemeral_container_statuses.as_ref());
+    let init_statuses = status.map_or(&[][..], |status| &status.init_container_statuses);
+    let app_statuses = status.map_or(&[][..], |status| &status.container_statuses);
+    let ephemeral_statuses = status.map_or(&[][..], |status| &status.ephemeral_container_statuses);
 
-    let init = spec.init_containers.iter().flatten().map(|container| {
+    let mut specs = container_specs(spec, kept).into_iter();
+    let init = spec.init_containers.iter().zip(specs.by_ref()).map(|(container, spec)| {
         let native = container.restart_policy.as_deref() == Some("Always");
         let role = if native { ContainerRole::Sidecar } else { ContainerRole::Init };
-        view(&container.name, role, container_spec(container, spec, kept, &room), init_statuses)
+        view(&container.name, role, spec, init_statuses)
     });
-    let apps = spec.containers.iter().map(|container| {
-        let spec = container_spec(container, spec, kept, &room);
-        view(&container.name, ContainerRole::App, spec, app_statuses)
-    });
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
+    let mut containers: Vec<ContainerView> = init.collect();
+    containers.extend(
+        spec.containers
+            .iter()
+            .zip(specs)
+            .map(|(container, spec)| view(&container.name, ContainerRole::App, spec, app_statuses)),
+    );
+    containers.extend(spec.ephemeral_containers.iter().map(|container| {
         // It comes long after the start: nobody's proxy.
         let spec = ContainerSpec::default();
         view(&container.name, ContainerRole::Ephemeral, spec, ephemeral_statuses)
-    });
+    }));
     Some(PodView {
         uid: PodUid::new(uid),
         name: PodName::new(&pod.namespace().unwrap_or_default(), &pod.name_any()),
@@ -65,14 +64,14 @@ pub fn pod(pod: &Pod, kept: &Kept) -> Option<PodView> {
         finished: status
             .and_then(|status| status.phase.as_deref())
             .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
-        containers: init.chain(apps).chain(ephemeral).collect(),
+        containers,
     })
 }
 
 /// A pod's controller. A Deployment is found behind its ReplicaSet, whose name is the Deployment's and
 /// the hash of the template (`getNewReplicaSet`, pkg/controller/deployment/sync.go), which is a label
 /// of the pod as well.
-fn workload(pod: &Pod) -> Option<Workload> {
+fn workload(pod: &PodObject) -> Option<Workload> {
     let owners = pod.owner_references().iter();
     let owner = owners.into_iter().find(|owner| owner.controller == Some(true))?;
     let hash = pod.labels().get(POD_TEMPLATE_HASH);
@@ -89,7 +88,7 @@ fn workload(pod: &Pod) -> Option<Workload> {
 ///
 /// Anybody may write the annotations, so a pod is not taken for another one by them alone: kubelet
 /// makes its node the owner, and the hash, without dashes, is no uid that the API server gives.
-fn static_hash(pod: &Pod) -> Option<&str> {
+fn static_hash(pod: &PodObject) -> Option<&str> {
     let annotations = pod.annotations();
     let hash = annotations.get(CONFIG_HASH)?;
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -108,25 +107,42 @@ pub(super) fn namespace(namespace: &PartialObjectMeta<Namespace>, kept: &Kept) -
     }
 }
 
+/// Those of the init containers, then those of the others.
+fn container_specs(pod: &PodSpec, kept: &Kept) -> Vec<ContainerSpec> {
+    let containers = || pod.init_containers.iter().chain(&pod.containers);
+    let wanted = containers().map(|container| {
+        let room = Room::default();
+        container_spec(container, pod, kept, &room);
+        room.taken()
+    });
+    let level = level(wanted.collect(), OF_CONTAINERS);
+    containers().map(|one| container_spec(one, pod, kept, &Room::new(level))).collect()
+}
+
 fn container_spec(container: &Container, pod: &PodSpec, kept: &Kept, room: &Room) -> ContainerSpec {
-    let words = container.command.iter().chain(&container.args).flatten();
-    let args = words.map_while(|word| room.keep(word)).collect();
-    // As kubelet does it: of two with the same name the later one holds.
-    let env = container.env.iter().flatten();
-    let env = kept.texts(env.filter_map(|var| Some((&var.name, var.value.as_ref()?))));
-    let env = env.into_iter().filter_map(|(name, value)| Some((name, room.keep(&value)?)));
-    let env = env.collect();
     let ports: BTreeMap<String, u16> = container
         .ports
         .iter()
-        .flatten()
-        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok()?;
+            Some((room.keep(port.name.as_deref()?)?, number))
+        })
         .collect();
+    // As kubelet does it: of two with the same name the later one holds.
+    let env = container.env.iter();
+    let env = kept.texts(env.filter_map(|var| Some((&var.name, var.value.as_ref()?))));
+    let env = env.into_iter().filter_map(|(name, value)| {
+        let name = room.keep(&name)?;
+        Some((name, room.keep(&value)?))
+    });
+    let env = env.collect();
+    let words = container.command.iter().chain(&container.args);
+    let args = words.map_while(|word| room.keep(word)).collect();
     let own_user = container.security_context.as_ref().and_then(|context| context.run_as_user);
     let user = own_user.or(pod.security_context.as_ref().and_then(|context| context.run_as_user));
     let probes = [&container.startup_probe, &container.readiness_probe];
     let is_probed = probes.iter().any(|probe| probe.is_some());
-    let probes = probes.into_iter().flatten().filter_map(|probe| ready_check(probe, &ports));
+    let probes = probes.into_iter().flatten().filter_map(|probe| ready_check(probe, &ports, room));
     let probes = probes.collect();
     let run_as_user = user.and_then(|user| u32::try_from(user).ok());
     let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
@@ -135,7 +151,7 @@ fn container_spec(container: &Container, pod: &PodSpec, kept: &Kept, room: &Room
 }
 
 /// A probe as a check on the pod's own loopback; `None` for one that cannot be asked there.
-fn ready_check(probe: &Probe, ports: &BTreeMap<String, u16>) -> Option<ReadyCheck> {
+fn ready_check(probe: &Probe, ports: &BTreeMap<String, u16>, room: &Room) -> Option<ReadyCheck> {
     let number = |port: &IntOrString| match port {
         IntOrString::Int(number) => u16::try_from(*number).ok().filter(|port| *port != 0),
         IntOrString::String(name) => ports.get(name).copied(),
@@ -146,7 +162,7 @@ fn ready_check(probe: &Probe, ports: &BTreeMap<String, u16>) -> Option<ReadyChec
             return None;
         }
         let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        return Some(ReadyCheck::Http { port: number(&get.port)?, path: path.to_owned() });
+        return Some(ReadyCheck::Http { port: number(&get.port)?, path: room.keep(path)? });
     }
     let connect = probe.tcp_socket.as_ref()?;
     let elsewhere = connect.host.as_deref().is_some_and(|host| !host.is_empty());

@@ -17,9 +17,13 @@ const MAX_OWN: usize = 64;
 /// that is too long stays too long.
 const MAX_TEXT: usize = 33 * 1024;
 
-/// For the arguments and the environment of all containers of a pod, in bytes. Those of a mesh's proxy
-/// take a few KiB.
-const OF_CONTAINERS: usize = 128 * 1024;
+/// For the ports, the environment, the arguments and the probes of all containers of a pod, in bytes.
+/// Those of a mesh's proxy take a few KiB.
+pub(super) const OF_CONTAINERS: usize = 128 * 1024;
+
+/// What a text takes besides its bytes: its place, in a collection that may be half empty, and what an
+/// allocator rounds up and notes.
+const OF_TEXT: usize = 2 * size_of::<String>() + 16;
 
 /// Knows what profiles look up. Clones know the same.
 #[derive(Clone, Debug)]
@@ -51,25 +55,55 @@ impl Kept {
     }
 }
 
-/// What is left for the arguments and the environment of a pod's containers.
+/// What one container's texts may take, and have taken.
 #[derive(Debug)]
-pub(super) struct Room(Cell<usize>);
+pub(super) struct Room {
+    left: Cell<usize>,
+    taken: Cell<usize>,
+}
+
+/// How much of `room` each of those may take who would like to take so much: whoever wants no more gets
+/// all of it, whatever the others want, and the others the same each. So no container takes the room
+/// of the proxy behind it.
+pub(super) fn level(mut wanted: Vec<usize>, room: usize) -> usize {
+    wanted.sort_unstable();
+    let mut left = room;
+    for (place, one) in wanted.iter().enumerate() {
+        let share = left / (wanted.len() - place);
+        if *one > share {
+            return share;
+        }
+        left -= one;
+    }
+    room
+}
 
 // === impl Room ===
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Cell::new(OF_CONTAINERS))
+        Self::new(OF_CONTAINERS)
     }
 }
 
 impl Room {
+    pub(super) const fn new(bytes: usize) -> Self {
+        Self { left: Cell::new(bytes), taken: Cell::new(0) }
+    }
+
     /// A text, as far as it is kept; `None` when there is no room left, from then on for all.
     pub(super) fn keep(&self, text: &str) -> Option<String> {
         let text = cut(text);
-        let left = self.0.get().checked_sub(text.len());
-        self.0.set(left.unwrap_or(0));
+        let takes = text.len() + OF_TEXT;
+        self.taken.set(self.taken.get() + takes);
+        let left = self.left.get().checked_sub(takes);
+        self.left.set(left.unwrap_or(0));
         left.map(|_| text.to_owned())
+    }
+
+    /// What the texts that were asked for take, those that were not kept included.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.get()
     }
 }
 
@@ -114,7 +148,30 @@ mod tests {
         let room = Room::default();
         let value = "x".repeat(1024);
         let kept = (0..1_000).filter(|_| room.keep(&value).is_some()).count();
-        assert_eq!(kept, OF_CONTAINERS / 1024);
+        assert_eq!(kept, OF_CONTAINERS / (1024 + OF_TEXT));
         assert_eq!(room.keep("a"), None);
+    }
+
+    #[test]
+    fn empty_values_are_not_kept_without_end() {
+        let room = Room::default();
+        let kept = (0..700_000).filter(|_| room.keep("").is_some()).count();
+        assert_eq!(kept, OF_CONTAINERS / OF_TEXT);
+    }
+
+    #[test]
+    fn who_wants_little_gets_it_whatever_the_others_want() {
+        for (wanted, expected) in [
+            (vec![], 100),
+            (vec![100], 100),
+            (vec![101], 100),
+            (vec![50, 50], 100),
+            (vec![1_000, 10], 90),
+            (vec![1_000, 10, 1_000], 45),
+            (vec![40, 30, 31], 39),
+            (vec![1_000; 200], 0),
+        ] {
+            assert_eq!(level(wanted.clone(), 100), expected, "{wanted:?}");
+        }
     }
 }

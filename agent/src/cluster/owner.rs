@@ -9,9 +9,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{ClusterError, Server, innermost};
 
-/// HTTP statuses (RFC 9110) that say that the agent's DaemonSet goes or is gone. Uninstalling takes
-/// the account and its rights as well, in any order, so being nobody, or one without rights, is the
-/// same news; unless the agent's token has expired, which happens while kubelet cannot renew it.
+/// HTTP statuses (RFC 9110) that say that the agent's DaemonSet is gone, or seems so. Uninstalling takes
+/// the account and its rights as well, in any order, so being nobody, or one without rights, is nearly
+/// the same news. But an agent is nobody, too, when its own pod was deleted by force, because its token
+/// goes with the pod; and when that has expired, which happens while kubelet cannot renew it.
 const UNAUTHORIZED: u16 = 401;
 const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
@@ -38,6 +39,11 @@ pub enum Fate {
     /// Nobody takes over.
     Goes {
         /// How that is known.
+        reason: String,
+    },
+    /// Nobody takes over, by all that can be seen.
+    SeemsToGo {
+        /// What is seen.
         reason: String,
     },
     /// The API server has not told.
@@ -142,6 +148,7 @@ fn judge(
     token_has_expired: impl Fn() -> bool,
 ) -> Verdict {
     let goes = |reason: String| Fate::Goes { reason };
+    let seems_to_go = |reason: String| Fate::SeemsToGo { reason };
     match answer {
         Ok(object) if object.metadata.deletion_timestamp.is_some() => {
             Verdict::Sure(goes(format!("DaemonSet {own} is being deleted")))
@@ -154,11 +161,12 @@ fn judge(
                 Verdict::Doubtful(Fate::Unknown { reason })
             }
             UNAUTHORIZED => {
-                Verdict::Doubtful(goes("the agent's service account is gone".to_owned()))
+                let reason = "the agent's service account is gone, or its pod".to_owned();
+                Verdict::Doubtful(seems_to_go(reason))
             }
             FORBIDDEN => {
                 let reason = format!("the agent may not read DaemonSet {own} any more");
-                Verdict::Doubtful(goes(reason))
+                Verdict::Doubtful(seems_to_go(reason))
             }
             _ => Verdict::Doubtful(Fate::Unknown { reason: status.message.clone() }),
         },

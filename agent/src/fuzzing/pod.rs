@@ -4,11 +4,10 @@
 use std::{sync::LazyLock, time::Duration};
 
 use agent_ebpf::gate::MAX_PORTS;
-use k8s_openapi::api::core::v1::Pod;
 
 use super::{PROFILES, settings::assert_problem};
 use crate::{
-    cluster::{self, Kept},
+    cluster::{self, Kept, PodObject},
     command::{
         explain,
         terminal::{Style, safe},
@@ -36,7 +35,7 @@ const POD: CgroupId = CgroupId(100);
 pub(super) fn run(data: &[u8]) {
     let Some((length, rest)) = data.split_first() else { return };
     let (script, json) = rest.split_at(usize::from(*length).min(rest.len()));
-    let Ok(pod) = serde_json::from_slice::<Pod>(json) else { return };
+    let Ok(pod) = serde_json::from_slice::<PodObject>(json) else { return };
     let Some(view) = cluster::pod_view(&pod, &KEPT) else { return };
     let mut play = Play::new(view);
     for byte in script {

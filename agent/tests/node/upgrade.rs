@@ -8,7 +8,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, Resource, apps, backend_v4, bpf};
+use testbed::{
+    Agent, AgentOptions, Node, Pod, PodSpec, Process, Resource, api::Trouble, apps, backend_v4, bpf,
+};
 
 use crate::common::{
     LATE, SOON, assert_released, binary, dials, enabled_node, eventually, idle, options,
@@ -274,6 +276,26 @@ fn an_agent_whose_daemonset_is_gone_leaves_no_trace_and_one_whose_daemonset_stay
         let is_attached = || !bpf::programs_below(pod.cgroup()).unwrap().is_empty();
         eventually("its programs stay or go", || is_attached() == stays);
     }
+}
+
+#[test]
+fn an_agent_that_only_seems_to_be_the_last_releases_those_who_wait_before_it_removes_all() {
+    let node = enabled_node();
+    let options = options().arg("--on-exit=auto").arg("--daemonset=holdfast/holdfast");
+    let agent = start_agent_with(&node, &options);
+    let (pod, app) = held_pod(&node, &agent, "cart");
+    node.api().trouble(|asked| {
+        (!asked.is_open).then_some(Trouble::Status { code: 401, retry_after: None })
+    });
+    agent.process().signal(Signal::SIGTERM);
+    let doubts = "holdfast seems to be removed from this node; those who wait are still worked for";
+    agent.wait_message(SOON, doubts).unwrap();
+    assert!(is_waiting(&app));
+    let proxy = pod.start_proxy().unwrap();
+    assert_released(&app, proxy.wait_ready(SOON).unwrap(), "in doubt");
+    assert!(agent.wait_exit(SOON).unwrap().success());
+    assert!(!node.bpffs().join("holdfast").exists());
+    assert!(bpf::programs_below(pod.cgroup()).unwrap().is_empty());
 }
 
 #[test]

@@ -90,9 +90,9 @@ pub(super) fn expired_event() -> Vec<u8> {
 }
 
 fn line(kind: &str, object: &Value) -> Vec<u8> {
-    let mut line = json!({"type": kind, "object": object}).to_string().into_bytes();
-    line.push(b'\n');
-    line
+    // In the order of a real server (`metav1.WatchEvent`): a client that reads the type first need not
+    // remember an object of which it does not know the type.
+    format!("{{\"type\":{},\"object\":{object}}}\n", json!(kind)).into_bytes()
 }
 
 /// An answer other than success.

@@ -119,7 +119,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "pod objects of 1 MiB",
-        what: "annotations, managed fields, environment, 100 containers; other such pods beside them",
+        what: "annotations, managed fields, environment, 100 containers; other such pods beside them, \
+               and some with 700,000 empty arguments",
         trials: TRIALS,
         run: large_objects,
     },
@@ -461,11 +462,17 @@ fn large_objects(run: &Run, tally: &mut Tally) -> Result<()> {
     /// optimised, take long for each.
     const NEIGHBOURS: u32 = 30;
     const FEWER: u32 = 8;
+    /// With hundreds of thousands of arguments each, side by side in a list.
+    const WORDY: u32 = 4;
     let neighbours = if run.full { NEIGHBOURS } else { FEWER };
     let begin = |bench: &Bench<'_>, round| {
         for n in 0..neighbours {
             let name = format!("neighbour-{n}");
             bench.api().put(Resource::Pods, objects::large(&name, bench.node.name()));
+        }
+        for n in 0..WORDY {
+            let name = format!("wordy-{n}");
+            bench.api().put(Resource::Pods, objects::wordy(&name, bench.node.name()));
         }
         // As at an agent's start: in one list.
         if round % 2 == 0 {

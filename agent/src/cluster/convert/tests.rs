@@ -1,4 +1,3 @@
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
@@ -217,7 +216,7 @@ fn a_sidecar_that_kubelet_waits_for_is_known() {
 #[test]
 fn probes_that_cannot_be_asked_on_the_loopback_are_left_out() {
     let probes = |probe: Value| {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod: PodObject = serde_json::from_value(json!({
             "metadata": {"uid": "u", "name": "p", "namespace": "n"},
             "spec": {"containers": [{
                 "name": "c",
@@ -252,7 +251,7 @@ fn only_a_mirror_object_as_kubelet_makes_it_goes_by_its_manifests_hash() {
     const UID: &str = "0e2f3a44-9d5c-4a53-9b1e-7a1f0c3d2e11";
     const OTHER: &str = "11111111-9d5c-4a53-9b1e-7a1f0c3d2e11";
     let uid = |hash: &str, mirror: &str, owner: &Value| {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod: PodObject = serde_json::from_value(json!({
             "metadata": {
                 "uid": UID,
                 "name": "p",
@@ -299,7 +298,7 @@ fn only_a_mirror_object_as_kubelet_makes_it_goes_by_its_manifests_hash() {
 fn odd_numbers_in_a_spec_are_no_numbers() {
     /// One that profiles read.
     const NAME: &str = "CSQL_PROXY_UNIX_SOCKET";
-    let pod: Pod = serde_json::from_value(json!({
+    let pod: PodObject = serde_json::from_value(json!({
         "metadata": {"uid": "u", "name": "p", "namespace": "n"},
         "spec": {
             "securityContext": {"runAsUser": 7},
@@ -321,4 +320,43 @@ fn odd_numbers_in_a_spec_are_no_numbers() {
     assert_eq!(spec.run_as_user, None);
     assert_eq!(spec.env, BTreeMap::from([(NAME.to_owned(), "2".to_owned())]));
     assert!(spec.ports.is_empty());
+}
+
+#[test]
+fn no_container_takes_the_room_of_another_ones_texts() {
+    let words = |count: usize, length: usize| vec!["w".repeat(length); count];
+    let large = |name: &str| json!({"name": name, "args": words(200, 1024)});
+    let empty = json!({"name": "empty", "args": words(700_000, 0)});
+    let proxy = json!({
+        "name": "proxy",
+        "args": ["--port=6000"],
+        "env": [{"name": "CSQL_PROXY_UNIX_SOCKET", "value": "/cloudsql"}],
+        "ports": [{"name": "ready", "containerPort": 6099}],
+        "readinessProbe": {"httpGet": {"port": "ready", "path": "/readyz"}},
+    });
+    let pod = json!({
+        "metadata": {"uid": "u", "name": "p", "namespace": "n"},
+        "spec": {
+            "initContainers": [large("migrate")],
+            "containers": [large("app"), empty, large("worker"), proxy],
+        },
+    });
+    let pod: PodObject = serde_json::from_str(&pod.to_string()).unwrap();
+    let view = super::pod(&pod, &Kept::of(&Profiles::builtin())).unwrap();
+    let proxy = &view.container("proxy").unwrap().spec;
+    assert_eq!(proxy.args, ["--port=6000"]);
+    assert_eq!(proxy.env["CSQL_PROXY_UNIX_SOCKET"], "/cloudsql");
+    assert_eq!(proxy.ports["ready"], 6099);
+    let ready = ReadyCheck::Http { port: 6099, path: "/readyz".to_owned() };
+    assert_eq!(proxy.probes, [ready]);
+
+    let text = |spec: &ContainerSpec| spec.args.iter().map(String::len).sum::<usize>();
+    let [migrate, app, worker] =
+        ["migrate", "app", "worker"].map(|name| text(&view.container(name).unwrap().spec));
+    assert!(migrate > 0 && migrate == app && app == worker, "{migrate} {app} {worker}");
+    let all = view.containers.iter().map(|one| {
+        let ContainerSpec { args, .. } = &one.spec;
+        text(&one.spec) + args.len() * size_of::<String>()
+    });
+    assert!(all.sum::<usize>() <= OF_CONTAINERS);
 }

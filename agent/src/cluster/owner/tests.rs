@@ -118,14 +118,20 @@ async fn a_daemonset_that_is_there_means_an_upgrade_or_a_restart() {
 
 #[tokio::test]
 async fn a_daemonset_that_goes_or_cannot_be_asked_for_means_the_end() {
-    for (answer, asked, told) in [
-        (Answer::Deleting, 1, "DaemonSet holdfast/agents is being deleted"),
-        (Answer::Status(404), 1, "there is no DaemonSet holdfast/agents"),
-        (Answer::Status(401), 3, "the agent's service account is gone"),
-        (Answer::Status(403), 3, "the agent may not read DaemonSet holdfast/agents any more"),
+    let goes = |reason: &str| Fate::Goes { reason: reason.to_owned() };
+    let seems_to_go = |reason: &str| Fate::SeemsToGo { reason: reason.to_owned() };
+    for (answer, asked, fate) in [
+        (Answer::Deleting, 1, goes("DaemonSet holdfast/agents is being deleted")),
+        (Answer::Status(404), 1, goes("there is no DaemonSet holdfast/agents")),
+        (Answer::Status(401), 3, seems_to_go("the agent's service account is gone, or its pod")),
+        (
+            Answer::Status(403),
+            3,
+            seems_to_go("the agent may not read DaemonSet holdfast/agents any more"),
+        ),
     ] {
         let server = Server::new(std::iter::repeat_n(answer, asked)).await;
-        assert_eq!(server.fate().await, (Fate::Goes { reason: told.to_owned() }, asked));
+        assert_eq!(server.fate().await, (fate, asked));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::core::{ContainerRole, PodView, Profiles};
 fn recorded(text: &str) -> Vec<Event> {
     let events = text.lines().filter(|line| !line.is_empty()).map(|line| {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
-        let pod: Pod = serde_json::from_value(event["object"].clone()).unwrap();
+        let pod: PodObject = serde_json::from_value(event["object"].clone()).unwrap();
         Ok(match event["type"].as_str() {
             Some("DELETED") => WatchEvent::Delete(pod),
             Some("ADDED" | "MODIFIED") => WatchEvent::Apply(pod),
@@ -18,7 +18,7 @@ fn recorded(text: &str) -> Vec<Event> {
         "pods",
         Heard::default(),
         stream::iter(events.collect::<Vec<_>>()),
-        |pod: &Pod| convert::pod(pod, &Kept::of(&Profiles::builtin())),
+        |pod: &PodObject| convert::pod(pod, &Kept::of(&Profiles::builtin())),
         Event::PodsListed,
         Event::PodApplied,
         |pod| Event::PodDeleted(pod.uid),

@@ -16,6 +16,10 @@ const LARGE: usize = 1024 * 1024;
 /// Containers of a large pod.
 const CONTAINERS: usize = 100;
 
+/// Empty arguments of a pod, 1.4 MiB of the 1.5 that an API server stores (etcd's `--max-request-bytes`):
+/// two bytes each, and three as JSON.
+const EMPTY_WORDS: usize = 700_000;
+
 /// A pod of a node, with nothing to it.
 pub(super) fn small(name: &str, node: &str) -> Value {
     json!({
@@ -29,6 +33,13 @@ pub(super) fn small(name: &str, node: &str) -> Value {
 pub(super) fn large(name: &str, node: &str) -> Value {
     let mut pod = small(name, node);
     grow(&mut pod);
+    pod
+}
+
+/// A pod of a node, with as many arguments as there can be.
+pub(super) fn wordy(name: &str, node: &str) -> Value {
+    let mut pod = small(name, node);
+    pod["spec"]["containers"][0]["args"] = json!(vec![""; EMPTY_WORDS]);
     pod
 }
 
