@@ -155,7 +155,7 @@ impl History {
             | Line::DeadlineRefuses { .. } => {
                 totals.timed_out_gates += 1;
             }
-            Line::GateFailed { .. } => totals.failed_gates += 1,
+            Line::GateFailed { trials: 0, .. } => totals.failed_gates += 1,
             _ => {}
         }
     }

@@ -225,6 +225,8 @@ pub enum Line {
         error: String,
         /// It is tried again for a while.
         again: bool,
+        /// How often that has been done.
+        trials: u32,
     },
     /// The pod is not held, and its gate has not been closed.
     NotHeld {

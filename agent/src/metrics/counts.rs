@@ -129,7 +129,7 @@ impl Counts {
                 }
             }
             Line::DeadlineRefuses { .. } => self.timed_out(pod),
-            Line::GateFailed { .. } => {
+            Line::GateFailed { trials: 0, .. } => {
                 self.0.failed.inc();
             }
             _ => {}

@@ -105,8 +105,8 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
         }
         Line::GateGuards => of_pod!(info, pod, mono_ns, "{message}"),
         Line::GateDetached => of_pod!(info unless quiet, pod, mono_ns, "{message}"),
-        Line::GateFailed { error, again } => {
-            of_pod!(error, pod, error, again, mono_ns, "{message}");
+        Line::GateFailed { error, again, trials } => {
+            of_pod!(error, pod, error, again, trials, mono_ns, "{message}");
         }
         Line::NotHeld { exemption, wanted } => {
             of_pod!(info unless !wanted, pod, reason = exemption.as_str(), "{message}");

@@ -67,7 +67,7 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
                 connections(*held as u64)
             ),
         ),
-        Line::GateFailed { error, again } => {
+        Line::GateFailed { error, again, trials: _ } => {
             let until = if *again { ", for now" } else { "" };
             warning("HoldFailed", "Opening", format!("connects are not held{until}: {error}"))
         }

@@ -185,7 +185,9 @@ fn fields(line: &Line) -> Value {
         Line::DeadlineRefuses { held, finding } => {
             json!({ "held": held, "last_finding": finding.as_ref().map(ToString::to_string) })
         }
-        Line::GateFailed { error, again } => json!({ "error": error, "again": again }),
+        Line::GateFailed { error, again, trials } => {
+            json!({ "error": error, "again": again, "trials": trials })
+        }
         Line::NotHeld { exemption, wanted } => {
             json!({ "reason": exemption.as_str(), "wanted": wanted })
         }

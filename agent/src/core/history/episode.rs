@@ -351,7 +351,7 @@ impl Episode {
                 self.open_reason = Some(*reason);
                 Saying::default()
             }
-            Line::GateFailed { error, again: _ } => {
+            Line::GateFailed { error, again: _, trials: _ } => {
                 self.error = Some(error.clone());
                 Saying::default()
             }

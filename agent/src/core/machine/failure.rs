@@ -29,21 +29,27 @@ pub(super) struct Failures {
     first: Monotonic,
     last: Monotonic,
     count: u32,
+    /// What was wanting the last time may be there again.
+    may_pass: bool,
 }
 
 // === impl Failures ===
 
 impl Failures {
     /// With one more.
-    fn and_one(before: Option<Self>, now: Monotonic) -> Self {
-        match before.filter(|before| now < before.last + FORGET_AFTER) {
-            Some(Self { first, last: _, count }) => Self { first, last: now, count: count + 1 },
-            None => Self { first: now, last: now, count: 1 },
-        }
+    fn and_one(before: Option<Self>, now: Monotonic, may_pass: bool) -> Self {
+        let (first, count) = match before.filter(|before| now < before.last + FORGET_AFTER) {
+            Some(before) => (before.first, before.count.saturating_add(1)),
+            None => (now, 1),
+        };
+        Self { first, last: now, count, may_pass }
     }
 
-    /// When it is tried again.
+    /// When it is tried again; `None`: not any more.
     fn retry_at(self) -> Option<Monotonic> {
+        if !self.may_pass {
+            return None;
+        }
         let doubled = RETRY_AFTER.saturating_mul(1_u32.checked_shl(self.count - 1)?);
         let at = self.last + doubled.min(RETRY_AT_MOST);
         (at < self.first + RETRY_FOR).then_some(at)
@@ -53,7 +59,8 @@ impl Failures {
 // === impl Pod ===
 
 impl Pod {
-    /// The gate could not be worked: its programs come off. Told once, however often it is tried.
+    /// The gate could not be worked: its programs come off. Told once, and once more when it is not
+    /// tried again, however often it was.
     pub(super) fn failed(
         &mut self,
         error: String,
@@ -65,12 +72,14 @@ impl Pod {
         if self.cgroup.is_none() {
             return;
         }
-        let failures = Failures::and_one(self.failures, now);
+        let failures = Failures::and_one(self.failures, now, may_pass);
+        let was_last = self.failures.is_none_or(|before| before.retry_at().is_none());
         self.failures = Some(failures);
-        let retry_at = if may_pass { failures.retry_at() } else { None };
-        if failures.count == 1 {
-            let again = retry_at.is_some();
-            self.log(Line::GateFailed { error: error.clone(), again }, actions);
+        let retry_at = failures.retry_at();
+        let trials = failures.count - 1;
+        if trials == 0 || (retry_at.is_none() && !was_last) {
+            let (error, again) = (error.clone(), retry_at.is_some());
+            self.log(Line::GateFailed { error, again, trials }, actions);
         }
         self.error = Some(error);
         self.let_go(now, actions);

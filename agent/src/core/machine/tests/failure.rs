@@ -46,7 +46,7 @@ fn a_proxy_that_has_become_ready_meanwhile_is_not_held() {
 }
 
 #[test]
-fn a_shortage_that_lasts_is_told_once_and_tried_for_a_minute() {
+fn a_shortage_that_lasts_is_tried_for_a_minute_and_told_at_both_ends() {
     let mut run = failing();
     let (mut trials, mut now) = (0, 1);
     while let Some(end) = run.machine.next_wakeup() {
@@ -54,8 +54,11 @@ fn a_shortage_that_lasts_is_told_once_and_tried_for_a_minute() {
         assert!((100..=5_000).contains(&waited), "{waited}");
         now += waited;
         assert!(proves(&run.apply(now, Event::Tick)));
-        assert_eq!(tells_failure(&run.apply(now, failed("no descriptors", true))), None);
+        let told = tells_failure(&run.apply(now, failed("no descriptors", true)));
         trials += 1;
+        // Once more when that was the last.
+        let is_last = run.machine.next_wakeup().is_none();
+        assert_eq!(told, is_last.then_some(false));
     }
     assert!((50_000..60_000).contains(&now) && trials < 20, "{trials} in {now} ms");
     assert_eq!(run.gate(), Some(GatePhase::Failed { retry_at: None }));
@@ -69,6 +72,10 @@ fn what_cannot_pass_is_not_tried_again() {
     let actions = run.apply(1, failed("no such program type", false));
     assert_eq!(tells_failure(&actions), Some(false));
     assert_eq!(run.machine.next_wakeup(), None);
+    // Not told again, by whatever it is tried.
+    run.apply(2, Event::Ordered { uid: uid(), order: None });
+    run.apply(3, Event::ProxyNotReady(uid()));
+    assert_eq!(tells_failure(&run.apply(4, failed("no such program type", false))), None);
 }
 
 #[test]
