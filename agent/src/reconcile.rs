@@ -420,8 +420,8 @@ impl Reconciler {
                         pod_uid = %set.uid, %error,
                         "gate cannot be renewed; it stands until its deadline, and is tried again"
                     );
-                    let error = error.to_string();
-                    return Some(Event::GateNotRenewed { uid: set.uid, error });
+                    let (error, deadline) = (error.to_string(), self.gates.deadline(set.cgroup));
+                    return Some(Event::GateNotRenewed { uid: set.uid, error, deadline });
                 }
                 return Some(failed(set.uid, path, &error));
             }

@@ -22,7 +22,9 @@ use super::{
     socket::SocketRemover,
     voice::Voices,
 };
-use crate::core::{CgroupId, GateSetting, InheritedGate, Mode, RefuseErrno, SetGate, Verdict};
+use crate::core::{
+    CgroupId, GateSetting, InheritedGate, Mode, Monotonic, RefuseErrno, SetGate, Verdict,
+};
 
 /// What is on one pod's cgroup. Dropping it takes everything off again.
 #[derive(Debug, Default)]
@@ -547,6 +549,13 @@ impl Gates {
     /// What the programs read of a gate.
     pub(super) fn state(&self, cgroup: CgroupId) -> Option<Gate> {
         self.maps.gates.get(&cgroup.0, 0).ok()
+    }
+
+    /// When the kernel opens a pod's gate; `None`: it is not a closed one.
+    #[must_use]
+    pub fn deadline(&self, cgroup: CgroupId) -> Option<Monotonic> {
+        let gate = self.state(cgroup)?;
+        (gate.state == GateState::Closed as u32).then_some(Monotonic(gate.deadline_ns))
     }
 
     /// What the kernel counted for a gate that is attached.

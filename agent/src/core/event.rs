@@ -123,6 +123,8 @@ pub enum Event {
         uid: PodUid,
         /// Why.
         error: String,
+        /// When the kernel opens it, as it stands; `None`: it is not a closed one.
+        deadline: Option<Monotonic>,
     },
     /// What had made a gate fail is no more: a trial went well.
     GateProven(PodUid),

@@ -130,9 +130,9 @@ impl Machine {
                     pod.failed(error, may_pass, now, &mut actions);
                 }
             }
-            Event::GateNotRenewed { uid, error } => {
+            Event::GateNotRenewed { uid, error, deadline } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.not_renewed(error, now, &mut actions);
+                    pod.not_renewed(error, deadline, now, &mut actions);
                 }
             }
             Event::GateProven(uid) => {

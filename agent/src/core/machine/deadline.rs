@@ -86,6 +86,10 @@ impl Pod {
         let GatePhase::Closed { reason, deadline, renew_at } = self.gate else {
             return context.now;
         };
+        // The kernel could not be told just now.
+        if self.renew_again_at.is_some() {
+            return deadline;
+        }
         let (now, timeout) = (context.now, context.plan.settings.timeout.value);
         if let Some(ordered) = self.ordered_deadline(context) {
             if ordered != deadline {

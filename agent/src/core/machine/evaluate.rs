@@ -142,7 +142,12 @@ impl Pod {
             }
             self.ask_again(Some(closed_for), context, actions);
             self.tell_verdicts(context, actions);
-            self.move_deadline(context, actions)
+            let deadline = self.move_deadline(context, actions);
+            if self.tells_again {
+                let state = self.closed_until(deadline, closed_for, context);
+                self.set_gate(state, context, actions);
+            }
+            deadline
         };
         let reason = match self.ready_since(closed_for, context.plan) {
             Some(reason) if !self.is_ordered_closed() => reason,
@@ -187,7 +192,7 @@ impl Pod {
                     return self.go_on_refusing(closed_for, context, actions);
                 }
                 self.tell_verdicts(context, actions);
-                return context.now >= renew_at
+                return (self.tells_again || context.now >= renew_at)
                     && self.go_on_refusing(closed_for, context, actions);
             }
         };
@@ -239,7 +244,7 @@ impl Pod {
             return self.go(GatePhase::Open);
         }
         self.tell_verdicts(context, actions);
-        if self.is_outdated(context.plan) {
+        if self.tells_again || self.is_outdated(context.plan) {
             self.set_gate(guarded(context.plan), context, actions);
         }
         false

@@ -19,9 +19,14 @@ const RETRY_FOR: Duration = Duration::from_secs(60);
 /// A gate that has stood for so long fails for another reason, or for the same one anew.
 const FORGET_AFTER: Duration = Duration::from_secs(20);
 
-/// A gate that could not be renewed is tried again so much later. Its deadline was renewed when half of
-/// its time had passed, which is longer.
+/// A gate that could not be renewed is tried again so much later, or sooner if the kernel opens it soon.
 const RENEW_AFTER: Duration = Duration::from_millis(250);
+
+/// Of the time until the kernel opens it, no more than this part passes before the next trial.
+const RENEW_BEFORE_END: u32 = 4;
+
+/// Trials come no faster: the task's timer goes by milliseconds.
+const RENEW_AT_LEAST_AFTER: Duration = Duration::from_millis(1);
 
 /// How a gate has failed, in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,20 +92,32 @@ impl Pod {
         self.note_phase(now);
     }
 
-    /// The kernel has still what it had: that is told anew, soon. Where it is only to be looked, what it
-    /// had may hold, and nobody must wait for that.
-    pub(super) fn not_renewed(&mut self, error: String, now: Monotonic, actions: &mut Vec<Action>) {
+    /// The kernel has still what it had, and opens a closed gate at `stands`: it is told anew, before
+    /// that. Where it is only to be looked, what it had may hold, and nobody must wait for that.
+    pub(super) fn not_renewed(
+        &mut self,
+        error: String,
+        stands: Option<Monotonic>,
+        now: Monotonic,
+        actions: &mut Vec<Action>,
+    ) {
         if self.observes {
             return self.failed(error, true, now, actions);
         }
-        self.renew_again_at = Some(now + RENEW_AFTER);
+        let mut after = RENEW_AFTER;
+        if let GatePhase::Closed { deadline, renew_at, .. } = &mut self.gate {
+            *deadline = stands.map_or(*deadline, |stands| stands.min(*deadline));
+            after = after.min(deadline.since(now) / RENEW_BEFORE_END).max(RENEW_AT_LEAST_AFTER);
+            if let Some(renew_at) = renew_at {
+                *renew_at = now + after;
+            }
+        }
+        self.renew_again_at = Some(now + after);
     }
 
     /// Has the kernel told anew, if the time for that has come.
     pub(super) fn renew_again(&mut self, now: Monotonic) {
-        if self.renew_again_at.take_if(|at| now >= *at).is_some() {
-            self.applied = None;
-        }
+        self.tells_again |= self.renew_again_at.take_if(|at| now >= *at).is_some();
     }
 
     /// Has it tried whether the programs can be worked again, if the time for that has come.

@@ -99,6 +99,8 @@ pub(super) struct Pod {
     pub(super) failures: Option<Failures>,
     /// When the kernel is told again what it could not be told.
     pub(super) renew_again_at: Option<Monotonic>,
+    /// It is time for that.
+    pub(super) tells_again: bool,
 }
 
 /// What its verdict rests on, for whoever asks why. Nothing follows from it.
@@ -172,6 +174,7 @@ impl Pod {
             error: None,
             failures: None,
             renew_again_at: None,
+            tells_again: false,
         }
     }
 

@@ -118,7 +118,7 @@ impl Pod {
             dns_port: proxy.dns_port,
         }));
         self.applied = Some(Arc::clone(context.plan));
-        self.renew_again_at = None;
+        (self.renew_again_at, self.tells_again) = (None, false);
     }
 
     pub(super) fn refuse(
@@ -172,6 +172,7 @@ impl Pod {
             cgroup: context.cgroup,
             replay: replays.then(|| self.held.sockets()),
         });
+        (self.renew_again_at, self.tells_again) = (None, false);
         self.stop_probe(actions);
         self.opened = Some((context.now, reason));
         let held = self.held.len();
@@ -264,6 +265,7 @@ impl Pod {
             container.told = None;
         }
         self.applied = None;
+        (self.renew_again_at, self.tells_again) = (None, false);
         self.give_up_waiting(now, actions);
         self.log(Line::GateDetached, actions);
     }

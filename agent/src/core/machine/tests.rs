@@ -153,10 +153,6 @@ fn failed(error: &str, may_pass: bool) -> Event {
     Event::GateFailed { uid: uid(), error: error.to_owned(), may_pass }
 }
 
-fn not_renewed() -> Event {
-    Event::GateNotRenewed { uid: uid(), error: "no memory".to_owned() }
-}
-
 fn counted(reached: u64) -> Event {
     Event::Counted { uid: uid(), reached, around: 0 }
 }

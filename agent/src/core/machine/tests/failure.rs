@@ -14,6 +14,14 @@ fn tells_failure(actions: &[Action]) -> Option<bool> {
     })
 }
 
+fn not_renewed(deadline: u64) -> Event {
+    Event::GateNotRenewed {
+        uid: uid(),
+        error: "no memory".to_owned(),
+        deadline: Some(at(deadline)),
+    }
+}
+
 fn failing() -> Run {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));
@@ -106,11 +114,98 @@ fn a_gate_that_cannot_be_renewed_stands_and_is_renewed_soon() {
     run.apply(0, found(false));
     let wanted = closes(&run.apply(20_000, held(20_000, 1)));
     assert_eq!(wanted, Some(at(80_000)));
-    assert!(run.apply(20_001, not_renewed()).is_empty());
+    assert!(run.apply(20_001, not_renewed(60_000)).is_empty());
     assert!(run.is_closed());
     // A pod that makes many reports does not make as many trials.
     assert_eq!(closes(&run.apply(20_100, held(20_100, 2))), None);
     assert_eq!(run.machine.next_wakeup(), Some(at(20_251)));
     assert_eq!(closes(&run.apply(20_251, Event::Tick)), wanted);
     assert_eq!(run.machine.next_wakeup(), Some(at(80_000)));
+}
+
+#[test]
+fn the_proxy_is_asked_on_while_a_gate_cannot_be_renewed() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(20_000, held(20_000, 1));
+    run.apply(20_000, Event::ProxyNotReady(uid()));
+    for trial in 0..20 {
+        let now = 20_000 + 250 * trial;
+        run.apply(now, not_renewed(60_000));
+        let actions = run.apply(now + 250, Event::Tick);
+        assert!(matches!(&actions[..], [Action::SetGate(set)] if set.renews), "{actions:?}");
+    }
+    // Nor is what it has said forgotten.
+    assert_eq!(run.machine.pods[&uid()].probed, Some(false));
+}
+
+#[test]
+fn a_guarding_gate_is_told_again_too() {
+    let test = TestRules { guard: true, ..TestRules::default() };
+    let mut run = Run::ruled(test, Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    run.apply(1_000, Event::ProxyReady(uid()));
+    run.apply(1_100, Event::Tick);
+    run.apply(
+        2_000,
+        Event::GateNotRenewed { uid: uid(), error: "no memory".to_owned(), deadline: None },
+    );
+    let actions = run.apply(2_250, Event::Tick);
+    assert!(matches!(&actions[..], [Action::SetGate(set)] if set.renews), "{actions:?}");
+    assert_eq!(run.machine.next_wakeup(), None);
+}
+
+fn with_timeout(timeout: Duration) -> Run {
+    let Rules { defaults, profiles, own_pod } = rules(TestRules::default());
+    let choices = Choices { timeout: Some(timeout), ..Choices::default() };
+    let rules = Rules { defaults: defaults.with(choices), profiles, own_pod };
+    let mut run = Run { machine: Machine::new(rules), actions: Vec::new() };
+    run.apply(0, Event::NamespacesListed(vec![namespace(Some("enabled"))]));
+    run.apply(0, Event::PodsListed(vec![view()]));
+    run.apply(0, found(false));
+    run
+}
+
+#[test]
+fn a_short_deadline_is_tried_again_before_it_passes() {
+    let mut run = with_timeout(Duration::from_millis(400));
+    run.apply(200, Event::Tick);
+    assert_eq!(closes(&run.apply(200, counted(0))), Some(at(600)));
+    run.apply(200, not_renewed(400));
+    assert_eq!(run.machine.next_wakeup(), Some(at(250)));
+    assert_eq!(closes(&run.apply(250, Event::Tick)), Some(at(400)));
+    assert_eq!(closes(&run.apply(250, counted(0))), Some(at(650)));
+    assert_eq!(run.machine.next_wakeup(), Some(at(450)));
+}
+
+#[test]
+fn a_gate_that_is_never_renewed_is_known_to_open_when_the_kernel_opens_it() {
+    for waits in [false, true] {
+        let mut run = with_timeout(Duration::from_millis(400));
+        let (mut now, mut wakeups) = (if waits { 100 } else { 200 }, 0);
+        let mut events = vec![if waits { held(100, 1) } else { Event::Tick }];
+        let reason = loop {
+            let mut opened_for = None;
+            while let Some(event) = events.pop() {
+                let actions = run.apply(now, event);
+                opened_for = opened_for.or(opened(&actions));
+                for action in actions {
+                    match action {
+                        Action::CountGate { .. } => events.insert(0, counted(0)),
+                        Action::SetGate(_) => events.insert(0, not_renewed(400)),
+                        _ => {}
+                    }
+                }
+            }
+            if let Some(reason) = opened_for {
+                break reason;
+            }
+            let due = run.machine.next_wakeup().expect("it is closed");
+            now = due.0.div_ceil(1_000_000);
+            events.push(Event::Tick);
+            wakeups += 1;
+            assert!(wakeups < 60, "at {now} ms");
+        };
+        assert_eq!((reason, now), (OpenReason::Deadline, 400));
+    }
 }

@@ -45,7 +45,11 @@ fn any_event() -> impl Strategy<Value = Event> {
             Event::GateFailed { uid: uid(), error: String::new(), may_pass }
         }),
         Just(Event::GateProven(uid())),
-        Just(not_renewed()),
+        proptest::option::of(0_u64..120_000).prop_map(|deadline| Event::GateNotRenewed {
+            uid: uid(),
+            error: String::new(),
+            deadline: deadline.map(at),
+        }),
         order.prop_map(|order| Event::Ordered { uid: uid(), order }),
         prop_oneof![Just(0), Just(20_000), Just(400_000)].prop_map(watched),
         (1_u64..4).prop_map(|cookie| held(0, cookie)),

@@ -152,9 +152,12 @@ impl World {
             self.kernel.look_again(set.cgroup, self.now);
             return None;
         };
-        let stands = set.renews && self.kernel.gates.contains_key(&set.cgroup);
-        if stands && let Event::GateFailed { uid, error, may_pass: true } = failure {
-            return Some(Event::GateNotRenewed { uid, error });
+        let stands = self.kernel.gates.get(&set.cgroup).filter(|_| set.renews);
+        if let Some(gate) = stands
+            && let Event::GateFailed { uid, error, may_pass: true } = failure
+        {
+            let deadline = gate.is_closed().then(|| gate.deadline());
+            return Some(Event::GateNotRenewed { uid, error, deadline });
         }
         self.kernel.gates.remove(&set.cgroup);
         self.kernel.look_again(set.cgroup, self.now);
