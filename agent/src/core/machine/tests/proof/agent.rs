@@ -173,6 +173,7 @@ impl World {
             Action::OpenGate { uid, cgroup, replay } => {
                 // A state is written, which does not need the cgroup.
                 if let Some(may_pass) = self.fail_next.take() {
+                    self.failed.insert(cgroup);
                     let error = "no memory".to_owned();
                     return Some(Event::GateFailed { uid, error, may_pass });
                 }

@@ -38,7 +38,8 @@ impl World {
                 let is_so = standing.is_some_and(|gate| match set.state {
                     // One that refuses is closed still, and is closed anew when it is to hold again.
                     GateSetting::Closed { .. } => {
-                        gate.is_closed() && (set.renews || !gate.is_refusing())
+                        let refuses = gate.is_refusing() || gate.deadline() <= self.now;
+                        gate.is_closed() && (set.renews || !refuses)
                     }
                     GateSetting::Guarded { .. } => gate.is_guarded(),
                 });

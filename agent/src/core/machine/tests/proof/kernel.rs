@@ -27,7 +27,7 @@ pub(super) struct KernelGate {
     pub(super) reached: u64,
     /// The cgroup has gone, and its links with it.
     pub(super) is_dead: bool,
-    /// Counts up with each closing.
+    /// Which of all closings it is.
     closing: u64,
 }
 
@@ -54,6 +54,7 @@ pub(super) struct Kernel {
     /// The pods on whose proxy's port somebody listens.
     pub(super) listens: BTreeMap<CgroupId, bool>,
     cookies: u64,
+    closings: u64,
 }
 
 // === impl KernelGate ===
@@ -147,7 +148,9 @@ impl Kernel {
         let is_dead = former.as_ref().is_some_and(|former| former.is_dead);
         let (closing, reached, reason) =
             former.map_or((0, 0, CloseReason::Start), |one| (one.closing, one.reached, one.reason));
-        let closes = matches!(set.state, GateSetting::Closed { .. });
+        let closes = matches!(set.state, GateSetting::Closed { .. }) && !set.renews;
+        self.closings += u64::from(closes);
+        let closing = if closes { self.closings } else { closing };
         let reason = match set.state {
             GateSetting::Closed { reason, .. } => reason,
             GateSetting::Guarded { .. } => reason,
@@ -158,7 +161,7 @@ impl Kernel {
             reason,
             reached,
             is_dead,
-            closing: closing + u64::from(closes && !set.renews),
+            closing,
         };
         self.gates.insert(set.cgroup, gate);
     }
