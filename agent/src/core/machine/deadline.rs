@@ -87,7 +87,9 @@ impl Pod {
             return context.now;
         };
         // The kernel could not be told just now.
-        if self.renew_again_at.is_some() {
+        if let Some(again) = self.renew_again_at {
+            let renew_at = renew_at.map(|at| at.max(again));
+            self.gate = GatePhase::Closed { reason, deadline, renew_at };
             return deadline;
         }
         let (now, timeout) = (context.now, context.plan.settings.timeout.value);

@@ -302,3 +302,20 @@ fn who_has_no_record_waits_still_when_another_one_turns_out_to_pass() {
     assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
     play_to_the_end(Setup::PLAIN, &moments);
 }
+
+#[test]
+fn a_count_that_comes_while_a_gate_cannot_be_renewed_wakes_nobody_without_end() {
+    let setup = Setup { timeout_ms: 3_153_600_000_000, mode: Mode::Observe, ..Setup::PLAIN };
+    let mut moments = at_once(&[
+        Step::LabelNamespace(Hold::Enabled),
+        Step::MakeObject(0, Shape::Classic, Hold::Unset),
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::News(Source::Cgroups, 8),
+        Step::FailNextGate { may_pass: true },
+        Step::StartAgent,
+    ]);
+    moments.push(Moment::new(1_712, Step::News(Source::Namespaces, 3)));
+    moments.extend(at_once(&[Step::News(Source::Cgroups, 6), Step::News(Source::Pods, 3)]));
+    moments.push(Moment::new(4, Step::Counts(true)));
+    play_to_the_end(setup, &moments);
+}

@@ -78,7 +78,7 @@ impl World {
                 ensure!(agent.probes.contains_key(uid), "nobody asks: {action:?}");
             }
             Action::Log(pod, Line::GateOpened { reason, .. }) => {
-                self.check_opening(&pod.uid, *reason)?
+                self.check_opening(&pod.uid, *reason)?;
             }
             Action::SetGate(_)
             | Action::OpenGate { .. }

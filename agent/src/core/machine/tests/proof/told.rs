@@ -69,11 +69,11 @@ impl Told {
             Event::Ordered { uid, order: Some(Order::Closed { until }) } => {
                 self.orders.insert(uid.clone(), *until);
             }
-            Event::Kernel(KernelEvent { pod, kind: KernelEventKind::Held(caller), .. }) => {
-                // Of a pod that is not known yet, or no more, there is nobody to tell.
-                if self.cgroups.values().any(|known| known == pod) {
-                    self.waits.entry(*pod).or_insert(caller.connect_at);
-                }
+            // Of a pod that is not known yet, or no more, there is nobody to tell.
+            Event::Kernel(KernelEvent { pod, kind: KernelEventKind::Held(caller), .. })
+                if self.cgroups.values().any(|known| known == pod) =>
+            {
+                self.waits.entry(*pod).or_insert(caller.connect_at);
             }
             Event::NamespaceDeleted(name) => {
                 if let Some(all) = &mut self.namespaces {
