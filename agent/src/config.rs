@@ -111,7 +111,8 @@ pub fn parse(text: &str) -> Result<Config, Fault> {
     let mut key = None;
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
         serde_path_to_error::deserialize(yaml).map_err(|error| {
-            key = Some(error.path().to_string());
+            // A key of the file's own may stand in it.
+            key = Some(error.path().to_string().escape_debug().to_string());
             error.into_inner()
         })
     });

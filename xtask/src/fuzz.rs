@@ -65,7 +65,8 @@ pub(crate) struct Args {
 impl Args {
     /// As a part of all tests.
     pub(crate) const fn short() -> Self {
-        Self { seconds: SHORT, seed: None, input: None, targets: Vec::new() }
+        // The same in each run: a change is judged by itself.
+        Self { seconds: SHORT, seed: Some(1), input: None, targets: Vec::new() }
     }
 }
 
