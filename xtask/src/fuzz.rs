@@ -8,7 +8,7 @@ mod output;
 pub(crate) mod wrapper;
 
 use std::{
-    env, fs,
+    fs,
     num::NonZero,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -110,7 +110,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 /// the dependencies, and so their builds, are those of `cargo build --workspace`.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
     console::step("build the fuzzers", || {
-        let this = env::current_exe().context("find this program")?;
+        let this = own_copy(workspace)?;
         let mut command = workspace.cargo();
         command
             .args(["build", "--workspace", "--bin", "holdfast-fuzz"])
@@ -122,6 +122,16 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         console::run_logged(&mut command, &workspace.log("fuzz/build.log")?)
     })?;
     Ok(workspace.target.join("debug/holdfast-fuzz"))
+}
+
+/// This program under a name of its own: cargo may have built another one in its place since it was
+/// started, as `cargo xtask test` has it do.
+fn own_copy(workspace: &Workspace) -> Result<PathBuf> {
+    let copy = workspace.target.join("fuzz/rustc-wrapper");
+    let directory = workspace.target.join("fuzz");
+    fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    fs::copy("/proc/self/exe", &copy).with_context(|| format!("write {}", copy.display()))?;
+    Ok(copy)
 }
 
 fn list(program: &Path) -> Result<Vec<String>> {
