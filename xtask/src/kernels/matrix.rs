@@ -28,7 +28,7 @@ const FEATURES: [Feature; 11] = [
     Feature { name: "guard", tests: &["guard::"] },
     Feature { name: "refuse", tests: &["refuse::"] },
     Feature { name: "v6", tests: &["v6::"] },
-    Feature { name: "pinning", tests: &["pins::", "bpffs::"] },
+    Feature { name: "pinning", tests: &["pins::"] },
     // BPF_LINK_UPDATE: by the next agent, and when a pod is followed line by line.
     Feature {
         name: "swap",
