@@ -103,6 +103,24 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// One that lets everything pass, for no ports and without room for records.
+    pub const OPEN: Self = Self {
+        deadline_ns: 0,
+        since_ns: 0,
+        reached_before: SOMEBODY_WAITS,
+        refuse_until_ns: 0,
+        guard_ns: 0,
+        state: GateState::Open as u32,
+        mode: GateMode::Hold as u32,
+        socket_quota: 0,
+        proxy_uid: NO_UID,
+        errno: 0,
+        dns_port: 0,
+        closed_for: 0,
+        attached: 1,
+        ports: [0; MAX_PORTS],
+    };
+
     /// What becomes of connects at `now_ns` (`CLOCK_MONOTONIC`).
     #[inline(always)]
     #[must_use]

@@ -396,22 +396,7 @@ impl Gates {
     }
 
     const fn open_gate(&self) -> Gate {
-        Gate {
-            deadline_ns: 0,
-            since_ns: 0,
-            reached_before: SOMEBODY_WAITS,
-            refuse_until_ns: 0,
-            guard_ns: 0,
-            state: GateState::Open as u32,
-            mode: GateMode::Hold as u32,
-            socket_quota: self.socket_quota,
-            proxy_uid: NO_UID,
-            errno: 0,
-            dns_port: 0,
-            closed_for: 0,
-            attached: 1,
-            ports: [0; MAX_PORTS],
-        }
+        Gate { socket_quota: self.socket_quota, ..Gate::OPEN }
     }
 
     /// Opens a pod's gate. From the return of this call on no SYN of the pod is dropped, except by

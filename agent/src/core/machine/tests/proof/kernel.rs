@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use agent_ebpf::{
-    Gate, GateMode, GateState, Treatment,
-    gate::{MAX_PORTS, NO_UID, SOMEBODY_WAITS},
-};
+use agent_ebpf::{Gate, GateMode, GateState, Treatment, gate::SOMEBODY_WAITS};
 
 use super::super::caller;
 use crate::core::{
@@ -100,22 +97,6 @@ impl KernelGate {
 
 /// As `bpf/gate.rs` writes it.
 fn gate_of(set: &SetGate) -> Gate {
-    let open = Gate {
-        deadline_ns: 0,
-        since_ns: 0,
-        reached_before: SOMEBODY_WAITS,
-        refuse_until_ns: 0,
-        guard_ns: 0,
-        state: GateState::Open as u32,
-        mode: GateMode::Hold as u32,
-        socket_quota: 0,
-        proxy_uid: NO_UID,
-        errno: 0,
-        dns_port: 0,
-        closed_for: 0,
-        attached: 1,
-        ports: [0; MAX_PORTS],
-    };
     let mode = match set.mode {
         Mode::Hold | Mode::Retry => GateMode::Hold,
         Mode::Refuse => GateMode::Refuse,
@@ -129,12 +110,12 @@ fn gate_of(set: &SetGate) -> Gate {
             since_ns: since.0,
             reached_before: reached_before.unwrap_or(SOMEBODY_WAITS),
             refuse_until_ns: refuse_until.map_or(0, |until| until.0),
-            ..open
+            ..Gate::OPEN
         },
         GateSetting::Guarded { budget } => Gate {
             state: GateState::Guarded as u32,
             guard_ns: u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX),
-            ..open
+            ..Gate::OPEN
         },
     }
 }
