@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod log;
 mod node;
 mod run;
 mod sentry;
@@ -16,6 +17,7 @@ pub use self::{
         DiagnoseArgs, DumpArgs, EventsArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs,
         ReportArgs, SocketArgs, StatusArgs,
     },
+    log::LogArgs,
     node::{CheckArgs, CompletionsArgs, NodeArgs, VersionArgs},
     run::{OnExit, RunArgs},
     sentry::SentryArgs,

@@ -42,7 +42,7 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
             return runtime.block_on(cleanup::run(args)).map(|()| ExitCode::SUCCESS);
         }
         Command::Sentry(args) => {
-            telemetry::init_direct(args.log_format, &args.log_level)
+            telemetry::init_direct(args.log.log_format, &args.log.log_level)
                 .map_err(anyhow::Error::from_boxed)?;
             return sentry::run(args).map(|never| match never {});
         }
@@ -68,8 +68,8 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
             return Ok(command::print(&script).map(|()| ExitCode::SUCCESS)?);
         }
     };
-    let (log, levels) =
-        telemetry::init(args.log_format, &args.log_level).map_err(anyhow::Error::from_boxed)?;
+    let (log, levels) = telemetry::init(args.log.log_format, &args.log.log_level)
+        .map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(app::run(*args, levels, log.dropped()))?;
     Ok(ExitCode::SUCCESS)

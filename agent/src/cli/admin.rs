@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
-use super::run::log_filter;
+use super::log::log_filter;
 use crate::{
     admin::{DEFAULT_SOCKET, OrderWish},
     command::Output,

@@ -4,14 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{NodeArgs, SettingsArgs};
-use crate::{
-    cluster::DaemonSetName,
-    core::PodUid,
-    http::ListenAddress,
-    page::PageAddress,
-    telemetry::{LogFormat, check_filter},
-};
+use super::{NodeArgs, SettingsArgs, log::LogArgs};
+use crate::{cluster::DaemonSetName, core::PodUid, http::ListenAddress, page::PageAddress};
 
 /// Options of `holdfast run`.
 #[derive(Args, Debug)]
@@ -98,21 +92,9 @@ pub struct RunArgs {
     #[arg(long, env = "HOLDFAST_REMOVE_STARTUP_TAINT")]
     pub remove_startup_taint: bool,
 
-    /// Format of the log on standard error.
-    #[arg(
-        long,
-        env = "HOLDFAST_LOG_FORMAT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value = "plain"
-    )]
-    pub log_format: LogFormat,
-
-    /// Level of the log: error, warn, info, debug, trace, or a filter such as
-    /// "info,holdfast::reconcile=debug".
-    #[arg(long, env = "HOLDFAST_LOG", value_name = "FILTER", default_value = "info",
-          value_parser = log_filter)]
-    pub log_level: String,
+    /// Its log.
+    #[command(flatten)]
+    pub log: LogArgs,
 
     /// Have the eBPF programs of all pods write debug lines, which the log shows at level debug.
     #[arg(long, env = "HOLDFAST_KERNEL_LOG")]
@@ -152,8 +134,4 @@ pub(super) fn sentry_time(text: &str) -> Result<Duration, String> {
 
 fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {
     Ok(PodUid::new(text))
-}
-
-pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    check_filter(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }

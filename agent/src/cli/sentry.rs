@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::run::{log_filter, sentry_time};
-use crate::telemetry::LogFormat;
+use super::{log::LogArgs, run::sentry_time};
 
 /// Options of `holdfast sentry`: those of the agent that it stands by for.
 #[derive(Args, Debug)]
@@ -27,18 +26,7 @@ pub struct SentryArgs {
     #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
     pub proc_root: PathBuf,
 
-    /// Format of the log on standard error.
-    #[arg(
-        long,
-        env = "HOLDFAST_LOG_FORMAT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value = "plain"
-    )]
-    pub log_format: LogFormat,
-
-    /// Level of the log: error, warn, info, debug, trace, or a filter.
-    #[arg(long, env = "HOLDFAST_LOG", value_name = "FILTER", default_value = "info",
-          value_parser = log_filter)]
-    pub log_level: String,
+    /// Its log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
