@@ -1,6 +1,10 @@
 //! The objects, their versions and a bounded history of changes: etcd and the watch cache in one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -10,8 +14,9 @@ use super::{
     select::Selector,
 };
 
-/// How many changes a watch may lag behind, as the watch cache of a small cluster keeps.
-const HISTORY: usize = 1000;
+/// How many changes of a resource a watch or the next page of a list may lag behind. A real server
+/// keeps minutes of them; these are half a minute of twenty pods that start each second.
+const HISTORY: usize = 5000;
 /// A fresh cluster is never at version 1, and clients must not take a version for a count.
 const FIRST_VERSION: u64 = 1000;
 
@@ -22,10 +27,18 @@ pub(super) type Key = (Resource, String, String);
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) version: u64,
-    resource: Resource,
     namespace: String,
-    before: Option<Value>,
-    after: Option<Value>,
+    before: Option<Arc<Value>>,
+    after: Option<Arc<Value>>,
+}
+
+/// The changes of one resource, the oldest first: Events, of which there are many, push out nothing of
+/// the pods'.
+#[derive(Debug, Default)]
+struct History {
+    changes: VecDeque<Change>,
+    /// The version of the last one that was forgotten.
+    forgotten: u64,
 }
 
 /// What one watcher sees of a change.
@@ -62,11 +75,11 @@ pub(super) struct Page {
 
 #[derive(Debug)]
 pub(super) struct Store {
-    objects: BTreeMap<Key, Value>,
-    history: VecDeque<Change>,
+    objects: BTreeMap<Key, Arc<Value>>,
+    histories: BTreeMap<Resource, History>,
     version: u64,
-    /// Watches from a version before this one are too old.
-    oldest: u64,
+    /// Before this one everything was forgotten.
+    compacted: u64,
     /// Counts the times at which every open watch was told that it is too old.
     pub(super) expiry: u64,
     /// Counts the times at which every open watch was ended.
@@ -99,9 +112,9 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
-            history: VecDeque::new(),
+            histories: BTreeMap::new(),
             version: FIRST_VERSION,
-            oldest: FIRST_VERSION,
+            compacted: FIRST_VERSION,
             expiry: 0,
             cuts: 0,
             said: Vec::new(),
@@ -120,7 +133,7 @@ impl Store {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Value> {
-        self.objects.get(key)
+        self.objects.get(key).map(Arc::as_ref)
     }
 
     /// Creates or replaces; gives the object as stored.
@@ -134,14 +147,15 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         object["apiVersion"] = json!(resource.api_version());
         object["kind"] = json!(resource.kind());
-        let before = self.objects.insert(key.clone(), object.clone());
-        self.record(&key, before, Some(object.clone()));
+        let stored = Arc::new(object.clone());
+        let before = self.objects.insert(key.clone(), Arc::clone(&stored));
+        self.record(&key, before, Some(stored));
         object
     }
 
     /// Changes an object in place; `None` when there is none.
     pub(super) fn update(&mut self, key: &Key, change: impl FnOnce(&mut Value)) -> Option<Value> {
-        let mut object = self.objects.get(key)?.clone();
+        let mut object = self.get(key)?.clone();
         change(&mut object);
         Some(self.put(key.0, object))
     }
@@ -149,22 +163,18 @@ impl Store {
     pub(super) fn delete(&mut self, key: &Key) -> Option<Value> {
         let before = self.objects.remove(key)?;
         self.version += 1;
-        self.record(key, Some(before.clone()), None);
-        Some(before)
+        self.record(key, Some(Arc::clone(&before)), None);
+        Some(Arc::unwrap_or_clone(before))
     }
 
-    fn record(&mut self, key: &Key, before: Option<Value>, after: Option<Value>) {
-        self.history.push_back(Change {
-            version: self.version,
-            resource: key.0,
-            namespace: key.1.clone(),
-            before,
-            after,
-        });
-        if self.history.len() > HISTORY
-            && let Some(dropped) = self.history.pop_front()
+    fn record(&mut self, key: &Key, before: Option<Arc<Value>>, after: Option<Arc<Value>>) {
+        let history = self.histories.entry(key.0).or_default();
+        let namespace = key.1.clone();
+        history.changes.push_back(Change { version: self.version, namespace, before, after });
+        if history.changes.len() > HISTORY
+            && let Some(dropped) = history.changes.pop_front()
         {
-            self.oldest = dropped.version;
+            history.forgotten = dropped.version;
         }
     }
 
@@ -172,8 +182,8 @@ impl Store {
     pub(super) fn expire(&mut self) {
         // A version of its own, so that not even a watch from the latest one is young enough.
         self.version += 1;
-        self.oldest = self.version;
-        self.history.clear();
+        self.compacted = self.version;
+        self.histories.clear();
         self.expiry += 1;
     }
 
@@ -188,22 +198,18 @@ impl Store {
     ) -> Result<Page, Expired> {
         // All pages are of the version of the first: a watch from there sees what has changed since.
         let (version, start) = match after {
-            None => (self.version, None),
+            None => (self.version, Bound::Included((resource, String::new(), String::new()))),
             Some(token) => {
-                let (version, namespace, name) = self.parse_token(token)?;
-                (version, Some((namespace, name)))
+                let (version, namespace, name) = self.parse_token(resource, token)?;
+                (version, Bound::Excluded((resource, namespace, name)))
             }
         };
-        let all: Vec<(&Key, &Value)> = self
+        let all: Vec<(&Key, &Arc<Value>)> = self
             .objects
-            .iter()
-            .filter(|((kind, of, name), object)| {
-                *kind == resource
-                    && namespace.is_none_or(|namespace| namespace == of)
-                    && start
-                        .as_ref()
-                        .is_none_or(|start| (of.as_str(), name.as_str()) > (&start.0, &start.1))
-                    && selector.matches(object)
+            .range((start, Bound::Unbounded))
+            .take_while(|((kind, _, _), _)| *kind == resource)
+            .filter(|((_, of, _), object)| {
+                namespace.is_none_or(|namespace| namespace == of) && selector.matches(object)
             })
             .collect();
         let taken = limit.filter(|limit| *limit > 0).unwrap_or(all.len());
@@ -214,7 +220,7 @@ impl Store {
             .filter(|_| remaining > 0)
             .map(|((_, namespace, name), _)| format!("{version}.{namespace}.{name}"));
         Ok(Page {
-            items: page.iter().map(|(_, object)| (*object).clone()).collect(),
+            items: page.iter().map(|(_, object)| Value::clone(object)).collect(),
             version,
             next,
             remaining,
@@ -223,20 +229,30 @@ impl Store {
 
     /// A token names the list's version and the last object given. Changes between two pages show,
     /// which a real API server prevents; a client is told of them again by its watch.
-    fn parse_token(&self, token: &str) -> Result<(u64, String, String), Expired> {
+    fn parse_token(
+        &self,
+        resource: Resource,
+        token: &str,
+    ) -> Result<(u64, String, String), Expired> {
         let mut parts = token.splitn(3, '.');
         let version = parts.next().and_then(|text| text.parse::<u64>().ok());
         match (version, parts.next(), parts.next()) {
-            (Some(version), Some(namespace), Some(name)) if version >= self.oldest => {
+            (Some(version), Some(namespace), Some(name)) if version >= self.oldest(resource) => {
                 Ok((version, namespace.to_owned(), name.to_owned()))
             }
             _ => Err(Expired),
         }
     }
 
-    /// Whether a watch may start from `version`.
-    pub(super) fn can_watch_from(&self, version: u64) -> Result<(), Expired> {
-        if version >= self.oldest { Ok(()) } else { Err(Expired) }
+    /// Whether a watch of a resource may start from `version`.
+    pub(super) fn can_watch_from(&self, resource: Resource, version: u64) -> Result<(), Expired> {
+        if version >= self.oldest(resource) { Ok(()) } else { Err(Expired) }
+    }
+
+    /// Of this version all is known that has happened afterwards, of none before it.
+    fn oldest(&self, resource: Resource) -> u64 {
+        let forgotten = self.histories.get(&resource).map(|history| history.forgotten);
+        self.compacted.max(forgotten.unwrap_or_default())
     }
 
     /// What a watcher sees of all that happened after `version`.
@@ -247,9 +263,11 @@ impl Store {
         namespace: Option<&str>,
         selector: &Selector,
     ) -> Vec<Seen> {
-        self.history
-            .iter()
-            .filter(|change| change.version > version && change.resource == resource)
+        let Some(History { changes, .. }) = self.histories.get(&resource) else {
+            return Vec::new();
+        };
+        changes
+            .range(changes.partition_point(|change| change.version <= version)..)
             .filter(|change| namespace.is_none_or(|namespace| namespace == change.namespace))
             .filter_map(|change| change.seen_through(selector))
             .collect()
@@ -259,8 +277,8 @@ impl Store {
 impl Change {
     /// An object that begins or ceases to match a selector is added or deleted for that watcher.
     fn seen_through(&self, selector: &Selector) -> Option<Seen> {
-        let matches = |object: &Option<Value>| {
-            object.as_ref().filter(|object| selector.matches(object)).cloned()
+        let matches = |object: &Option<Arc<Value>>| {
+            object.as_deref().filter(|object| selector.matches(object)).cloned()
         };
         match (matches(&self.before), matches(&self.after)) {
             (None, None) => None,
@@ -304,12 +322,17 @@ mod tests {
         for _ in 0..=HISTORY {
             store.put(Resource::Pods, pod("a", None));
         }
-        assert_eq!(store.can_watch_from(start), Err(Expired));
-        assert_eq!(store.can_watch_from(start + 1), Ok(()));
+        assert_eq!(store.can_watch_from(Resource::Pods, start), Err(Expired));
+        assert_eq!(store.can_watch_from(Resource::Pods, start + 1), Ok(()));
+        let from = store.version();
+        for _ in 0..=HISTORY {
+            store.put(Resource::Events, pod("a", None));
+        }
+        assert_eq!(store.can_watch_from(Resource::Pods, from), Ok(()), "pods have not changed");
         let newest = store.version();
         store.expire();
-        assert_eq!(store.can_watch_from(newest), Err(Expired));
-        assert_eq!(store.can_watch_from(store.version()), Ok(()));
+        assert_eq!(store.can_watch_from(Resource::Pods, newest), Err(Expired));
+        assert_eq!(store.can_watch_from(Resource::Pods, store.version()), Ok(()));
     }
 
     #[test]

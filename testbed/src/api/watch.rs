@@ -73,7 +73,7 @@ pub(super) fn start(
     let mut is_over = false;
     let version = match from.filter(|_| !initial) {
         Some(version) => {
-            if store.can_watch_from(version) == Err(Expired) {
+            if store.can_watch_from(scope.resource, version) == Err(Expired) {
                 match store.refusal {
                     Refusal::Status => return Err(Failure::expired()),
                     Refusal::Event => unsent.push_back(expired_event()),
@@ -167,7 +167,9 @@ impl Watch {
 
     fn collect(&mut self) {
         let store = self.shared.lock();
-        if store.expiry != self.expiry {
+        // Who reads too slowly is told so by a real server as well.
+        let lags = store.can_watch_from(self.scope.resource, self.version) == Err(Expired);
+        if store.expiry != self.expiry || lags {
             self.is_over = true;
             self.unsent.push_back(expired_event());
             return;
