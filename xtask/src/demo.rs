@@ -19,6 +19,9 @@ use crate::{
 /// The demo's option that names where the node page is kept.
 const PAGE: &str = "--page";
 
+/// The fault suite's option that runs nothing.
+const LIST: &str = "--list";
+
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -58,7 +61,14 @@ pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<(
 }
 
 pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {
-    show(workspace, "faults", "holdfast-faults", args.options)
+    let program = "holdfast-faults";
+    if args.options.iter().any(|option| option == LIST) {
+        // For words no agent has to be built, and nothing has to be fast.
+        let mut command = workspace.cargo();
+        command.args(["run", "--quiet", "-p", "testbed", "--bin", program, "--"]);
+        return console::run_visible(command.args(args.options));
+    }
+    show(workspace, "faults", program, args.options)
 }
 
 /// A path as a person in the checkout, where the program runs, types it.
