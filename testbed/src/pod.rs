@@ -27,6 +27,7 @@ use crate::{
     cgroup::Cgroup,
     container::{Bundle, ContainerId, random_hash, random_uid},
     dns,
+    lane::Lane,
     netns::Netns,
     node,
     outside::PodAddresses,
@@ -137,6 +138,13 @@ impl Pod {
         self.start_sandbox()?;
         self.connect_network()?;
         self.redirect()
+    }
+
+    /// The same, with a network that is there already.
+    pub fn set_up_in(&self, lane: &Lane) -> Result<()> {
+        self.create_cgroup()?;
+        thread::sleep(CGROUP_TO_SANDBOX);
+        self.start_sandbox_in(lane)
     }
 
     /// kubelet: the pod's cgroup.

@@ -65,8 +65,9 @@ fn exchanged(run: &Run, tally: &mut Tally) -> Result<()> {
     let first = node.start_agent(&run.agent())?;
     first.wait_message(SOON, "agent armed")?;
     let count = AtomicU64::new(u64::MAX);
+    let load = Load::new(run, &node, &count)?;
     let (exchanged, started) = thread::scope(|scope| {
-        let load = scope.spawn(|| Load::new(run, &node, &count).run());
+        let load = scope.spawn(|| load.run());
         let exchanged = exchange(run, &node, first);
         // It ends now, unless a slow machine has made fewer than were asked for.
         let pods = if exchanged.is_ok() { run.trials().into() } else { 0 };
@@ -116,7 +117,12 @@ fn exchange(run: &Run, node: &Node, mut agent: Agent) -> Result<Exchanged> {
             make_foreign(node, nth)?;
         }
         let next = early.map_or_else(|| start(nth + 1), Ok)?;
-        next.wait_message(PATIENCE, "agent armed")?;
+        next.wait_message(PATIENCE, "agent armed").with_context(|| {
+            let lines = next.stderr();
+            let of_agent = lines.iter().filter(|line| !line.contains("\"pod\":"));
+            let said = of_agent.map(String::as_str).collect::<Vec<_>>().join("\n");
+            format!("agent {} by {exchange:?} said of itself:\n{said}", nth + 1)
+        })?;
         absences.push((from, monotonic_ns()));
         agent = next;
     }

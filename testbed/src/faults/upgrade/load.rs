@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Node,
+    Lane, Node, PodSpec,
     apps::Attempt,
     faults::{
-        Run,
-        light::LightProxy,
+        NAMESPACE, Run,
+        light::{self, LightProxy},
         start::{SOON, Start},
     },
 };
@@ -26,9 +26,9 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// can.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many pods are on their way at a time, for each processor: with four each may take 3 s at 20
+/// How many pods are on their way at a time, for each processor: with two each may take 2.5 s at 20
 /// starts a second. More would only wait for a processor, the agent as well.
-const AT_A_TIME_PER_CPU: usize = 15;
+const AT_A_TIME_PER_CPU: usize = 25;
 
 /// The same as part of a test run, beside which others want the machine as well.
 const AT_A_TIME_BOUNDED: usize = 8;
@@ -51,25 +51,29 @@ pub(super) struct Load<'a> {
     run: &'a Run,
     node: &'a Node,
     count: &'a AtomicU64,
+    lanes: Vec<Lane>,
     next: AtomicU64,
-    begin: Instant,
 }
 
 // === impl Load ===
 
 impl<'a> Load<'a> {
-    pub(super) fn new(run: &'a Run, node: &'a Node, count: &'a AtomicU64) -> Self {
-        Self { run, node, count, next: AtomicU64::new(0), begin: Instant::now() }
-    }
-
-    pub(super) fn run(&self) -> Result<Vec<Started>> {
-        let at_a_time = if self.run.full {
+    /// Makes the networks of all pods that can be on their way at a time.
+    pub(super) fn new(run: &'a Run, node: &'a Node, count: &'a AtomicU64) -> Result<Self> {
+        let at_a_time = if run.full {
             AT_A_TIME_PER_CPU * thread::available_parallelism().map_or(1, NonZero::get)
         } else {
             AT_A_TIME_BOUNDED
         };
+        let lanes = light::lanes(node, at_a_time)?;
+        Ok(Self { run, node, count, lanes, next: AtomicU64::new(0) })
+    }
+
+    pub(super) fn run(&self) -> Result<Vec<Started>> {
+        let begin = Instant::now();
         let results: Vec<Result<Vec<Started>>> = thread::scope(|scope| {
-            let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(|| self.work())).collect();
+            let workers: Vec<_> =
+                self.lanes.iter().map(|lane| scope.spawn(move || self.work(lane, begin))).collect();
             let join = |worker: thread::ScopedJoinHandle<'_, _>| {
                 worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
@@ -79,28 +83,31 @@ impl<'a> Load<'a> {
         for result in results {
             all.extend(result?);
         }
-        let pace = all.len() as f64 / self.begin.elapsed().as_secs_f64();
+        let pace = all.len() as f64 / begin.elapsed().as_secs_f64();
         eprintln!("{} pods have started, {pace:.1} a second", all.len());
         Ok(all)
     }
 
-    fn work(&self) -> Result<Vec<Started>> {
+    fn work(&self, lane: &Lane, begin: Instant) -> Result<Vec<Started>> {
         let mut all = Vec::new();
         loop {
             let nth = self.next.fetch_add(1, Ordering::Relaxed);
             if nth >= self.count.load(Ordering::Relaxed) {
                 return Ok(all);
             }
-            let due = self.begin + INTERVAL * u32::try_from(nth).unwrap_or(u32::MAX);
+            let due = begin + INTERVAL * u32::try_from(nth).unwrap_or(u32::MAX);
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let name = format!("pod-{nth}");
-            all.push(self.pod(nth, name.clone()).context(name)?);
+            all.push(self.pod(lane, nth, name.clone()).context(name)?);
         }
     }
 
-    fn pod(&self, nth: u64, name: String) -> Result<Started> {
+    fn pod(&self, lane: &Lane, nth: u64, name: String) -> Result<Started> {
         let delay = Duration::from_millis(self.run.random(nth).u64(PROXY_MS));
-        let mut start = Start::begin(self.node, &name)?;
+        let pod = self.node.pod(PodSpec::new(NAMESPACE, &name))?;
+        pod.publish()?;
+        pod.set_up_in(lane)?;
+        let mut start = Start::of(pod)?;
         start.app.wait_connecting(SOON)?;
         let (ready_ns, _proxy) = if nth.is_multiple_of(ENVOY_EVERY) {
             thread::sleep(delay);
