@@ -30,7 +30,8 @@ pub fn testbed_app() -> Result<Command> {
     Ok(Command::new(testbed_app_path()?))
 }
 
-fn testbed_app_path() -> Result<PathBuf> {
+/// Where it is.
+pub(crate) fn testbed_app_path() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(APP_VARIABLE) {
         return Ok(path.into());
     }

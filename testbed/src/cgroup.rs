@@ -1,7 +1,7 @@
 //! Cgroups of version 2: where they are mounted, how kubelet names them, how they are removed.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, ErrorKind},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -183,15 +183,6 @@ impl Cgroup {
         let mut all = Vec::new();
         walk(&self.path, &mut all);
         all
-    }
-
-    /// Opened for a child that moves itself in by writing `0` before it executes anything.
-    pub(crate) fn open_procs(&self) -> Result<File> {
-        let procs = self.path.join("cgroup.procs");
-        OpenOptions::new()
-            .write(true)
-            .open(&procs)
-            .with_context(|| format!("open {}", procs.display()))
     }
 
     /// SIGKILL to every process in it and below.

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _},
         unix::{fs::MetadataExt as _, process::CommandExt as _},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
 };
@@ -43,8 +43,13 @@ impl Netns {
         Ok(Self { file: self.handle()? })
     }
 
+    /// A path to it, for other processes, as long as this lives.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
     /// The descriptor, for a child that enters between fork and exec.
-    pub(crate) fn handle(&self) -> Result<File> {
+    fn handle(&self) -> Result<File> {
         self.file.try_clone().context("duplicate a namespace handle")
     }
 

@@ -6,6 +6,7 @@ mod epoll;
 mod flood;
 mod hostile;
 mod http;
+mod launch;
 mod load;
 mod lookup;
 mod name_server;
@@ -59,6 +60,8 @@ enum Command {
     Node,
     /// Holds a pod's namespaces, as the pause container does.
     Pause,
+    /// Goes into a cgroup, a network namespace and a user, and becomes another program.
+    Launch(launch::Args),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Outside => serve::outside(),
         Command::Node => node::run(),
         Command::Pause => serve::pause(),
+        Command::Launch(args) => launch::run(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
