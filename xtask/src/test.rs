@@ -55,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     // They have no names that a filter could choose.
     if filter.is_none() {
         stage("bytes", &mut || miri::run_or_sanitize(workspace))?;
-        stage("fuzz", &mut || fuzz::run(workspace, &fuzz::Args::short()))?;
+        stage("fuzz", &mut || fuzz::run(workspace, &fuzz::Args::of_tests()))?;
         stage("chart", &mut || chart::check(workspace))?;
     }
     if !no_kernels {
