@@ -10,6 +10,7 @@ mod log;
 mod notice;
 mod replay;
 mod sentry;
+mod unwind;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(test)]
 pub(crate) use self::journal::BEHIND;
-use self::sentry::SentryBooks;
 pub use self::{
     ask::{
         Ask, AskError, Asker, OrderError, OrderRequest, Snapshot, WATCH_AT_MOST, WatchError,
@@ -38,6 +38,7 @@ pub use self::{
     journal::{EntryStream, Journal},
     replay::{ReplayCounts, ReplayOf, Replayer},
 };
+use self::{sentry::SentryBooks, unwind::AbortOnPanic};
 use crate::{
     bpf::{BpfError, Gates, Sentry, SocketTable, take_down_sentries},
     clock,
@@ -183,6 +184,8 @@ pub async fn run(
         armed_told: false,
         found: None,
     };
+    // Dropped before what is above.
+    let _abort = AbortOnPanic;
     let result = loop {
         reconciler.keep_sentry();
         let wakeup = reconciler.next_wakeup();

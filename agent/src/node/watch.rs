@@ -69,6 +69,18 @@ pub struct CgroupWatch {
     told: Option<CgroupId>,
     /// Something could not be watched or listed, and this was said: when that is tried again.
     incomplete_until: Option<Instant>,
+    listing: Listing,
+}
+
+/// Whether [`CgroupEvent::Listed`] may be told: whoever hears it takes what he has not heard of for
+/// gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// All that could be listed so far was.
+    Whole,
+    /// A directory could not be listed, or an entry not be looked at.
+    Gaps,
+    Told,
 }
 
 impl std::fmt::Debug for CgroupWatch {
@@ -83,6 +95,7 @@ impl std::fmt::Debug for CgroupWatch {
             highest,
             told: _,
             incomplete_until,
+            listing,
         } = self;
         f.debug_struct("CgroupWatch")
             .field("root", root)
@@ -91,6 +104,7 @@ impl std::fmt::Debug for CgroupWatch {
             .field("pending", pending)
             .field("highest", highest)
             .field("incomplete_until", incomplete_until)
+            .field("listing", listing)
             .finish()
     }
 }
@@ -119,6 +133,7 @@ impl CgroupWatch {
             highest: CgroupId(0),
             told: None,
             incomplete_until: None,
+            listing: Listing::Whole,
         };
         let failed = |source| WatchError::Root { path: root.to_owned(), source };
         watch.watch_directory(root).map_err(failed)?;
@@ -130,7 +145,7 @@ impl CgroupWatch {
                  it keeps their cgroups with --cgroup-root"
             );
         }
-        watch.pending.push_back(CgroupEvent::Listed);
+        watch.tell_listed();
         Ok(watch)
     }
 
@@ -226,7 +241,7 @@ impl CgroupWatch {
         } else if let Some(name) = &event.name {
             let path = path.join(name);
             // A listing may have been ahead of this news: what is there counts.
-            if self.known.get(&path).is_some_and(|known| !known.is_at(&path)) {
+            if self.has_gone(&path) {
                 self.gone(&path);
             }
             if event.mask.contains(EventMask::CREATE) {
@@ -253,13 +268,50 @@ impl CgroupWatch {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) => {
-                self.could_not("list", path, &error);
+                self.could_not_list(path, &error);
                 return;
             }
         };
-        for entry in entries.filter_map(Result::ok) {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.found(&entry.path(), at_start);
+        for entry in entries {
+            let kind = entry.and_then(|entry| Ok((entry.file_type()?, entry.path())));
+            match kind {
+                Ok((kind, path)) if kind.is_dir() => self.found(&path, at_start),
+                Ok(_) => {}
+                Err(error) => self.could_not_list(path, &error),
+            }
+        }
+    }
+
+    /// All that is there has been reported, unless something could not be listed: then it is told when
+    /// that works again.
+    fn tell_listed(&mut self) {
+        if self.listing == Listing::Whole {
+            self.listing = Listing::Told;
+            self.pending.push_back(CgroupEvent::Listed);
+        }
+    }
+
+    fn could_not_list(&mut self, path: &Path, error: &io::Error) {
+        if is_gone(error) {
+            return;
+        }
+        if self.listing == Listing::Whole {
+            self.listing = Listing::Gaps;
+        }
+        self.could_not("list", path, error);
+    }
+
+    /// Whether what was known at `path` is not there any more, or another one of its name. Of what
+    /// cannot be looked at nobody knows: it is looked at again.
+    fn has_gone(&mut self, path: &Path) -> bool {
+        let Some(known) = self.known.get(path).map(|known| known.cgroup) else {
+            return false;
+        };
+        match cgroup_at(path) {
+            Ok(found) => found != Some(known),
+            Err(error) => {
+                self.could_not("look at", path, &error);
+                false
             }
         }
     }
@@ -267,8 +319,7 @@ impl CgroupWatch {
     /// Has it tried again, and says so once for each time that something is wanting.
     fn could_not(&mut self, what: &str, path: &Path, error: &io::Error) {
         // Removed in the meantime; its parent reports that.
-        let is_gone = error.raw_os_error() == Some(libc::ENODEV);
-        if is_gone || error.kind() == io::ErrorKind::NotFound {
+        if is_gone(error) {
             return;
         }
         if self.incomplete_until.replace(Instant::now() + COMPLETE_AFTER).is_none() {
@@ -305,7 +356,11 @@ impl CgroupWatch {
                 Err(error) => self.could_not("watch", &path, &error),
             }
         }
+        if self.listing == Listing::Gaps {
+            self.listing = Listing::Whole;
+        }
         self.resync();
+        self.tell_listed();
         if self.incomplete_until == due {
             self.incomplete_until = None;
             tracing::info!("all cgroups are watched again");
@@ -324,8 +379,15 @@ impl CgroupWatch {
             Some(Known { kind: Kind::Container { .. }, .. }) => return,
             Some(Known { kind: Kind::Branch, .. }) | None => None,
         };
+        let cgroup = match cgroup_at(path) {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                self.could_not_list(path, &error);
+                return;
+            }
+        };
         // Without an id it is gone again already: its removal needs no report.
-        match (kind_of(name), pod, cgroup_id(path)) {
+        match (kind_of(name), pod, cgroup) {
             (CgroupKind::Container(id), Some(uid), Some(cgroup)) => {
                 self.pending.push_back(CgroupEvent::Container {
                     uid: uid.clone(),
@@ -425,12 +487,8 @@ impl CgroupWatch {
     /// Events were lost: whatever is not there any more is gone, also where another of the same name
     /// is there now; whatever is there is found, and looked at again.
     fn resync(&mut self) {
-        let mut missing: Vec<PathBuf> = self
-            .known
-            .iter()
-            .filter(|(path, known)| !known.is_at(path))
-            .map(|(path, _)| path.clone())
-            .collect();
+        let mut missing: Vec<PathBuf> = self.known.keys().cloned().collect();
+        missing.retain(|path| self.has_gone(path));
         // A pod's removal tells of its containers', so it comes first.
         missing.sort_unstable();
         for path in missing {
@@ -451,15 +509,6 @@ impl CgroupWatch {
         for path in containers {
             self.changed(&path);
         }
-    }
-}
-
-// === impl Known ===
-
-impl Known {
-    /// Whether `path` is still this directory.
-    fn is_at(&self, path: &Path) -> bool {
-        cgroup_id(path) == Some(self.cgroup)
     }
 }
 
@@ -511,7 +560,21 @@ pub fn container_of(pod: &Path, cgroup: CgroupId) -> Option<ContainerId> {
 
 /// A cgroup's id is its directory's inode number (`cgroup_id` in include/linux/cgroup.h).
 pub(crate) fn cgroup_id(path: &Path) -> Option<CgroupId> {
-    fs::metadata(path).ok().map(|metadata| CgroupId(metadata.ino()))
+    cgroup_at(path).ok().flatten()
+}
+
+/// The same, where it matters whether none is there or whether that cannot be known.
+fn cgroup_at(path: &Path) -> io::Result<Option<CgroupId>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(CgroupId(metadata.ino()))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether it failed because the cgroup is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV) || error.kind() == io::ErrorKind::NotFound
 }
 
 #[cfg(test)]
