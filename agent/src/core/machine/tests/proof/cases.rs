@@ -403,3 +403,17 @@ fn what_is_sent_on_waits_no_longer_if_the_gate_could_not_be_told_to_only_look() 
     assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
     play_to_the_end(setup, &moments);
 }
+
+#[test]
+fn a_number_that_is_another_pods_now_is_the_former_ones_no_more() {
+    let setup = Setup { guard: true, mode: Mode::Observe, ..Setup::PLAIN };
+    let steps = [
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::News(Source::Cgroups, 6),
+        Step::RemoveCgroup(0),
+        Step::LoseCgroupNews,
+        Step::MakeCgroup { slot: 0, reuses: true },
+        Step::News(Source::Cgroups, 6),
+    ];
+    play_to_the_end(setup, &at_once(&steps));
+}
