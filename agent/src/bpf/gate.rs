@@ -19,7 +19,7 @@ use super::{
     link::Link,
     pin::Claim,
     program::{Hook, LoudPrograms, Voice},
-    socket::SocketRemover,
+    socket::{SocketRemover, SocketTable},
     voice::Voices,
 };
 use crate::core::{
@@ -71,6 +71,7 @@ pub(super) struct GateMaps {
     pub(super) gates: HashMap<MapData, u64, Gate>,
     pub(super) counts: HashMap<MapData, u64, GateCounts>,
     pub(super) containers: HashMap<MapData, u64, u32>,
+    pub(super) table: SocketTable,
     pub(super) sockets: SocketRemover,
 }
 
@@ -146,10 +147,29 @@ impl Gates {
     /// The gate that another agent has left on a pod's cgroup, which is this one's from now on: its
     /// programs are this agent's already, its state is as it was.
     pub fn inherit(&mut self, cgroup: CgroupId) -> Option<InheritedGate> {
-        let Left { attached, gate } = self.left.remove(&cgroup)?;
+        let Left { attached, gate, counts } = self.left.remove(&cgroup)?;
         self.dropped_before -= self.dropped_by(cgroup);
         self.attached.insert(cgroup, attached);
-        Some(gate)
+        Some(self.look_again(cgroup, gate, counts))
+    }
+
+    /// Whoever has come since this agent was started, or has gone, may have been reported when nobody
+    /// knew whose that was.
+    fn look_again(
+        &self,
+        cgroup: CgroupId,
+        gate: InheritedGate,
+        before: GateCounts,
+    ) -> InheritedGate {
+        // Before the table: who comes between the two is known, and not taken for another one.
+        let Some(counts) = self.counts(cgroup) else { return gate };
+        // Walking the table is for the few at which something has happened.
+        let seen = |counts: GateCounts| (counts.reached(), counts.records, counts.datagrams);
+        if seen(counts) == seen(before) {
+            return gate;
+        }
+        let waiting = self.maps.table.waiting_at(cgroup);
+        InheritedGate { waiting, reached: counts.reached(), ..gate }
     }
 
     /// Takes down what was left for pods that are not there any more, `containers` being all that

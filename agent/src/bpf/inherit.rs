@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::{Gate, GateState, gate::SOMEBODY_WAITS};
+use agent_ebpf::{Gate, GateCounts, GateState, gate::SOMEBODY_WAITS};
 use aya::maps::{MapInfo, MapType};
 
 use super::{
@@ -15,7 +15,6 @@ use super::{
     link::Link,
     pin::{self, Claim},
     program::Hook,
-    socket::SocketTable,
     sys,
     voice::Voices,
 };
@@ -26,6 +25,8 @@ use crate::core::{CgroupId, CloseReason, InheritedGate, InheritedState, Monotoni
 pub(super) struct Left {
     pub(super) attached: Attached,
     pub(super) gate: InheritedGate,
+    /// What the kernel had counted when that was read.
+    pub(super) counts: GateCounts,
 }
 
 /// Takes over what stands in the agent's directory.
@@ -33,7 +34,6 @@ pub(super) fn take_over(
     claim: &Claim,
     voices: &Voices,
     maps: &GateMaps,
-    sockets: &SocketTable,
 ) -> StdHashMap<CgroupId, Left> {
     let mut left = StdHashMap::new();
     let mut waiting = None;
@@ -51,10 +51,10 @@ pub(super) fn take_over(
             continue;
         };
         let state = state_of(&gate);
-        let waiting = waiting.get_or_insert_with(|| sockets.waiting());
+        let waiting = waiting.get_or_insert_with(|| maps.table.waiting());
         let waiting = waiting.remove(&cgroup).unwrap_or_default();
         let gate = InheritedGate { state, waiting, reached: counts.reached() };
-        left.insert(cgroup, Left { attached, gate });
+        left.insert(cgroup, Left { attached, gate, counts });
     }
     for version in claim.others() {
         for (cgroup, directory) in by_cgroup(&version.join("links")) {
@@ -66,6 +66,7 @@ pub(super) fn take_over(
             let entry = left.entry(cgroup).or_insert_with(|| Left {
                 attached: Attached::default(),
                 gate: InheritedGate { state, waiting: Vec::new(), reached: 0 },
+                counts: GateCounts::default(),
             });
             entry.attached.foreign.extend(links);
             entry.attached.directories.push(directory);

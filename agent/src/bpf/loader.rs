@@ -139,6 +139,7 @@ pub fn load(
         gates: open(&ebpf, Gates::MAP)?,
         counts: open(&ebpf, Gates::COUNTS_MAP)?,
         containers: open(&ebpf, Gates::CONTAINERS_MAP)?,
+        table: table.clone(),
         sockets,
     };
     let programs = Programs::load(ebpf)?;
@@ -151,10 +152,8 @@ pub fn load(
         );
     }
     let voices = Voices::new(programs, kernel_log, options.kernel_log)?;
-    let left = claim
-        .as_ref()
-        .map(|claim| inherit::take_over(claim, &voices, &maps, &table))
-        .unwrap_or_default();
+    let left =
+        claim.as_ref().map(|claim| inherit::take_over(claim, &voices, &maps)).unwrap_or_default();
     let gates = Gates::new(voices, maps, options.max_sockets_per_pod, left, claim);
     Ok(Loaded { gates, sockets: table, events })
 }

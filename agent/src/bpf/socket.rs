@@ -71,19 +71,29 @@ impl SocketTable {
         let mut waiting: StdHashMap<_, Vec<_>> = StdHashMap::new();
         let records = self.records.iter().filter_map(Result::ok);
         for (cookie, record) in records.filter(|(_, record)| record.dropped_ns != 0) {
-            let cookie = SocketCookie(cookie);
             let pod = waiting.entry(CgroupId(record.pod)).or_default();
-            if record.protocol == libc::IPPROTO_UDP.unsigned_abs() {
-                for (query, datagram) in self.queries(cookie, &record) {
-                    let connect_at = Monotonic(datagram.first_ns);
-                    let caller = Caller { connect_at, query: Some(query), ..caller(&record) };
-                    pod.push((cookie, caller));
-                }
-            } else {
-                pod.push((cookie, caller(&record)));
-            }
+            pod.extend(self.callers(SocketCookie(cookie), &record));
         }
         waiting
+    }
+
+    /// The same of one pod.
+    pub(super) fn waiting_at(&self, pod: CgroupId) -> Vec<(SocketCookie, Caller)> {
+        let records = self.held_by(pod).into_iter();
+        records.flat_map(|(cookie, record)| self.callers(cookie, &record)).collect()
+    }
+
+    /// What one socket waits for.
+    fn callers(&self, cookie: SocketCookie, record: &SocketRecord) -> Vec<(SocketCookie, Caller)> {
+        if record.protocol != libc::IPPROTO_UDP.unsigned_abs() {
+            return vec![(cookie, caller(record))];
+        }
+        let queries = self.queries(cookie, record).into_iter();
+        let callers = queries.map(|(query, datagram)| {
+            let connect_at = Monotonic(datagram.first_ns);
+            (cookie, Caller { connect_at, query: Some(query), ..caller(record) })
+        });
+        callers.collect()
     }
 
     /// The queries of one UDP socket that are in store, oldest first.

@@ -79,6 +79,11 @@ impl Machine {
                 if former.is_some_and(|former| former != cgroup) {
                     self.pod_cgroup_gone(&uid, now, &mut actions);
                 }
+                // So was that of the one whose number this was.
+                let owner = self.by_cgroup.get(&cgroup).filter(|owner| **owner != uid).cloned();
+                if let Some(owner) = owner {
+                    self.pod_cgroup_gone(&owner, now, &mut actions);
+                }
                 self.by_cgroup.insert(cgroup, uid.clone());
                 self.pod(&uid, now).found(cgroup, at_start, inherited);
                 self.evaluate(&uid, now, &mut actions);

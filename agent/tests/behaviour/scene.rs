@@ -299,7 +299,7 @@ impl Scene {
             if let Action::Log(pod, line) = &action {
                 self.history.record(pod, line, self.now);
             }
-            counts |= matches!(action, Action::CountGate { .. });
+            counts |= matches!(action, Action::CountGate { .. } | Action::OpenGate { .. });
         }
         if counts {
             let (uid, reached) = (self.uid.clone(), self.held);

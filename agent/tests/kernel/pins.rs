@@ -98,6 +98,23 @@ fn a_hold_goes_on_from_one_agent_to_the_next() {
 }
 
 #[test]
+fn who_comes_before_the_next_agent_has_found_the_pod_is_known_to_it() {
+    let bpffs = BpfFs::new();
+    let (mut pod, _, _first) = left_with_a_hold(&bpffs);
+    pod.load_next(&options(), &bpffs.0);
+    let second = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    assert!(second.is_waiting());
+    // Both reports are read by now, and belong to nobody.
+    assert_eq!(pod.events(2).len(), 2);
+    let id = pod.id();
+    let InheritedGate { waiting, reached, .. } = pod.gates().inherit(id).unwrap();
+    assert_eq!((waiting.len(), reached), (2, 2));
+    let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
+    pod.open();
+    second.result().0.unwrap();
+}
+
+#[test]
 fn the_deadline_of_a_gate_that_nobody_works_is_the_kernels() {
     let bpffs = BpfFs::new();
     let mut pod = Pod::under(&options(), Some(&bpffs.0));

@@ -157,7 +157,10 @@ impl Pod {
             GatePhase::Closed { renew_at: None, .. } if self.first_wait.is_none() => {
                 self.counted = self.counted.or_else(|| self.known_of(reached, now));
             }
-            GatePhase::Opening { .. } => self.tell_not_redirected(reached, around, actions),
+            GatePhase::Opening { .. } => {
+                self.reached = Some(reached);
+                self.tell_not_redirected(reached, around, actions);
+            }
             _ => {}
         }
     }

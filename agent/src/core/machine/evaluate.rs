@@ -209,7 +209,7 @@ impl Pod {
         if died && context.is_known() {
             return self.close(CloseReason::ProxyDied, context, actions);
         }
-        if self.gate.ends(!self.held.is_empty()).is_none_or(|end| context.now < end) {
+        if self.gate.ends(self.may_wait()).is_none_or(|end| context.now < end) {
             return false;
         }
         match then {

@@ -8,8 +8,9 @@ use crate::core::{CloseReason, Monotonic};
 /// dropped in the very moment of opening are reported and replayed within it.
 const SETTLE: Duration = Duration::from_millis(30);
 
-/// How long an opened gate keeps its programs for sockets that have been replayed and not yet
-/// connected: they retransmit by themselves within 500 ms, so five tries fit.
+/// How long an opened gate keeps its programs for sockets that have not connected yet, replayed or
+/// unknown: they retransmit by themselves within 500 ms, so five tries fit. Closed again before they
+/// have, it would hold them for a second time, and nobody would be told.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The state of one gate.
@@ -115,7 +116,7 @@ impl GatePhase {
         matches!(self, Self::Closed { .. })
     }
 
-    /// When this state ends by time alone; `waiting`: connects are known to wait.
+    /// When this state ends by time alone; `waiting`: connects may wait still.
     pub(super) fn ends(self, waiting: bool) -> Option<Monotonic> {
         match self {
             Self::Closed { deadline, renew_at, reason: _ } => Some(renew_at.unwrap_or(deadline)),

@@ -91,6 +91,14 @@ impl Pod {
         }
     }
 
+    /// Whether somebody may wait: one who is known to, or one whose report has not been read, or was
+    /// lost, and who has not been sent again with the others.
+    pub(super) fn may_wait(&self) -> bool {
+        let all_heard =
+            self.heard.zip(self.reached).is_some_and(|((heard, _), reached)| heard >= reached);
+        !self.held.is_empty() || !all_heard
+    }
+
     /// From the first wait the deadline counts.
     fn note_wait(&mut self, connect_at: Monotonic) {
         if self.gate.is_closed() {

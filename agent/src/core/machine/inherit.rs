@@ -37,9 +37,8 @@ impl Pod {
                 // Whoever has reached the gate may wait still, whether or not that can be known.
                 let new = reached_before.map(|before| reached.saturating_sub(before));
                 self.first_wait = match new {
-                    Some(0) => None,
-                    // Each of them is known, and waits.
-                    Some(new) if new == held as u64 => self.held.first().map(|at| at.max(since)),
+                    // Each of them is known. Who came before it was closed, and waits still, does so from then on.
+                    Some(new) if new <= held as u64 => self.held.first().map(|at| at.max(since)),
                     Some(_) | None => Some(since),
                 };
                 // As the other one has noted it, if it has: what was read when this agent started may be old.
@@ -62,6 +61,7 @@ impl Pod {
             // Its pod may have run for a while since: its proxy is asked once it is detached.
             InheritedState::Open => {
                 let (uid, cgroup) = (self.uid.clone(), context.cgroup);
+                self.reached = None;
                 let replays = context.plan.settings.mode.value != Mode::Retry;
                 let replay = replays.then(|| self.held.sockets());
                 actions.push(Action::OpenGate { uid, cgroup, replay });

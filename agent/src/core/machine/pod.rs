@@ -81,6 +81,8 @@ pub(super) struct Pod {
     /// Of what the kernel has counted for this closing: how many had reached the proxy's port, and
     /// when it was known that there were no more. `None`: not told yet.
     pub(super) counted: Option<(u64, Monotonic)>,
+    /// How many it had counted when the gate was opened last. `None`: not told yet.
+    pub(super) reached: Option<u64>,
     /// How many the kernel has reported since the programs were attached, and when they were. `None`: by
     /// an agent before this one, which may have read some.
     pub(super) heard: Option<(u64, Monotonic)>,
@@ -165,6 +167,7 @@ impl Pod {
             applied: None,
             first_wait: None,
             counted: None,
+            reached: None,
             heard: None,
             held: Waiting::default(),
             ready_proxy: None,
@@ -381,7 +384,7 @@ impl Pod {
     /// When [`crate::core::Event::Tick`] is due for this pod at the latest.
     pub(super) fn next_wakeup(&self) -> Option<Monotonic> {
         let order = self.order.and_then(Order::until);
-        let gate = self.gate.ends(!self.held.is_empty());
+        let gate = self.gate.ends(self.may_wait());
         let renewal = self.renew_again_at.filter(|_| self.gate.is_attached());
         let all = [gate, renewal, self.queries_expire(), order, self.watched_until];
         all.into_iter().flatten().min()

@@ -174,7 +174,7 @@ impl Pod {
         });
         (self.renew_again_at, self.tells_again) = (None, false);
         self.stop_probe(actions);
-        self.opened = Some((context.now, reason));
+        (self.opened, self.reached) = (Some((context.now, reason)), None);
         let held = self.held.len();
         let finding = self.last_finding();
         self.log(Line::GateOpened { at: context.now, reason, held, finding }, actions);

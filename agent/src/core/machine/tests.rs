@@ -196,6 +196,13 @@ impl Run {
 
     fn apply(&mut self, ms: u64, event: Event) -> Vec<Action> {
         let actions = self.machine.apply(event, at(ms));
+        // What the agent tells of a gate that it has opened.
+        for action in &actions {
+            if let Action::OpenGate { uid, .. } = action {
+                let counted = Event::Counted { uid: uid.clone(), reached: 0, around: 0 };
+                self.machine.apply(counted, at(ms));
+            }
+        }
         self.actions.extend(actions.iter().cloned());
         actions
     }

@@ -114,6 +114,24 @@ fn what_a_gate_has_counted_before_is_no_reason_to_think_that_somebody_waits() {
 }
 
 #[test]
+fn who_came_before_the_gate_was_closed_again_waits_and_moves_no_deadline() {
+    // It was not sent while the gate was open; since that was closed again nobody has come.
+    let state = InheritedState::Closed {
+        reason: CloseReason::ProxyDied,
+        since: at(10_000),
+        reached_before: Some(0),
+        deadline: at(70_000),
+    };
+    let caller = Caller { connect_at: at(9_900), ..caller(0) };
+    let gate = InheritedGate { waiting: vec![(SocketCookie(7), caller)], ..left(state, &[]) };
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(20_000, found_with(gate));
+    run.apply(20_000, counted(0));
+    assert_eq!(run.machine.next_wakeup(), Some(at(70_000)));
+    assert_eq!(opened(&run.apply(70_000, Event::Tick)), Some(OpenReason::Deadline));
+}
+
+#[test]
 fn nothing_is_due_before_the_api_tells_but_the_deadline() {
     let mut run = Run::new();
     run.apply(20_000, found_with(left(closed(CloseReason::Start, 0, 60_000), &[])));

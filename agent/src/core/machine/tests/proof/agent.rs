@@ -10,7 +10,7 @@ use super::{
     told::Told,
     world::{World, ms},
 };
-use crate::core::{Epoch, History, InheritedGate, SetGate};
+use crate::core::{Epoch, History, SetGate};
 
 /// One agent's life.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Agent {
     pub(super) history: History,
     pub(super) told: Told,
     /// The gates that were found, and no pod yet that they belong to.
-    pub(super) left: BTreeMap<CgroupId, InheritedGate>,
+    pub(super) left: BTreeSet<CgroupId>,
     /// The pods that are asked, and what the probe has said.
     pub(super) probes: BTreeMap<PodUid, Option<bool>>,
     /// Those that a probe has called ready since it was started.
@@ -51,11 +51,7 @@ pub(super) fn rules_of(setup: Setup) -> Rules {
 // === impl Agent ===
 
 impl Agent {
-    pub(super) fn new(
-        setup: Setup,
-        left: BTreeMap<CgroupId, InheritedGate>,
-        records: bool,
-    ) -> Self {
+    pub(super) fn new(setup: Setup, left: BTreeSet<CgroupId>, records: bool) -> Self {
         Self {
             machine: Machine::new(rules_of(setup)),
             history: History::new(Epoch::default()),
@@ -132,13 +128,21 @@ impl World {
         self.counts.then_some(Event::Counted { uid, reached, around: 0 })
     }
 
+    /// Whether this gate is one of those that cannot be worked; if it is, whether that may pass.
+    fn fails(&mut self) -> Option<bool> {
+        let (count, may_pass) = &mut self.fails;
+        *count = count.checked_sub(1)?;
+        self.has_failed = true;
+        Some(*may_pass)
+    }
+
     /// What the machine hears if the programs cannot be worked on this cgroup now: that it is not there
     /// any more, or what the node lacks.
     fn failure(&mut self, uid: &PodUid, cgroup: CgroupId) -> Option<Event> {
         if self.cluster.slot_of(cgroup).is_none() {
             return Some(Event::PodCgroupGone(uid.clone()));
         }
-        let may_pass = self.fail_next.take()?;
+        let may_pass = self.fails()?;
         Some(Event::GateFailed { uid: uid.clone(), error: "no memory".to_owned(), may_pass })
     }
 
@@ -157,6 +161,7 @@ impl World {
             && let Event::GateFailed { uid, error, may_pass: true } = failure
         {
             let deadline = gate.is_closed().then(|| gate.deadline());
+            self.failed.insert(set.cgroup);
             return Some(Event::GateNotRenewed { uid, error, deadline });
         }
         self.kernel.gates.remove(&set.cgroup);
@@ -172,7 +177,7 @@ impl World {
             Action::SetGate(set) => return self.set(&set),
             Action::OpenGate { uid, cgroup, replay } => {
                 // A state is written, which does not need the cgroup.
-                if let Some(may_pass) = self.fail_next.take() {
+                if let Some(may_pass) = self.fails() {
                     self.failed.insert(cgroup);
                     let error = "no memory".to_owned();
                     return Some(Event::GateFailed { uid, error, may_pass });

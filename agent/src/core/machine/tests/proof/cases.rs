@@ -226,7 +226,7 @@ fn who_is_only_observed_is_not_held_because_its_gate_could_not_be_renewed() {
         Step::MakeObject(0, Shape::Classic, Hold::Unset),
         Step::MakeCgroup { slot: 0, reuses: false },
         Step::News(Source::Cgroups, 6),
-        Step::FailNextGate { may_pass: true },
+        Step::FailGates { count: 1, may_pass: true },
         Step::News(Source::Namespaces, 3),
         Step::News(Source::Pods, 3),
     ];
@@ -311,11 +311,109 @@ fn a_count_that_comes_while_a_gate_cannot_be_renewed_wakes_nobody_without_end() 
         Step::MakeObject(0, Shape::Classic, Hold::Unset),
         Step::MakeCgroup { slot: 0, reuses: false },
         Step::News(Source::Cgroups, 8),
-        Step::FailNextGate { may_pass: true },
+        Step::FailGates { count: 1, may_pass: true },
         Step::StartAgent,
     ]);
     moments.push(Moment::new(1_712, Step::News(Source::Namespaces, 3)));
     moments.extend(at_once(&[Step::News(Source::Cgroups, 6), Step::News(Source::Pods, 3)]));
     moments.push(Moment::new(4, Step::Counts(true)));
     play_to_the_end(setup, &moments);
+}
+
+#[test]
+fn an_opened_gate_stays_until_whoever_was_not_reported_has_sent_again() {
+    let mut moments = at_once(&then(&[CONNECT, Step::LoseReport, Step::ProbeSays(0, true)]));
+    // Sooner than its retransmission.
+    moments.push(Moment::new(40, Step::Order(0, Wish::CloseFor(30_000))));
+    moments.push(Moment::new(600, Step::Wait));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "nobody knows of it: {:?}", world.kernel.sockets);
+    play_to_the_end(Setup::PLAIN, &moments);
+}
+
+#[test]
+fn who_came_before_a_gate_was_closed_anew_waits_no_longer_with_the_next_agent() {
+    // Seed 31, sequence 9915.
+    let setup = Setup { mode: Mode::Retry, on_timeout: OnTimeout::Refuse, ..Setup::PLAIN };
+    let steps = [
+        Step::LabelNamespace(Hold::Enabled),
+        Step::News(Source::Namespaces, 2),
+        Step::MakeObject(0, Shape::Native, Hold::Unset),
+        Step::News(Source::Pods, 2),
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::News(Source::Cgroups, 8),
+        start(Who::App),
+        CONNECT,
+        Step::ProbeSays(0, true),
+        Step::Order(0, Wish::CloseFor(30_000)),
+    ];
+    play_to_the_end(setup, &at_once(&steps));
+}
+
+#[test]
+fn an_order_outlives_the_cgroup_of_its_pod() {
+    // Seed 8, sequence 34707.
+    let setup = Setup { on_timeout: OnTimeout::Refuse, timeout_ms: 5_000, ..Setup::PLAIN };
+    let steps = [
+        Step::LabelNamespace(Hold::Enabled),
+        Step::MakeObject(0, Shape::Classic, Hold::Unset),
+        Step::MakeCgroup { slot: 0, reuses: true },
+        Step::News(Source::Pods, 3),
+        Step::RemoveCgroup(0),
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::Order(0, Wish::CloseFor(30_000)),
+        Step::News(Source::Cgroups, 6),
+    ];
+    play_to_the_end(setup, &at_once(&steps));
+}
+
+#[test]
+fn whose_report_was_read_before_the_next_agent_found_the_pod_is_known_to_it() {
+    let mut moments = at_once(&then(&[Step::StartAgent, CONNECT]));
+    moments.push(Moment::new(0, Step::News(Source::Kernel, 1)));
+    let told = [Source::Cgroups, Source::Namespaces, Source::Pods];
+    moments.extend(at_once(&told.map(|source| Step::News(source, 8))));
+    let mut world = World::new(Setup::PLAIN, true);
+    world.play(&moments).unwrap();
+    let agent = world.agent.as_ref().unwrap();
+    assert_eq!(agent.machine.pods[&world.cluster.uid(0)].held.len(), 1);
+    play_to_the_end(Setup::PLAIN, &moments);
+}
+
+#[test]
+fn what_is_sent_on_waits_no_longer_if_the_gate_could_not_be_told_to_only_look() {
+    let setup = Setup { guard: true, observe: true, ..Setup::PLAIN };
+    let mut moments = at_once(&[
+        Step::MakeObject(0, Shape::Classic, Hold::Unset),
+        Step::News(Source::Pods, 2),
+        Step::MakeCgroup { slot: 0, reuses: false },
+        start(Who::Proxy),
+    ]);
+    moments.push(Moment::new(27_292, Step::News(Source::Cgroups, 6)));
+    moments.extend(at_once(&[
+        Step::Connect { slot: 0, who: Who::Proxy, recorded: true },
+        Step::FailGates { count: 1, may_pass: true },
+        Step::News(Source::Kernel, 4),
+        Step::News(Source::Namespaces, 3),
+    ]));
+    moments.push(Moment::new(600, Step::Wait));
+    let mut world = World::new(setup, true);
+    world.play(&moments).unwrap();
+    assert!(world.kernel.sockets.is_empty(), "it waits still: {:?}", world.kernel.sockets);
+    play_to_the_end(setup, &moments);
+}
+
+#[test]
+fn a_number_that_is_another_pods_now_is_the_former_ones_no_more() {
+    let setup = Setup { guard: true, mode: Mode::Observe, ..Setup::PLAIN };
+    let steps = [
+        Step::MakeCgroup { slot: 0, reuses: false },
+        Step::News(Source::Cgroups, 6),
+        Step::RemoveCgroup(0),
+        Step::LoseCgroupNews,
+        Step::MakeCgroup { slot: 0, reuses: true },
+        Step::News(Source::Cgroups, 6),
+    ];
+    play_to_the_end(setup, &at_once(&steps));
 }

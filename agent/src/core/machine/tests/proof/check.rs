@@ -23,7 +23,7 @@ impl World {
         let Some(agent) = &self.agent else { return Ok(()) };
         let gate = |cgroup: &CgroupId| {
             let found = self.kernel.gates.get(cgroup);
-            found.filter(|_| !agent.left.contains_key(cgroup))
+            found.filter(|_| !agent.left.contains(cgroup))
         };
         // What has failed is undone once the machine hears of it.
         let failed = |cgroup: &CgroupId| self.failed.contains(cgroup);
@@ -63,7 +63,8 @@ impl World {
             Action::CountGate { cgroup, .. } if !failed(cgroup) => {
                 ensure!(gate(cgroup).is_some(), "counts what is not there: {action:?}");
             }
-            Action::Replay { held, .. } => {
+            // Sent through a gate that could not be told to let them pass, they are dropped once more.
+            Action::Replay { cgroup, held, .. } if !failed(cgroup) => {
                 let ours = self.kernel.sockets.iter().filter(|one| held.contains(&one.cookie));
                 let mut dropped = ours.filter(|socket| self.kernel.drops(socket, self.now));
                 ensure!(dropped.next().is_none(), "replays through a closed gate: {action:?}");
@@ -83,6 +84,7 @@ impl World {
             Action::SetGate(_)
             | Action::OpenGate { .. }
             | Action::ProveGate { .. }
+            | Action::Replay { .. }
             | Action::DetachGate { .. }
             | Action::CountGate { .. }
             | Action::SetVerdict { .. }
@@ -177,12 +179,12 @@ impl World {
     pub(super) fn check_state(&self) -> Result<()> {
         let Some(agent) = &self.agent else { return Ok(()) };
         for (cgroup, gate) in &self.kernel.gates {
-            if agent.left.contains_key(cgroup) || gate.is_dead {
+            if agent.left.contains(cgroup) || gate.is_dead {
                 continue;
             }
             self.check_gate(*cgroup, &gate.uid)?;
         }
-        let ours = self.kernel.gates.keys().filter(|cgroup| !agent.left.contains_key(cgroup));
+        let ours = self.kernel.gates.keys().filter(|cgroup| !agent.left.contains(cgroup));
         let (ours, attached) = (ours.count(), agent.machine.attached());
         ensure!(ours == attached, "{ours} gates have programs, and {attached} are thought to");
         for (uid, pod) in &agent.machine.pods {

@@ -1,6 +1,6 @@
 //! The kernel's part: what the programs do with connects, by the state that the agent has written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use agent_ebpf::{Gate, GateMode, GateState, Treatment, gate::SOMEBODY_WAITS};
@@ -331,19 +331,20 @@ impl Kernel {
         }
     }
 
-    /// What an agent finds that takes over.
-    pub(super) fn left(&self) -> BTreeMap<CgroupId, InheritedGate> {
+    /// The gates that an agent finds that takes over.
+    pub(super) fn left(&self) -> BTreeSet<CgroupId> {
         let alive = self.gates.iter().filter(|(_, gate)| !gate.is_dead);
-        alive
-            .map(|(pod, gate)| {
-                let records =
-                    self.sockets.iter().filter(|socket| socket.pod == *pod && socket.recorded);
-                let waiting = records
-                    .map(|socket| (socket.cookie, of(socket.container, socket.connect_at)))
-                    .collect();
-                (*pod, InheritedGate { state: gate.state(), waiting, reached: gate.reached })
-            })
-            .collect()
+        alive.map(|(pod, _)| *pod).collect()
+    }
+
+    /// What it finds of one of them, as [`crate::bpf::Gates::inherit`].
+    pub(super) fn left_on(&self, pod: CgroupId) -> Option<InheritedGate> {
+        let gate = self.gates.get(&pod)?;
+        let records = self.sockets.iter().filter(|socket| socket.pod == pod && socket.recorded);
+        let waiting = records
+            .map(|socket| (socket.cookie, of(socket.container, socket.connect_at)))
+            .collect();
+        Some(InheritedGate { state: gate.state(), waiting, reached: gate.reached })
     }
 }
 

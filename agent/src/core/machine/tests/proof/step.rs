@@ -137,8 +137,9 @@ pub(super) enum Step {
     Order(Slot, Wish),
     Watch(Slot, u64),
     // The agent.
-    /// The next gate that is to be set, or opened, cannot be.
-    FailNextGate {
+    /// The next gates that are to be set, opened or proven cannot be.
+    FailGates {
+        count: u8,
         /// What is lacking may be there again.
         may_pass: bool,
     },
@@ -257,7 +258,7 @@ impl Step {
             13 if random.once_in(3) => Self::DeleteNamespace,
             13..=17 => Self::Status(slot, yes),
             18..=22 => Self::MakeCgroup { slot, reuses: random.once_in(4) },
-            23 => Self::RemoveCgroup(slot),
+            23 | 97 => Self::RemoveCgroup(slot),
             24..=32 => {
                 let (has_bundle, reuses) = (!random.once_in(4), random.once_in(4));
                 Self::Start { slot, who, has_bundle, reuses }
@@ -285,7 +286,10 @@ impl Step {
                 Self::Order(slot, random.pick(&[Nothing, Open, OpenFor(20_000), CloseFor(30_000)]))
             }
             91 => Self::Watch(slot, random.pick(&[0, 20_000, 400_000])),
-            92 if yes => Self::FailNextGate { may_pass: !random.once_in(3) },
+            92 if yes => {
+                let (count, may_pass) = (random.pick(&[1, 1, 2, 3]), !random.once_in(3));
+                Self::FailGates { count, may_pass }
+            }
             92 => Self::Counts(random.once_in(2)),
             93 => Self::Die,
             94..=96 => Self::StartAgent,

@@ -63,7 +63,6 @@ impl Told {
             }
             Event::PodCgroupGone(uid) => {
                 self.cgroups.remove(uid);
-                self.orders.remove(uid);
                 self.containers.retain(|_, (of, ..)| of != uid);
             }
             Event::Ordered { uid, order: Some(Order::Closed { until }) } => {
@@ -82,8 +81,9 @@ impl Told {
             }
             _ => {}
         }
-        let cgroups = &self.cgroups;
-        self.pods.retain(|uid, (_, is_there)| *is_there || cgroups.contains_key(uid));
+        let Self { cgroups, pods, .. } = self;
+        pods.retain(|uid, (_, is_there)| *is_there || cgroups.contains_key(uid));
+        self.orders.retain(|uid, _| pods.contains_key(uid) || cgroups.contains_key(uid));
     }
 
     /// The gate has been closed.

@@ -27,8 +27,10 @@ pub(super) struct World {
     pub(super) failed: BTreeSet<CgroupId>,
     /// Some news has not come to the agent, which needs a new look at the node.
     pub(super) lost_news: bool,
-    /// The next gate cannot be worked, for want of something that may be there again, or is not.
-    pub(super) fail_next: Option<bool>,
+    /// So many of the next gates cannot be worked, for want of something that may be there again, or is not.
+    pub(super) fails: (u8, bool),
+    /// One could not.
+    pub(super) has_failed: bool,
     pub(super) counts: bool,
     /// What each agent hears is kept.
     pub(super) records: bool,
@@ -52,7 +54,8 @@ impl World {
             coverage: Coverage::default(),
             failed: BTreeSet::new(),
             lost_news: false,
-            fail_next: None,
+            fails: (0, false),
+            has_failed: false,
             counts: true,
             records,
         };
@@ -179,7 +182,7 @@ impl World {
                     return self.hear(Event::Watched { pod, until });
                 }
             }
-            Step::FailNextGate { may_pass } => self.fail_next = Some(may_pass),
+            Step::FailGates { count, may_pass } => self.fails = (count, may_pass),
             Step::Counts(counts) => self.counts = counts,
             Step::Die => return self.end_agent(),
             Step::StartAgent => {
@@ -233,7 +236,8 @@ impl World {
                 let Some(agent) = &mut self.agent else { return Ok(false) };
                 agent.last.insert(source as u8, event.clone());
                 if let Event::PodCgroupFound { cgroup, inherited, .. } = &mut event {
-                    *inherited = agent.left.remove(cgroup);
+                    let is_left = agent.left.remove(cgroup);
+                    *inherited = is_left.then(|| self.kernel.left_on(*cgroup)).flatten();
                 }
                 self.hear(event)?;
             }
@@ -245,7 +249,7 @@ impl World {
     /// As [`crate::bpf::Gates::forget_left`].
     fn forget_left(&mut self) {
         let Some(agent) = &mut self.agent else { return };
-        for (cgroup, _) in std::mem::take(&mut agent.left) {
+        for cgroup in std::mem::take(&mut agent.left) {
             self.kernel.gates.remove(&cgroup);
             self.kernel.look_again(cgroup, self.now);
         }
