@@ -40,6 +40,11 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent's end may be delayed by what waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Events that are counted up if they come again. kube's recorder keeps each for six minutes, some
+/// KiB of it, and looks through all of them for the next: without a limit, where pods come and go by
+/// the dozen a second, tens of MiB.
+const REMEMBERED: u32 = 512;
+
 /// Between two warnings of events that could not be published.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -78,7 +83,11 @@ pub struct EventSink {
 
 /// Publishes what a sink takes.
 pub struct EventPublisher {
+    client: Client,
+    reporter: Reporter,
     recorder: Recorder,
+    /// How many this recorder has been given.
+    recorded: u32,
     queue: mpsc::Receiver<Notice>,
     shared: Arc<Shared>,
     publish_timeout: Duration,
@@ -126,7 +135,10 @@ pub fn events(client: Client, node: &str) -> (EventSink, EventPublisher) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let sink = EventSink { queue: sender, shared: Arc::clone(&shared) };
     let publisher = EventPublisher {
-        recorder: Recorder::new(client, reporter),
+        recorder: Recorder::new(client.clone(), reporter.clone()),
+        client,
+        reporter,
+        recorded: 0,
         queue,
         shared,
         publish_timeout: PUBLISH_TIMEOUT,
@@ -152,8 +164,8 @@ impl PodRef {
 
 impl EventSink {
     /// Has an event published; never waits. `reason` and `action` are short words in PascalCase.
-    /// Within some minutes, what has the same pod, kind, reason and action becomes one Event that
-    /// counts, with the first one's note.
+    /// Within some minutes, unless hundreds of others come in between, what has the same pod, kind,
+    /// reason and action becomes one Event that counts, with the first one's note.
     pub fn publish(
         &self,
         pod: PodRef,
@@ -241,6 +253,11 @@ impl EventPublisher {
             uid: Some(uid.to_string()),
             ..ObjectReference::default()
         };
+        if self.recorded >= REMEMBERED {
+            self.recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+            self.recorded = 0;
+        }
+        self.recorded += 1;
         let published = timeout(self.publish_timeout, self.recorder.publish(&event, &regarding));
         let published = published.await;
         let counter = match published {

@@ -185,6 +185,25 @@ async fn repeats_become_one_event_that_counts_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn not_all_of_a_storm_is_remembered() {
+    let server = Server::new(Mood::Willing).await;
+    let (sink, publisher) = events(server.client(), "node-1");
+    let publishing = tokio::spawn(publisher.run(CancellationToken::new()));
+    warn(&sink, pod(0), "once");
+    server.wait_asked(1).await;
+    for number in 1..REMEMBERED {
+        warn(&sink, pod(number as usize), "another");
+        server.wait_asked(1).await;
+    }
+    warn(&sink, pod(0), "again");
+    drop(sink);
+    timeout(SOON, publishing).await.expect("it does not end").unwrap();
+    let asked = server.asked.lock().unwrap();
+    assert!(asked.iter().all(|asked| asked.method == Method::POST), "{asked:?}");
+    assert_eq!(asked.len(), 1 + REMEMBERED as usize);
+}
+
+#[tokio::test]
 async fn long_words_are_cut_to_what_the_api_takes() {
     let server = Server::new(Mood::Willing).await;
     let (sink, publisher) = events(server.client(), &"n".repeat(253));
