@@ -461,8 +461,8 @@ impl Reconciler {
                 self.netns.remove(&uid);
             }
             Action::SetVerdict { container, verdict } => {
-                let pod_uid = self.names.pod_of(container);
-                let pod_uid = pod_uid.as_ref().map(tracing::field::display);
+                let uid = self.names.pod_of(container);
+                let pod_uid = uid.as_ref().map(tracing::field::display);
                 match self.gates.set_verdict(container, verdict) {
                     Ok(()) => tracing::debug!(
                         pod_uid,
@@ -470,10 +470,14 @@ impl Reconciler {
                         ?verdict,
                         "container's verdict set"
                     ),
-                    Err(error) => tracing::warn!(
-                        pod_uid, container_cgroup = container.0, %error,
-                        "container's verdict cannot be set; it is held until the deadline"
-                    ),
+                    Err(error) => {
+                        tracing::warn!(
+                            pod_uid, container_cgroup = container.0, %error,
+                            "container's verdict cannot be set; it is held until it can, or until the \
+                             deadline"
+                        );
+                        return Some(Event::VerdictFailed { uid: uid?, container });
+                    }
                 }
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),

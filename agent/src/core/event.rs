@@ -128,6 +128,14 @@ pub enum Event {
     },
     /// What had made a gate fail is no more: a trial went well.
     GateProven(PodUid),
+    /// The kernel could not be told what becomes of a container: it is held as long as its pod's gate
+    /// is closed.
+    VerdictFailed {
+        /// Its pod.
+        uid: PodUid,
+        /// The container.
+        container: CgroupId,
+    },
     /// Only time has passed.
     Tick,
 }

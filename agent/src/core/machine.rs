@@ -146,6 +146,11 @@ impl Machine {
                     self.evaluate(&uid, now, &mut actions);
                 }
             }
+            Event::VerdictFailed { uid, container } => {
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.verdict_failed(container, now);
+                }
+            }
             Event::Tick => self.evaluate_all(now, &mut actions),
         }
         actions

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{evaluate::Context, gate::GatePhase, pod::Pod};
-use crate::core::{Action, Line, Monotonic};
+use crate::core::{Action, CgroupId, Line, Monotonic};
 
 /// The first trial comes so long after a failure; each further one twice as late as the one before.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -36,6 +36,24 @@ pub(super) struct Failures {
     count: u32,
     /// What was wanting the last time may be there again.
     may_pass: bool,
+}
+
+/// Verdicts that the kernel could not be told: their containers are held meanwhile, as those of which
+/// nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Untold {
+    last: Monotonic,
+    count: u32,
+}
+
+// === impl Untold ===
+
+impl Untold {
+    /// When they are told again.
+    pub(super) fn again_at(self) -> Monotonic {
+        let doubled = 1_u32.checked_shl(self.count - 1).and_then(|by| RETRY_AFTER.checked_mul(by));
+        self.last + doubled.map_or(RETRY_AT_MOST, |after| after.min(RETRY_AT_MOST))
+    }
 }
 
 // === impl Failures ===
@@ -118,6 +136,25 @@ impl Pod {
     /// Has the kernel told anew, if the time for that has come.
     pub(super) fn renew_again(&mut self, now: Monotonic) {
         self.tells_again |= self.renew_again_at.take_if(|at| now >= *at).is_some();
+    }
+
+    /// The kernel has no verdict of this container, so it holds it.
+    pub(super) fn verdict_failed(&mut self, container: CgroupId, now: Monotonic) {
+        let mut containers = self.containers.values_mut();
+        let Some(container) = containers.find(|one| one.cgroup == container) else { return };
+        container.told = None;
+        let count = match self.untold {
+            // Of several that fail at once.
+            Some(Untold { last, count }) if last == now => count,
+            Some(Untold { count, .. }) => count.saturating_add(1),
+            None => 1,
+        };
+        self.untold = Some(Untold { last: now, count });
+    }
+
+    /// Whether verdicts are left untold for a moment, because they could not be told just now.
+    pub(super) fn leaves_untold(&self, now: Monotonic) -> bool {
+        self.untold.is_some_and(|untold| now < untold.again_at())
     }
 
     /// Has it tried whether the programs can be worked again, if the time for that has come.

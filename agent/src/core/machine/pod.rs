@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{container::Containers, failure::Failures, gate::GatePhase, waiting::Waiting};
+use super::{
+    container::Containers,
+    failure::{Failures, Untold},
+    gate::GatePhase,
+    waiting::Waiting,
+};
 use crate::core::{
     Action, CgroupId, ContainerId, Exemption, Finding, InheritedGate, Judgement, Line, Monotonic,
     OpenReason, Order, Plan, PodName, PodRef, PodUid, PodView, Problem, Proxy, Settings, Unused,
@@ -103,6 +108,8 @@ pub(super) struct Pod {
     pub(super) renew_again_at: Option<Monotonic>,
     /// It is time for that.
     pub(super) tells_again: bool,
+    /// Verdicts that could not be written.
+    pub(super) untold: Option<Untold>,
 }
 
 /// What its verdict rests on, for whoever asks why. Nothing follows from it.
@@ -178,6 +185,7 @@ impl Pod {
             failures: None,
             renew_again_at: None,
             tells_again: false,
+            untold: None,
         }
     }
 
@@ -386,7 +394,8 @@ impl Pod {
         let order = self.order.and_then(Order::until);
         let gate = self.gate.ends(self.may_wait());
         let renewal = self.renew_again_at.filter(|_| self.gate.is_attached());
-        let all = [gate, renewal, self.queries_expire(), order, self.watched_until];
+        let verdicts = self.untold.filter(|_| self.gate.is_attached()).map(Untold::again_at);
+        let all = [gate, renewal, verdicts, self.queries_expire(), order, self.watched_until];
         all.into_iter().flatten().min()
     }
 }

@@ -266,12 +266,16 @@ impl Pod {
         }
         self.applied = None;
         (self.renew_again_at, self.tells_again) = (None, false);
+        self.untold = None;
         self.give_up_waiting(now, actions);
         self.log(Line::GateDetached, actions);
     }
 
     /// Brings the kernel's verdicts up to date with what is known of the containers.
     pub(super) fn tell_verdicts(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        if self.leaves_untold(context.now) {
+            return;
+        }
         let view = self.view.as_ref();
         let inherits_verdicts = self.inherits_verdicts;
         let mut passing = Vec::new();
