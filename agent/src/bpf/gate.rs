@@ -33,6 +33,8 @@ pub(super) struct Attached {
     pub(super) links: Vec<(Hook, Link)>,
     /// Those of another version's agent. They stay until this one's own are there.
     pub(super) foreign: Vec<Link>,
+    /// When their gate opens by itself.
+    pub(super) foreign_deadline: Option<Monotonic>,
     /// Where the links have their names.
     pub(super) directories: Vec<PathBuf>,
 }
@@ -93,13 +95,14 @@ impl Attached {
         let some = !self.foreign.is_empty();
         if some {
             self.foreign.clear();
+            self.foreign_deadline = None;
             // This version's own is not empty.
             self.directories.retain(|directory| fs::remove_dir(directory).is_err());
         }
         some
     }
 
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.links.drain(..).for_each(|(_, link)| link.leave());
         self.foreign.drain(..).for_each(Link::leave);
         self.directories.clear();
@@ -239,8 +242,8 @@ impl Gates {
     /// ([`Self::has`]): it has its deadline. Any other is open then, and nothing of it is left attached.
     pub fn set(&mut self, set: &SetGate, path: &Path) -> Result<(), BpfError> {
         let mut attached = self.attached.remove(&set.cgroup).unwrap_or_default();
-        let stood = set.renews && !attached.links.is_empty();
         let replaces_foreign = !attached.foreign.is_empty();
+        let stood = set.renews && (replaces_foreign || !attached.links.is_empty());
         match self.try_set(set, path, &mut attached) {
             Ok(()) => {
                 self.attached.insert(set.cgroup, attached);
@@ -559,8 +562,10 @@ impl Gates {
     /// When the kernel opens a pod's gate; `None`: it is not a closed one.
     #[must_use]
     pub fn deadline(&self, cgroup: CgroupId) -> Option<Monotonic> {
-        let gate = self.state(cgroup)?;
-        (gate.state == GateState::Closed as u32).then_some(Monotonic(gate.deadline_ns))
+        let closed = |gate: &Gate| gate.state == GateState::Closed as u32;
+        let own = self.state(cgroup).filter(closed).map(|gate| Monotonic(gate.deadline_ns));
+        // Until this version's own is written another's is all there is.
+        own.or_else(|| self.attached.get(&cgroup)?.foreign_deadline)
     }
 
     /// What the kernel counted for a gate that is attached.

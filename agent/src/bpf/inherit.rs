@@ -11,9 +11,10 @@ use agent_ebpf::{Gate, GateCounts, GateState, gate::SOMEBODY_WAITS};
 use aya::maps::{MapInfo, MapType};
 
 use super::{
+    BpfError,
     gate::{Attached, GateMaps, Gates},
     link::Link,
-    pin::{self, Claim},
+    pin::{self, Claim, failed},
     program::Hook,
     sys,
     voice::Voices,
@@ -30,15 +31,38 @@ pub(super) struct Left {
 }
 
 /// Takes over what stands in the agent's directory.
+///
+/// # Errors
+///
+/// [`BpfError`] if it cannot be known what stands, or not be worked for want of something: then all
+/// of it stays as it is.
 pub(super) fn take_over(
     claim: &Claim,
     voices: &Voices,
     maps: &GateMaps,
-) -> StdHashMap<CgroupId, Left> {
+) -> Result<StdHashMap<CgroupId, Left>, BpfError> {
     let mut left = StdHashMap::new();
+    let taken = take_over_own(claim, voices, maps, &mut left)
+        .and_then(|()| take_over_foreign(claim, &mut left));
+    match taken {
+        Ok(()) => Ok(left),
+        Err(error) => {
+            // Dropped, the links would come off.
+            left.values_mut().for_each(|left| left.attached.leave());
+            Err(error)
+        }
+    }
+}
+
+fn take_over_own(
+    claim: &Claim,
+    voices: &Voices,
+    maps: &GateMaps,
+    left: &mut StdHashMap<CgroupId, Left>,
+) -> Result<(), BpfError> {
     let mut waiting = None;
-    for (cgroup, directory) in by_cgroup(&claim.links()) {
-        let attached = swap(voices, cgroup, directory);
+    for (cgroup, directory) in by_cgroup(&claim.links())? {
+        let attached = swap(voices, cgroup, directory)?;
         // All of its links are dead: its cgroup has gone, or their agent was killed before it had
         // attached the first.
         if attached.links.is_empty() {
@@ -56,45 +80,81 @@ pub(super) fn take_over(
         let gate = InheritedGate { state, waiting, reached: counts.reached() };
         left.insert(cgroup, Left { attached, gate, counts });
     }
-    for version in claim.others() {
-        for (cgroup, directory) in by_cgroup(&version.join("links")) {
-            let links: Vec<Link> = pin::files(&directory)
-                .into_iter()
-                .filter_map(|pin| Link::inherit(pin).ok())
-                .collect();
-            let state = foreign_state(&version.join("maps"), cgroup);
+    Ok(())
+}
+
+fn take_over_foreign(claim: &Claim, left: &mut StdHashMap<CgroupId, Left>) -> Result<(), BpfError> {
+    let others = claim.others().map_err(|error| failed(claim.root(), error))?;
+    for version in others {
+        for (cgroup, directory) in by_cgroup(&version.join("links"))? {
+            let state = foreign_state(&version.join("maps"), cgroup)?;
+            let mut links = Vec::new();
+            for pin in pin::pins(&directory).map_err(|error| failed(&directory, error))? {
+                match inherit(&pin) {
+                    Ok(link) => links.extend(link),
+                    Err(error) => {
+                        links.into_iter().for_each(Link::leave);
+                        return Err(error);
+                    }
+                }
+            }
             let entry = left.entry(cgroup).or_insert_with(|| Left {
                 attached: Attached::default(),
                 gate: InheritedGate { state, waiting: Vec::new(), reached: 0 },
                 counts: GateCounts::default(),
             });
+            if let InheritedState::Closed { deadline, .. } = state {
+                entry.attached.foreign_deadline = Some(deadline);
+            }
             entry.attached.foreign.extend(links);
             entry.attached.directories.push(directory);
         }
     }
-    left
+    Ok(())
 }
 
 /// Puts this agent's programs into the links of one pod.
-fn swap(voices: &Voices, cgroup: CgroupId, directory: PathBuf) -> Attached {
+fn swap(voices: &Voices, cgroup: CgroupId, directory: PathBuf) -> Result<Attached, BpfError> {
     let mut attached = Attached::default();
-    for hook in Hook::ALL {
-        let Ok(link) = Link::inherit(directory.join(hook.name())) else {
-            continue;
+    let swapped = Hook::ALL.into_iter().try_for_each(|hook| {
+        let Some(link) = inherit(&directory.join(hook.name()))? else {
+            return Ok(());
         };
         match voices.replace(hook, cgroup, &link) {
             Ok(()) => attached.links.push((hook, link)),
             // The cgroup has gone, and the link is one in name only (`cgroup_bpf_replace` in
             // kernel/bpf/cgroup.c).
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            Err(error) => tracing::warn!(
-                program = hook.name(), directory = %directory.display(), %error,
-                "program that an earlier agent has left cannot be replaced; it is detached"
-            ),
+            Err(source) => {
+                let operation = "replace";
+                let error = BpfError::Link { operation, program: hook.name(), source };
+                if error.may_pass() {
+                    link.leave();
+                    return Err(error);
+                }
+                tracing::warn!(
+                    directory = %directory.display(), %error,
+                    "program that an earlier agent has left is detached"
+                );
+            }
         }
+        Ok(())
+    });
+    if let Err(error) = swapped {
+        attached.leave();
+        return Err(error);
     }
     attached.directories.push(directory);
-    attached
+    Ok(attached)
+}
+
+/// Opens a link; `None`: there is none of this name.
+fn inherit(pin: &Path) -> Result<Option<Link>, BpfError> {
+    match Link::inherit(pin.to_owned()).map_err(|error| failed(pin, error)) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.may_pass() => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 fn state_of(gate: &Gate) -> InheritedState {
@@ -126,28 +186,36 @@ fn closed(
     }
 }
 
-/// Of another version's gate only the first two fields are known ([`Gate::since_ns`]).
-fn foreign_state(maps: &Path, cgroup: CgroupId) -> InheritedState {
+/// Of another version's gate only the first two fields are known ([`Gate::since_ns`]). What cannot be
+/// read is open.
+fn foreign_state(maps: &Path, cgroup: CgroupId) -> Result<InheritedState, BpfError> {
     let path = maps.join(Gates::MAP);
-    let value = MapInfo::from_pin(&path)
-        .ok()
-        .filter(is_gate_table)
-        .zip(sys::open_pinned(&path).ok())
-        .and_then(|(info, map)| {
-            sys::map_lookup(map.as_fd(), cgroup.0, info.value_size() as usize).ok()
-        })
-        .unwrap_or_default();
+    let looked = MapInfo::from_pin(&path).map_err(|source| {
+        let source = Box::new(source);
+        BpfError::Map { operation: "look at", map: Gates::MAP, source }
+    });
+    let opened = looked.and_then(|info| {
+        let map = sys::open_pinned(&path).map_err(|error| failed(&path, error))?;
+        Ok((info, map))
+    });
+    let value = match opened {
+        Ok((info, map)) if is_gate_table(&info) => {
+            sys::map_lookup(map.as_fd(), cgroup.0, info.value_size() as usize).unwrap_or_default()
+        }
+        Err(error) if error.may_pass() => return Err(error),
+        Ok(_) | Err(_) => Vec::new(),
+    };
     let field = |n: usize| {
         let bytes = value.get(n * 8..(n + 1) * 8)?;
         Some(Monotonic(u64::from_ne_bytes(bytes.try_into().ok()?)))
     };
-    match (field(0), field(1)) {
+    Ok(match (field(0), field(1)) {
         // Whether anybody waits is not to be known, so somebody does.
         (Some(deadline), Some(since)) if deadline.0 > 0 => {
             closed(CloseReason::Start, since, None, deadline)
         }
         _ => InheritedState::Open,
-    }
+    })
 }
 
 /// A lookup writes as many bytes as the map says, and into others than a hash one for each CPU.
@@ -156,13 +224,13 @@ fn is_gate_table(info: &MapInfo) -> bool {
 }
 
 /// The directories of single pods below a directory of links.
-fn by_cgroup(links: &Path) -> Vec<(CgroupId, PathBuf)> {
-    let pods = pin::subdirectories(links).into_iter();
-    pods.filter_map(|path| {
+fn by_cgroup(links: &Path) -> Result<Vec<(CgroupId, PathBuf)>, BpfError> {
+    let pods = pin::directories(links).map_err(|error| failed(links, error))?.into_iter();
+    let with_cgroup = pods.filter_map(|path| {
         let cgroup = path.file_name()?.to_str()?.parse().ok()?;
         Some((CgroupId(cgroup), path))
-    })
-    .collect()
+    });
+    Ok(with_cgroup.collect())
 }
 
 /// [`Gate::closed_for`].

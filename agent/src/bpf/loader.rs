@@ -1,6 +1,8 @@
 //! Loading the embedded object.
 
-use std::{fs, os::fd::AsFd as _, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap as StdHashMap, fs, os::fd::AsFd as _, path::PathBuf, time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -152,8 +154,10 @@ pub fn load(
         );
     }
     let voices = Voices::new(programs, kernel_log, options.kernel_log)?;
-    let left =
-        claim.as_ref().map(|claim| inherit::take_over(claim, &voices, &maps)).unwrap_or_default();
+    let left = match &claim {
+        Some(claim) => inherit::take_over(claim, &voices, &maps)?,
+        None => StdHashMap::new(),
+    };
     let gates = Gates::new(voices, maps, options.max_sockets_per_pod, left, claim);
     Ok(Loaded { gates, sockets: table, events })
 }
@@ -217,7 +221,8 @@ enum Fit {
 /// another version's. aya does not compare a pinned map with the one it is to be.
 fn prepare(claim: &Claim, options: &LoadOptions) -> Result<(), BpfError> {
     let (version, maps, links) = (claim.version(), claim.maps(), claim.links());
-    let stands = !pin::subdirectories(&links).is_empty();
+    let pods = pin::directories(&links).map_err(|error| pin::failed(&links, error))?;
+    let stands = !pods.is_empty();
     match fit(claim, options)? {
         Fit::Good => {}
         Fit::OtherSize if stands => tracing::info!(
@@ -251,11 +256,19 @@ fn remove(maps: impl IntoIterator<Item = PathBuf>) -> Result<(), BpfError> {
 }
 
 fn fit(claim: &Claim, options: &LoadOptions) -> Result<Fit, BpfError> {
-    let found = PINNED.map(|name| MapInfo::from_pin(claim.maps().join(name)));
-    // The first agent of a node has nothing to compare.
-    let Ok(found) = found.into_iter().collect::<Result<Vec<_>, _>>() else {
-        return Ok(Fit::Bad);
-    };
+    let mut found = Vec::new();
+    for name in PINNED {
+        let path = claim.maps().join(name);
+        match MapInfo::from_pin(&path) {
+            Ok(info) => found.push(info),
+            // The first agent of a node has nothing to compare; or it is no map.
+            Err(source) => {
+                let source = Box::new(source);
+                let error = BpfError::Map { operation: "look at", map: name, source };
+                return if error.may_pass() { Err(error) } else { Ok(Fit::Bad) };
+            }
+        }
+    }
     let object = aya_obj::Object::parse(OBJECT)
         .map_err(|source| BpfError::Object(Box::new(source.into())))?;
     let mut fit = Fit::Good;

@@ -103,7 +103,9 @@ pub(super) fn others_below(root: &Path) -> Vec<PathBuf> {
 /// See [`Claim::sweep`].
 pub(super) fn sweep(root: &Path) {
     for other in others_below(root) {
-        if subdirectories(&other.join("links")).is_empty() && !sentry::stands_in(&other) {
+        // What cannot be listed may still be somebody's gate.
+        let holds_none = directories(&other.join("links")).is_ok_and(|pods| pods.is_empty());
+        if holds_none && !sentry::stands_in(&other) {
             remove_tree(&other);
         }
     }
@@ -242,8 +244,11 @@ impl Claim {
     }
 
     /// Directories of other versions.
-    pub(super) fn others(&self) -> Vec<PathBuf> {
-        others_below(&self.root)
+    pub(super) fn others(&self) -> io::Result<Vec<PathBuf>> {
+        let own = self.version();
+        let mut others = directories(&self.root)?;
+        others.retain(|path| *path != own && !absence::is_place(path));
+        Ok(others)
     }
 
     /// Removes the directories of other versions in which no link is left, of a gate or of a sentry.
@@ -325,24 +330,41 @@ pub(super) fn is_at(directory: &File, path: &Path) -> bool {
     }
 }
 
-/// What cannot be listed is empty, as far as anybody here can use it.
+/// What cannot be listed is empty, for who shows it or removes it.
 pub(super) fn subdirectories(path: &Path) -> Vec<PathBuf> {
+    directories(path).unwrap_or_default()
+}
+
+/// As [`subdirectories`].
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    pins(path).unwrap_or_default()
+}
+
+/// The directories in one, for who draws conclusions from there being none. One that is not there has
+/// none.
+pub(super) fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
     entries(path, true)
 }
 
-pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+/// The same of what is pinned.
+pub(super) fn pins(path: &Path) -> io::Result<Vec<PathBuf>> {
     entries(path, false)
 }
 
-fn entries(path: &Path, directories: bool) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else {
-        return Vec::new();
+fn entries(path: &Path, directories: bool) -> io::Result<Vec<PathBuf>> {
+    let listed = match fs::read_dir(path) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() == directories))
-        .map(|entry| entry.path())
-        .collect()
+    let mut entries = Vec::new();
+    for entry in listed {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() == directories {
+            entries.push(entry.path());
+        }
+    }
+    Ok(entries)
 }
 
 /// Depth is bounded by what an agent makes. What cannot be removed keeps its directory.

@@ -328,9 +328,10 @@ fn take_off(version: &Path, hooks: &[Hook]) {
     }
 }
 
-/// Whether a program of the sentry is on a root.
+/// Whether a program of the sentry is on a root, or may be.
 pub(super) fn stands_in(version: &Path) -> bool {
-    pin::subdirectories(&links_in(version)).iter().any(|root| !pin::files(root).is_empty())
+    let has_any = |root: &PathBuf| pin::pins(root).map_or(true, |pins| !pins.is_empty());
+    pin::directories(&links_in(version)).map_or(true, |roots| roots.iter().any(has_any))
 }
 
 /// Where a version's directory has the sentry's links.
