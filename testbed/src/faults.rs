@@ -82,6 +82,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
         resources::maps::FAULTS,
         resources::process::FAULTS,
         resources::files::FAULTS,
+        resources::takeover::FAULTS,
         tenant::FAULTS,
     ]
     .into_iter()

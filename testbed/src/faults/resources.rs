@@ -4,6 +4,7 @@ mod control;
 pub(super) mod files;
 pub(super) mod maps;
 pub(super) mod process;
+pub(super) mod takeover;
 
 use std::time::Duration;
 
