@@ -414,3 +414,33 @@ async fn what_has_gone_is_not_tried_again() {
         assert_eq!(watch.incomplete_until, None);
     }
 }
+
+#[tokio::test]
+async fn nothing_is_told_to_be_all_before_all_could_be_listed() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    listed(&mut watch).await;
+    // As it is at the start, had the tree not let itself be listed.
+    watch.listing = Listing::Whole;
+    watch.could_not_list(&tree.pod, &io::Error::from_raw_os_error(libc::ENFILE));
+    watch.tell_listed();
+    assert_eq!(watch.listing, Listing::Gaps);
+    assert!(watch.pending.is_empty());
+    let container = tree.container();
+    assert_eq!(listed(&mut watch).await, [found(&container), populated(false)]);
+    assert_eq!(watch.incomplete_until, None);
+    assert_quiet(&mut watch).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_still_there() {
+    let tree = Tree::new();
+    let mut watch = tree.watch();
+    listed(&mut watch).await;
+    // Longer than a path may be (PATH_MAX): stat(2) fails, and not because it is not there.
+    let long = tree.pod.join("x".repeat(5_000));
+    let known = watch.known.remove(&tree.pod).unwrap();
+    watch.known.insert(long.clone(), known);
+    assert!(!watch.has_gone(&long));
+    assert!(watch.incomplete_until.is_some(), "it is looked at again");
+}
