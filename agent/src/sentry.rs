@@ -18,8 +18,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use crate::{
     bpf::{self, Absence, BpfError, Found, Posting, Sentry},
     cli::SentryArgs,
-    node::{self, Kubepods},
-    preflight,
+    node, preflight,
 };
 
 /// How often is looked whether an agent works again, or for the first time: the kernel tells of an
@@ -158,7 +157,7 @@ impl Post {
             }
             return Ok(Some(Posting::Over));
         }
-        sentry.post(&Kubepods::below(&self.cgroup_root), self.longest).map(Some)
+        sentry.post_below(&self.cgroup_root, self.longest).map(Some)
     }
 }
 

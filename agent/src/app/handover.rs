@@ -8,7 +8,6 @@ use std::{
 use crate::{
     bpf::{BpfError, Posting, Sentry},
     core::Rules,
-    node::Kubepods,
 };
 
 /// The agent's own handle to the sentry, for its end.
@@ -49,7 +48,7 @@ impl Handover {
         if self.longest.is_zero() {
             return;
         }
-        match self.sentry.post(&Kubepods::below(&self.cgroup_root), self.longest) {
+        match self.sentry.post_below(&self.cgroup_root, self.longest) {
             Ok(Posting::Posted { until: _ }) => {
                 let longest = humantime::format_duration(self.longest);
                 tracing::info!(%longest, "sentry posted until an agent works");

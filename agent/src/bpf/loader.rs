@@ -20,7 +20,6 @@ use super::{
     sentry::{self, Posting, Sentry},
     voice::Voices,
 };
-use crate::node::Kubepods;
 
 /// The eBPF object, built by this crate's build script.
 pub(super) static OBJECT: &[u8] =
@@ -170,7 +169,7 @@ fn bridge(claim: &Claim, meanwhile: &Meanwhile) {
     }
     let posting = Sentry::open_in(claim.version()).and_then(|sentry| {
         let Some(mut sentry) = sentry else { return Ok(None) };
-        sentry.post(&Kubepods::below(&meanwhile.cgroup_root), meanwhile.longest).map(Some)
+        sentry.post_below(&meanwhile.cgroup_root, meanwhile.longest).map(Some)
     });
     match posting {
         Ok(Some(Posting::Posted { until: _ })) => {

@@ -168,6 +168,22 @@ impl Sentry {
         Ok(self.until()?.is_some_and(|until| until + Self::SETTLE <= clock::now()))
     }
 
+    /// Posts it below `cgroup_root`, where kubelet keeps its pods; see [`Self::post`].
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Cgroup`] if kubelet's directories are not to be found there, and as [`Self::post`].
+    pub fn post_below(
+        &mut self,
+        cgroup_root: &Path,
+        longest: Duration,
+    ) -> Result<Posting, BpfError> {
+        let path = || cgroup_root.to_owned();
+        let pods = Kubepods::below(cgroup_root)
+            .map_err(|source| BpfError::Cgroup { path: path(), source })?;
+        self.post(&pods, longest)
+    }
+
     /// Posts it on the roots of kubelet's trees, for `longest` at most. The one that stands keeps its
     /// time; that it lets everything pass afterwards is up to the kernel.
     ///
@@ -190,9 +206,9 @@ impl Sentry {
         if begins {
             self.set_post(Post { until_ns: until.0, held: 0 })?;
         }
-        for root in &pods.roots {
-            self.post_on(root)?;
-        }
+        let posted = pods.roots.iter().map(|root| self.post_on(root));
+        // On all of them, whatever is wrong with one.
+        posted.fold(Ok(()), Result::and)?;
         Ok(if stood { Posting::Stands } else { Posting::Posted { until } })
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::watch::cgroup_id;
+use super::watch::{cgroup_id, is_gone};
 use crate::core::{CgroupId, CgroupKind, kind_of};
 
 /// kubelet's directories, without the pods.
@@ -21,16 +21,22 @@ pub struct Kubepods {
 // === impl Kubepods ===
 
 impl Kubepods {
-    /// Those that are there now. What cannot be listed is not there.
-    #[must_use]
-    pub fn below(cgroup_root: &Path) -> Self {
+    /// Those that are there now.
+    ///
+    /// # Errors
+    ///
+    /// If a directory cannot be listed, or kubelet has none there.
+    pub fn below(cgroup_root: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         // The root that was named may be kubelet's own.
-        found.look_at(cgroup_root, false);
-        found
+        found.look_at(cgroup_root, false)?;
+        if found.roots.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no kubepods directory is there"));
+        }
+        Ok(found)
     }
 
-    fn look_at(&mut self, directory: &Path, is_below: bool) {
+    fn look_at(&mut self, directory: &Path, is_below: bool) -> io::Result<()> {
         let is_kubelets = is_below || is_kubepods(directory);
         if is_kubelets {
             if !is_below {
@@ -38,9 +44,10 @@ impl Kubepods {
             }
             self.branches.extend(cgroup_id(directory));
         }
-        for child in branches(directory) {
-            self.look_at(&child, is_kubelets);
+        for child in branches(directory)? {
+            self.look_at(&child, is_kubelets)?;
         }
+        Ok(())
     }
 }
 
@@ -50,13 +57,22 @@ fn is_kubepods(directory: &Path) -> bool {
     directory.file_name().is_some_and(|name| name.to_string_lossy().contains("kubepods"))
 }
 
-fn branches(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(io::Result::ok);
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter(|entry| entry.file_name().to_str().map(kind_of) == Some(CgroupKind::Branch))
-        .map(|entry| entry.path())
-        .collect()
+/// One that has gone meanwhile has none.
+fn branches(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut branches = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let is_branch = entry.file_name().to_str().map(kind_of) == Some(CgroupKind::Branch);
+        if is_branch && entry.file_type()?.is_dir() {
+            branches.push(entry.path());
+        }
+    }
+    Ok(branches)
 }
 
 #[cfg(test)]
@@ -70,7 +86,11 @@ mod tests {
         for directory in directories {
             fs::create_dir_all(dir.path().join(directory)).unwrap();
         }
-        let Kubepods { roots, branches } = Kubepods::below(&dir.path().join(root));
+        let found = Kubepods::below(&dir.path().join(root));
+        let Kubepods { roots, branches } = found.unwrap_or_else(|error| {
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            Kubepods::default()
+        });
         let roots = roots.iter().map(|path| path.strip_prefix(dir.path()).unwrap());
         (roots.map(|path| path.display().to_string()).collect(), branches.len())
     }

@@ -573,7 +573,7 @@ fn cgroup_at(path: &Path) -> io::Result<Option<CgroupId>> {
 }
 
 /// Whether it failed because the cgroup is not there any more.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENODEV) || error.kind() == io::ErrorKind::NotFound
 }
 

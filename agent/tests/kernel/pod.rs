@@ -120,7 +120,7 @@ impl Pod {
 
     /// The tree that the pod is in.
     pub(crate) fn kubepods(&self) -> Kubepods {
-        Kubepods::below(&self.kubepods)
+        Kubepods::below(&self.kubepods).unwrap()
     }
 
     pub(crate) fn container(&self) -> CgroupId {

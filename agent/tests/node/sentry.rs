@@ -291,7 +291,7 @@ fn an_agent_that_could_not_tell_that_it_works_tells_it_later() {
     agent.wait_message(SOON, RELIEVED).unwrap();
     assert_nothing_on_root(&node);
     let mut sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap();
-    let pods = holdfast::node::Kubepods::below(node.kubepods().path());
+    let pods = holdfast::node::Kubepods::below(node.kubepods().path()).unwrap();
     sentry.post(&pods, SOON).unwrap();
     assert!(!on_root(&node).is_empty());
     drop(lock);
@@ -361,7 +361,7 @@ fn an_agent_settles_what_one_has_relieved_that_died_before_it_could() {
     agent.kill();
     // What is left of a sentry that was relieved just now.
     let mut sentry = holdfast::bpf::Sentry::open(&node.bpffs()).unwrap().unwrap();
-    let pods = holdfast::node::Kubepods::below(node.kubepods().path());
+    let pods = holdfast::node::Kubepods::below(node.kubepods().path()).unwrap();
     sentry.post(&pods, SOON).unwrap();
     assert_eq!(sentry.relieve().unwrap(), Some(0));
     // The kernel lets go of a link a moment after its name has gone.
