@@ -11,10 +11,11 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::cgroup::Cgroup;
 
+const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
@@ -93,10 +94,12 @@ pub fn programs_below(cgroup: &Cgroup) -> Result<Vec<&'static str>> {
     Ok(found)
 }
 
-/// A map that has a name in a BPF file system, and keys of eight bytes.
+/// A map that has a name in a BPF file system.
 #[derive(Debug)]
 pub struct PinnedMap {
     fd: OwnedFd,
+    kind: u32,
+    key_size: usize,
     value_size: usize,
     max_entries: u32,
 }
@@ -158,8 +161,13 @@ impl PinnedMap {
             info: (&raw mut map) as u64,
         };
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut info).with_context(of)?;
-        ensure!(map.key_size == 8, "{} has keys of {} bytes", path.display(), map.key_size);
-        Ok(Self { fd, value_size: map.value_size as usize, max_entries: map.max_entries })
+        Ok(Self {
+            fd,
+            kind: map.kind,
+            key_size: map.key_size as usize,
+            value_size: map.value_size as usize,
+            max_entries: map.max_entries,
+        })
     }
 
     /// How many elements it can have.
@@ -167,31 +175,63 @@ impl PinnedMap {
         self.max_entries
     }
 
-    /// Its keys.
+    /// Whether it is a hash table from which nothing goes but by removal.
+    pub fn is_hash(&self) -> bool {
+        self.kind == BPF_MAP_TYPE_HASH
+    }
+
+    /// How many elements it has.
+    pub fn count(&self) -> Result<usize> {
+        let mut count = 0;
+        self.walk(|_| count += 1)?;
+        Ok(count)
+    }
+
+    /// Its keys, of eight bytes.
     pub fn keys(&self) -> Result<Vec<u64>> {
+        self.has_long_keys()?;
         let mut keys = Vec::new();
-        let mut next = 0_u64;
+        self.walk(|key| keys.extend(key.try_into().map(u64::from_ne_bytes)))?;
+        Ok(keys)
+    }
+
+    fn walk(&self, mut seen: impl FnMut(&[u8])) -> Result<()> {
+        let mut key = vec![0_u8; self.key_size];
+        let mut next = key.clone();
+        // The first one follows no key.
+        let mut before = 0;
         loop {
-            let before = keys.last().map_or(0, |key: &u64| (&raw const *key) as u64);
-            let mut element = self.element(before, (&raw mut next) as u64);
+            let mut element = self.element(before, next.as_mut_ptr() as u64);
             match bpf(BPF_MAP_GET_NEXT_KEY, &mut element) {
-                Ok(_) => keys.push(next),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Ok(_) => seen(&next),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
                 Err(error) => return Err(error).context("walk a map"),
             }
+            std::mem::swap(&mut key, &mut next);
+            before = key.as_ptr() as u64;
         }
     }
 
-    /// Writes an element of zeros.
+    /// Writes an element of zeros, by a key of eight bytes.
     pub fn put_zero(&self, key: u64) -> io::Result<()> {
+        self.has_long_keys()?;
         let value = vec![0_u8; self.value_size];
         let mut element = self.element((&raw const key) as u64, value.as_ptr() as u64);
         bpf(BPF_MAP_UPDATE_ELEM, &mut element).map(drop)
     }
 
-    /// Removes an element.
+    /// Removes an element, by a key of eight bytes.
     pub fn remove(&self, key: u64) -> io::Result<()> {
+        self.has_long_keys()?;
         bpf(BPF_MAP_DELETE_ELEM, &mut self.element((&raw const key) as u64, 0)).map(drop)
+    }
+
+    /// The kernel reads as many bytes as the map's keys have.
+    fn has_long_keys(&self) -> io::Result<()> {
+        if self.key_size == size_of::<u64>() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("a map with keys of {} bytes", self.key_size)))
     }
 
     fn element(&self, key: u64, value: u64) -> Element {

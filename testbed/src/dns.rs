@@ -4,8 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::outside::{BACKEND_V4, BACKEND_V6};
 
-/// The backend's name as an application in its namespace writes it.
-pub const SERVICE: &str = "backend";
 /// The backend's full name.
 pub const SERVICE_FQDN: &str = "backend.shop.svc.cluster.local";
 /// What kubelet writes into the resolv.conf of a pod of namespace `shop`.

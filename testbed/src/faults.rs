@@ -25,12 +25,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::start::SOON;
-
-pub use self::{
-    report::{Report, Row, replace_in, rows_in},
+use self::{
+    start::SOON,
     tally::{Due, Tally},
 };
+
+pub use self::report::{Report, Row, replace_in, rows_in};
 use crate::{AgentOptions, Node, Process};
 
 /// The label that enables a namespace.
@@ -62,13 +62,13 @@ pub struct Trials {
 
 /// How a fault is run.
 #[derive(Debug)]
-pub struct Run {
+struct Run {
     /// The agent under test.
-    pub binary: PathBuf,
+    binary: PathBuf,
     /// With all trials, or as part of a test run.
-    pub full: bool,
+    full: bool,
     /// From which everything random comes.
-    pub seed: u64,
+    seed: u64,
     trials: u32,
 }
 

@@ -69,7 +69,7 @@ pub use self::{
         BACKEND_PORTS, BACKEND_V4, BACKEND_V6, DEAD_V4, DEAD_V6, NAMESERVER_V4, NAMESERVER_V6,
         backend_v4, backend_v4_mapped, backend_v6,
     },
-    pod::{Container, PROXY, Pod, PodSpec, REDIRECT_INIT, RestartPolicy},
+    pod::{Container, PROXY, Pod, PodSpec, RestartPolicy},
     process::{Command, Process, User},
     promtool::promtool,
     proxy::{Endpoint, Proxy, ReadyObserver},

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 pub use self::container::Container;
-pub use self::spec::{PROXY, PodSpec, REDIRECT_INIT, RestartPolicy};
+pub use self::spec::{PROXY, PodSpec, RestartPolicy};
 pub(crate) use self::status::{IMAGE, now};
 use self::{container::Dead, sandbox::Sandbox, spec::Role};
 use crate::{

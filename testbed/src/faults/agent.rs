@@ -57,7 +57,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "pods start while no agent lives",
-        what: "kill -9 before the pod's cgroup is made; restarted after 0 to 5 s. The sentry holds",
+        what: "kill -9 before the pod's cgroup is made; restarted 0 to 5 s after the sentry has begun \
+               to hold its connect",
         trials: MOMENTS,
         run: |run, tally| moments::run(run, tally, Moment::Absent),
     },

@@ -23,7 +23,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::bench::{Bench, Customise, patient, plain};
-use super::{Due, Fault, NAMESPACE, Run, Tally, Trials, start::SOON};
+use super::{
+    Due, Fault, NAMESPACE, Run, Tally, Trials,
+    start::{SOON, Start},
+};
 use crate::{
     Agent, AgentOptions, Cgroup,
     api::{Asked, Events, Resource, Trouble},
@@ -41,7 +44,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "API server never there",
-        what: "half of the pods have a proxy, the others wait for their deadline",
+        what: "one agent's pods have proxies, those of the next wait for their deadline",
         trials: Trials { bounded: 2, full: 20 },
         run: never_there,
     },
@@ -138,7 +141,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "pod recreated with the same name",
-        what: "the former one's cgroup is still there",
+        what: "at the former one's path is a cgroup again, empty and with another id",
         trials: TRIALS,
         run: recreated,
     },
@@ -252,27 +255,29 @@ fn hangs_at_start(run: &Run, tally: &mut Tally) -> Result<()> {
 
 fn never_there(run: &Run, tally: &mut Tally) -> Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(5);
+    let half = run.trials().div_ceil(2);
     let bench = Bench::new(run)?;
     bench.api().stop();
-    let agent = bench.node.start_agent(&run.agent().arg("--timeout").arg("5s"))?;
-    wait_alone(&agent)?;
-    let before = bench.used(&agent)?;
-    let mut tried = 0;
-    while tried < run.trials() {
-        let mut starts = bench.begin(&agent, plain)?;
-        tried += u32::try_from(starts.len())?;
-        let without = starts.split_off(starts.len() / 2);
-        // Should these be late the deadline lets them go, and that is what they are judged by.
-        for start in &mut starts {
-            start.start_proxy()?;
-            let ready_ns = Some(start.wait_ready()?);
-            start.judge(tally, Due { ready_ns, timeout: TIMEOUT });
+    let pods = |options: &AgentOptions, end: &mut dyn FnMut(Vec<Start>) -> Result<()>| {
+        let agent = bench.node.start_agent(options)?;
+        wait_alone(&agent)?;
+        let before = bench.used(&agent)?;
+        let mut tried = 0;
+        while tried < half {
+            let starts = bench.begin(&agent, plain)?;
+            tried += u32::try_from(starts.len())?;
+            end(starts)?;
         }
-        for start in &without {
+        bench.check(&agent, &before)
+    };
+    // A deadline that is near would let go whom the agent has forgotten.
+    pods(&patient(run.agent()), &mut |starts| bench.end(starts, tally))?;
+    pods(&run.agent().arg("--timeout").arg("5s"), &mut |starts| {
+        for start in &starts {
             start.judge(tally, Due { ready_ns: None, timeout: TIMEOUT });
         }
-    }
-    bench.check(&agent, &before)
+        Ok(())
+    })
 }
 
 fn tls_hangs(run: &Run, tally: &mut Tally) -> Result<()> {
@@ -530,7 +535,7 @@ fn recreated(run: &Run, tally: &mut Tally) -> Result<()> {
         for start in former {
             let (name, path) = (start.pod.name().to_owned(), start.pod.cgroup().path().to_owned());
             start.pod.delete()?;
-            // kubelet takes its time to remove it.
+            // As of a kubelet that has not yet heard of its end: nothing lives in it.
             cgroups.push(Cgroup::create(path)?);
             starts.push(bench.begin_named(&agent, name)?);
         }

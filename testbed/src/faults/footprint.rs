@@ -12,9 +12,6 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{Agent, Node, bpf::PinnedMap};
 
-/// The maps whose elements belong to pods, sockets or containers, and go with them.
-const MAPS: [&str; 4] = ["GATES", "COUNTS", "CONTAINERS", "SOCKETS"];
-
 /// Descriptors that may be more than before: connections to the API server that are kept for a while.
 const MORE_FILES: usize = 16;
 
@@ -39,7 +36,7 @@ pub(super) struct Footprint {
 /// What there is for pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OfPods {
-    elements: BTreeMap<&'static str, usize>,
+    elements: BTreeMap<String, usize>,
     pins: usize,
     watches: usize,
 }
@@ -99,8 +96,22 @@ fn holdfast_dir(node: &Node) -> PathBuf {
     node.bpffs().join("holdfast")
 }
 
-fn elements(node: &Node) -> Result<BTreeMap<&'static str, usize>> {
-    MAPS.into_iter().map(|name| Ok((name, map(node, name)?.keys()?.len()))).collect()
+/// How many elements each map has whose elements belong to something, such as a pod or a socket, and
+/// go with it: all hash tables, of which LRU ones forget by themselves. What is not pinned are arrays.
+fn elements(node: &Node) -> Result<BTreeMap<String, usize>> {
+    let mut elements = BTreeMap::new();
+    for version in entries(&holdfast_dir(node))? {
+        let maps = version.join("maps");
+        for path in if maps.is_dir() { entries(&maps)? } else { Vec::new() } {
+            let map = PinnedMap::open(&path)?;
+            if map.is_hash() {
+                let name = path.strip_prefix(holdfast_dir(node)).unwrap_or(&path);
+                elements.insert(name.display().to_string(), map.count()?);
+            }
+        }
+    }
+    ensure!(!elements.is_empty(), "no map is in {}", holdfast_dir(node).display());
+    Ok(elements)
 }
 
 /// Everything with a name below `directory`; what goes meanwhile does not count.

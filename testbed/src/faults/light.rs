@@ -46,7 +46,12 @@ pub(super) fn lanes(node: &Node, count: usize) -> Result<Vec<Lane>> {
 
 /// A pod of the enabled namespace whose gate is attached, and whose containers can start.
 pub(super) fn attached(node: &Node, lane: &Lane, name: impl Into<String>) -> Result<Pod> {
-    let pod = node.pod(PodSpec::new(NAMESPACE, name))?;
+    attached_of(node, lane, PodSpec::new(NAMESPACE, name))
+}
+
+/// As [`attached`], a pod that says more of itself.
+pub(super) fn attached_of(node: &Node, lane: &Lane, spec: PodSpec) -> Result<Pod> {
+    let pod = node.pod(spec)?;
     pod.publish()?;
     pod.create_cgroup()?;
     wait_gate(&pod)?;

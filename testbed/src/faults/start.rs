@@ -47,7 +47,13 @@ impl Start {
 
     /// Waits for the end of the connect, as long as one that is not stuck can take, and counts it.
     pub(super) fn judge(&self, tally: &mut Tally, due: Due) {
+        self.judge_since(tally, due, due.ready_ns);
+    }
+
+    /// As [`Self::judge`], of a connect whose proxy was ready at `ready_ns` already, with no agent
+    /// there to see it.
+    pub(super) fn judge_since(&self, tally: &mut Tally, due: Due, ready_ns: Option<u64>) {
         let attempt = self.app.wait_attempt(due.timeout + SOON).ok();
-        tally.count(self.pod.name(), attempt.as_ref(), due);
+        tally.count_since(self.pod.name(), attempt.as_ref(), due, ready_ns);
     }
 }

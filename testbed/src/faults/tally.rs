@@ -18,17 +18,17 @@ const TOLD: usize = 20;
 
 /// When a connect was to end.
 #[derive(Clone, Copy, Debug)]
-pub struct Due {
+pub(super) struct Due {
     /// From this instant on (`CLOCK_MONOTONIC` nanoseconds) it might have gone on: the proxy was
     /// ready and an agent was there to see it. `None`: that never came.
-    pub ready_ns: Option<u64>,
+    pub(super) ready_ns: Option<u64>,
     /// How long it may wait.
-    pub timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// Counts of one fault.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     trials: u32,
     refused: u32,
     stuck: u32,
@@ -40,14 +40,14 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a connect: how it ended, or that it has not. `what` names it.
-    pub fn count(&mut self, what: &str, attempt: Option<&Attempt>, due: Due) {
+    pub(super) fn count(&mut self, what: &str, attempt: Option<&Attempt>, due: Due) {
         self.count_since(what, attempt, due, due.ready_ns);
     }
 
     /// As [`Self::count`], of a connect whose proxy was ready at `ready_ns` already, with no agent
     /// there to see it: its delay counts from then, and it is stuck only if it waits for long
     /// although an agent is there, or past its deadline.
-    pub fn count_since(
+    pub(super) fn count_since(
         &mut self,
         what: &str,
         attempt: Option<&Attempt>,
@@ -87,18 +87,6 @@ impl Tally {
         }
         let delay = past(might_from(ready_ns).unwrap_or(deadline_ns));
         self.worst_delay = self.worst_delay.max(delay);
-    }
-
-    /// What was counted besides: further trials with their refusals, of an application that counts
-    /// for itself.
-    pub fn add(&mut self, what: &str, trials: u32, refused: u32, stuck: u32, worst: Duration) {
-        self.trials += trials;
-        self.refused += refused;
-        self.stuck += stuck;
-        self.worst_delay = self.worst_delay.max(worst);
-        if refused + stuck > 0 {
-            self.tell(format!("{what}: {refused} refused, {stuck} stuck of {trials}"));
-        }
     }
 
     fn tell(&mut self, line: String) {

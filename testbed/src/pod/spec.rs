@@ -10,8 +10,6 @@ use crate::{
 
 /// The proxy's container, as Istio's injector names it.
 pub const PROXY: &str = Mesh::Istio.proxy();
-/// The init container that writes Istio's redirect rules.
-pub const REDIRECT_INIT: &str = "istio-init";
 
 /// How a container takes part in its pod's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 //! pages. What is started without a hook between fork and exec costs none of that (`posix_spawn`).
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Read},
     os::fd::{FromRawFd as _, OwnedFd},
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -54,7 +54,7 @@ pub(super) fn launch(
         let User { uid, gid } = user;
         child.arg("--uid").arg(uid.to_string()).arg("--gid").arg(gid.to_string());
     }
-    let (mut failed, tell) = io::pipe().context("make a pipe")?;
+    let (failed, tell) = io::pipe().context("make a pipe")?;
     child
         .arg("--")
         .arg(program)
@@ -64,18 +64,28 @@ pub(super) fn launch(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut started = child.spawn().with_context(|| format!("start {}", program.display()))?;
-    // Opened before anything can reap the child, so it cannot name a later process.
-    let pidfd = open_pidfd(started.id()).context("open a pidfd")?;
     // This process's own end of the pipe.
     drop(child);
+    match executing(&started, failed) {
+        Ok(pidfd) => Ok((started, pidfd)),
+        Err(error) => {
+            // Nobody else has a handle to it. What matters is the error above.
+            let _: io::Result<()> = started.kill();
+            let _: io::Result<ExitStatus> = started.wait();
+            Err(error.context(format!("start {}", program.display())))
+        }
+    }
+}
+
+/// The pidfd of a child that executes its program; until then it can write to the pipe why not.
+fn executing(child: &Child, mut failed: impl Read) -> Result<OwnedFd> {
+    // Opened before anything can reap the child, so it cannot name a later process.
+    let pidfd = open_pidfd(child.id()).context("open a pidfd")?;
     // It ends with the exec.
     let mut error = String::new();
     failed.read_to_string(&mut error).context("read what became of a start")?;
-    if !error.is_empty() {
-        started.wait().context("wait for a child that has failed")?;
-    }
-    ensure!(error.is_empty(), "start {}: {error}", program.display());
-    Ok((started, pidfd))
+    ensure!(error.is_empty(), error);
+    Ok(pidfd)
 }
 
 fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {

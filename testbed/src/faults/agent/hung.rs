@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use super::held;
 use crate::{
     Agent,
+    clock::monotonic_ns,
     faults::{
         Due, Run, Tally,
         light::LightProxy,
@@ -23,16 +24,48 @@ use crate::{
 /// The `timeoutSeconds` of the chart's probes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The hold's time, the default, for whom an agent is to release: long enough that nobody whom it
+/// forgets is let go by a deadline instead.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 pub(super) fn run(run: &Run, tally: &mut Tally) -> Result<()> {
+    let third = run.trials().div_ceil(3);
+    past_the_deadline(run, third, tally)?;
+
+    let node = node()?;
+    let options = run.agent();
+    let agent = node.start_agent(&options)?;
+    agent.wait_message(SOON, "agent armed")?;
+
+    // It goes on with what waits.
+    let starts = held(&node, &agent, 0..third)?;
+    agent.process().signal(Signal::SIGSTOP);
+    let ready = ready(run, &starts)?;
+    agent.process().signal(Signal::SIGCONT);
+    judge(tally, &starts, &ready, monotonic_ns());
+    drop(starts);
+
+    // It stands in the way of the one that is to follow, until kubelet kills it.
+    let next = node.start_agent(&options)?;
+    next.wait_message(SOON, "standing by for the agent that works on this node to end")?;
+    let starts = held(&node, &agent, third..run.trials() - third)?;
+    agent.process().signal(Signal::SIGSTOP);
+    let ready = self::ready(run, &starts)?;
+    ensure!(next.logged("agent armed").is_empty(), "two agents work side by side");
+    agent.kill();
+    next.wait_message(SOON, "agent armed")?;
+    judge(tally, &starts, &ready, monotonic_ns());
+    Ok(())
+}
+
+/// It hangs until the deadline has passed.
+fn past_the_deadline(run: &Run, pods: u32, tally: &mut Tally) -> Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(6);
     let node = node()?;
     let options = run.agent().arg("--timeout=6s").arg("--health-address=127.0.0.1:0");
     let agent = node.start_agent(&options)?;
     agent.wait_message(SOON, "agent armed")?;
-    let third = run.trials().div_ceil(3);
-
-    // It hangs until the deadline has passed.
-    let starts = held(&node, &agent, 0..third)?;
+    let starts = held(&node, &agent, 0..pods)?;
     agent.process().signal(Signal::SIGSTOP);
     ensure!(!is_alive(&agent)?, "/livez answers for an agent that hangs");
     for start in &starts {
@@ -40,26 +73,6 @@ pub(super) fn run(run: &Run, tally: &mut Tally) -> Result<()> {
     }
     agent.process().signal(Signal::SIGCONT);
     ensure!(is_alive(&agent)?, "/livez does not answer for an agent that goes on");
-    drop(starts);
-
-    // It goes on with what waits.
-    let starts = held(&node, &agent, third..2 * third)?;
-    agent.process().signal(Signal::SIGSTOP);
-    let ready = ready(run, &starts)?;
-    agent.process().signal(Signal::SIGCONT);
-    judge(tally, &starts, &ready, TIMEOUT);
-    drop(starts);
-
-    // It stands in the way of the one that is to follow, until kubelet kills it.
-    let next = node.start_agent(&options)?;
-    next.wait_message(SOON, "standing by for the agent that works on this node to end")?;
-    let starts = held(&node, &agent, 2 * third..run.trials())?;
-    agent.process().signal(Signal::SIGSTOP);
-    let ready = self::ready(run, &starts)?;
-    ensure!(next.logged("agent armed").is_empty(), "two agents work side by side");
-    agent.kill();
-    judge(tally, &starts, &ready, TIMEOUT);
-    next.wait_message(SOON, "agent armed")?;
     Ok(())
 }
 
@@ -74,9 +87,11 @@ fn ready(run: &Run, starts: &[Start]) -> Result<Vec<(LightProxy, u64)>> {
     proxies.into_iter().map(ready).collect()
 }
 
-fn judge(tally: &mut Tally, starts: &[Start], ready: &[(LightProxy, u64)], timeout: Duration) {
+/// Counts those of whom an agent could know from `works_ns` on.
+fn judge(tally: &mut Tally, starts: &[Start], ready: &[(LightProxy, u64)], works_ns: u64) {
     for (start, (_, ready_ns)) in starts.iter().zip(ready) {
-        start.judge(tally, Due { ready_ns: Some(*ready_ns), timeout });
+        let due = Due { ready_ns: Some(works_ns.max(*ready_ns)), timeout: TIMEOUT };
+        start.judge_since(tally, due, Some(*ready_ns));
     }
 }
 

@@ -13,7 +13,10 @@ use crate::{
     Agent, Node, Pod, PodSpec, Process, apps, backend_v4, bpf,
     clock::monotonic_ns,
     faults::{
-        Due, NAMESPACE, Run, Tally, light::LightProxy, node, nothing_left, sentry, start::SOON,
+        Due, NAMESPACE, Run, Tally, footprint,
+        light::{LightProxy, eventually},
+        node, nothing_left, sentry,
+        start::SOON,
     },
 };
 
@@ -33,7 +36,7 @@ const PROXY_MS: std::ops::RangeInclusive<u64> = 200..=3_000;
 /// Of a pod's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// Some time before there is a pod.
+    /// Before there is a pod; the next one comes when the sentry holds its connect.
     Absent,
     /// Just before or after the pod's cgroup is made.
     BeforeDiscovery,
@@ -51,6 +54,7 @@ pub(super) enum Moment {
 struct Lane<'a> {
     run: &'a Run,
     node: &'a Node,
+    sentry: &'a Process,
     random: Rng,
     moment: Moment,
 }
@@ -76,6 +80,8 @@ struct Started {
 enum Told {
     /// The cgroup will be made.
     Begins,
+    /// The sentry holds its connect.
+    Minded,
     /// The proxy is ready.
     Ready,
     /// The application's connect has come to its end.
@@ -86,11 +92,11 @@ pub(super) fn run(run: &Run, tally: &mut Tally, moment: Moment) -> Result<()> {
     let tally = Mutex::new(tally);
     let lane = |number: u32| -> Result<()> {
         let node = node()?;
-        let _sentry = sentry(&node, &run.agent())?;
+        let sentry = sentry(&node, &run.agent())?;
         let mut agent = node.start_agent(&run.agent())?;
         agent.wait_message(SOON, "agent armed")?;
         let random = run.random((u64::from(number) << 8) | moment as u64);
-        let mut lane = Lane { run, node: &node, random, moment };
+        let mut lane = Lane { run, node: &node, sentry: &sentry, random, moment };
         for nth in 0..run.trials().div_ceil(LANES) {
             let name = format!("pod-{number}-{nth}");
             agent = lane.trial(&agent, &name, &tally).with_context(|| name.clone())?;
@@ -133,6 +139,9 @@ impl Lane<'_> {
         let chances = self.chances();
         let pod = self.node.pod(PodSpec::new(NAMESPACE, name))?;
         pod.publish()?;
+        if self.moment == Moment::Absent {
+            self.kill_beside_the_sentry(agent)?;
+        }
         let (tell, told) = mpsc::channel();
         let (lane, pod, chances) = (&*self, &pod, &chances);
         thread::scope(|scope| {
@@ -144,11 +153,36 @@ impl Lane<'_> {
             let Started { app, proxy: _proxy, ready_ns } = started?;
             let (agent, back_ns) = changed?;
             let attempt = app.wait_attempt(TIMEOUT + SOON).ok();
-            let due = Due { ready_ns: Some(ready_ns.max(back_ns)), timeout: TIMEOUT };
+            // The agent that was to release it: the next one, unless it has lived to see its end.
+            let sees_ns = if self.moment == Moment::Detaching { 0 } else { back_ns };
+            let due = Due { ready_ns: Some(ready_ns.max(sees_ns)), timeout: TIMEOUT };
             lock(tally).count_since(name, attempt.as_ref(), due, Some(ready_ns));
             is_clean(pod)?;
             Ok(agent)
         })
+    }
+
+    /// Nobody but the sentry is there for what starts when this returns.
+    fn kill_beside_the_sentry(&self, agent: &Agent) -> Result<()> {
+        let told = |message: &str| {
+            let lines = self.sentry.log_records();
+            lines.into_iter().filter(|line| line["message"] == message).count()
+        };
+        let posted = || told("no agent works; sentry posted until one does");
+        // Otherwise it has nothing new to tell of the next absence.
+        eventually("the sentry has seen this agent", || {
+            Ok(told("an agent works again") == posted())
+        })?;
+        let before = posted();
+        agent.kill();
+        eventually("the sentry is posted", || Ok(posted() > before))
+    }
+
+    /// Waits until the sentry has dropped a SYN of this pod: it notes when it dropped the first.
+    fn wait_minded(&self, pod: &Pod) -> Result<()> {
+        let first_drops = footprint::map(self.node, "WAITING_SINCE")?;
+        let id = pod.cgroup().id()?;
+        eventually("the sentry holds the connect", || Ok(first_drops.keys()?.contains(&id)))
     }
 
     fn chances(&mut self) -> Chances {
@@ -180,6 +214,10 @@ impl Lane<'_> {
         let dial = || pod.start_container("app", apps::connect(backend_v4())?.get("/bytes/1000"));
         let app = dial()?;
         app.wait_connecting(SOON)?;
+        if self.moment == Moment::Absent {
+            self.wait_minded(pod)?;
+            tell(Told::Minded);
+        }
         let proxy = LightProxy::start(pod, &self.run.binary, chances.proxy)?;
         let ready_ns = proxy.wait_ready()?;
         tell(Told::Ready);
@@ -213,7 +251,8 @@ impl Lane<'_> {
             Ok(())
         };
         match self.moment {
-            Moment::Absent => {}
+            // It is dead already.
+            Moment::Absent => wait_told(Told::Minded)?,
             Moment::BeforeDiscovery => wait_told(Told::Begins)?,
             Moment::BeforeFirstSyn => drop(wait_line("gate closed")?),
             Moment::Holding => drop(wait_line("connect held")?),

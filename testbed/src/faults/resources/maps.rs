@@ -55,7 +55,7 @@ fn no_record(run: &Run, tally: &mut Tally) -> Result<()> {
     let before = Footprint::of(&node, &agent)?;
     let pod = light::attached(&node, &lane, "crowd")?;
     let app = dial_many(&pod, run.trials())?;
-    eventually("the table is full", || Ok(footprint::map(&node, "SOCKETS")?.keys()?.len() >= 64))?;
+    eventually("the table is full", || Ok(footprint::map(&node, "SOCKETS")?.count()? >= 64))?;
     let proxy = LightProxy::start(&pod, &run.binary, Duration::ZERO)?;
     let ready_ns = Some(proxy.wait_ready()?);
     for attempt in app.wait_attempts(TIMEOUT + SOON, run.trials() as usize)? {

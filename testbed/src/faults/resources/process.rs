@@ -196,18 +196,23 @@ fn little_memory(run: &Run, tally: &mut Tally) -> Result<()> {
 }
 
 fn little_cpu(run: &Run, tally: &mut Tally) -> Result<()> {
-    // All of them have begun to wait before the first one's time is up.
+    // Of those whom the kernel is to let go: all have begun to wait before the first one's time is up.
     let short = Duration::from_secs(if run.full { 20 } else { 4 });
+    let short_annotation = format!("{}s", short.as_secs());
     let node = node()?;
     let cpu = Control::new("cpu")?;
-    let agent = start(&node, &run.agent().arg(format!("--timeout={}s", short.as_secs())))?;
+    let agent = start(&node, &run.agent())?;
     let half = run.trials() as usize / 2;
     let lanes = light::lanes(&node, 2 * half)?;
     // All gates are there before the first connect is, and the agent knows of each connect before it
     // lacks the time: a deadline that nobody renews would pass before a slow machine has dialled.
     let mut pods = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
-        pods.push(light::attached(&node, lane, format!("cart-{number}"))?);
+        let mut spec = PodSpec::new(NAMESPACE, format!("cart-{number}"));
+        if number >= half {
+            spec = spec.annotation("holdfast.dev/timeout", &short_annotation);
+        }
+        pods.push(light::attached_of(&node, lane, spec)?);
     }
     let mut apps = Vec::new();
     for pod in pods {
@@ -221,7 +226,8 @@ fn little_cpu(run: &Run, tally: &mut Tally) -> Result<()> {
     cpu.add(agent.pid())?;
     let without = Waiting { pods: apps.split_off(half) };
     let with = Waiting { pods: apps };
-    with.release(run, Due { ready_ns: None, timeout: short }, tally)?;
+    // A deadline as short would let go whom the agent has forgotten.
+    with.release(run, Due { ready_ns: None, timeout: TIMEOUT }, tally)?;
     for (pod, app) in &without.pods {
         let attempt = app.wait_attempt(short + SOON).ok();
         tally.count(pod.name(), attempt.as_ref(), Due { ready_ns: None, timeout: short });
