@@ -139,7 +139,8 @@ pub(crate) struct Hold {
     pub(crate) backoffs: u32,
     /// The socket's own TCP_SYNCNT while it has another one for the hold's sake; 0: it has its own.
     pub(crate) own_syncnt: u32,
-    /// Whether the other one is already that for the time after the hold.
+    /// Whether the other one is already that for the time after the hold. Held once more before it
+    /// has connected, the socket gets that of a hold again.
     pub(crate) released: u32,
     /// Whether a `SocketRecord` existed at the first drop.
     pub(crate) recorded: u32,

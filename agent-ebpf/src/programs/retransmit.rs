@@ -81,16 +81,26 @@ fn retransmitting(ctx: &SockOpsContext) {
         adopt(ctx, hold);
     }
     let closed = is_closed(hold);
-    if closed && hold.own_syncnt == 0 {
-        let own = option(ctx, TCP_SYNCNT).filter(|own| *own != 0).unwrap_or(DEFAULT_SYN_RETRIES);
-        if set_option(ctx, TCP_SYNCNT, MAX_SYN_RETRIES) {
-            hold.own_syncnt = own;
-        }
-    } else if !closed && hold.own_syncnt != 0 && hold.released == 0 {
+    let raised = hold.own_syncnt != 0 && hold.released == 0;
+    if closed == raised {
+        return;
+    }
+    // Of a socket that was let go before, into silence, the kernel tells the tries of that time.
+    let own = if hold.own_syncnt != 0 {
+        hold.own_syncnt
+    } else {
+        option(ctx, TCP_SYNCNT).filter(|own| *own != 0).unwrap_or(DEFAULT_SYN_RETRIES)
+    };
+    let tries = if closed {
+        MAX_SYN_RETRIES
+    } else {
         // The tries of the hold are counted by the socket; it gets its own number of them anew.
         let retransmits = ctx.arg(0);
-        let tries = retransmits.saturating_add(hold.own_syncnt).min(MAX_SYN_RETRIES);
-        hold.released = u32::from(set_option(ctx, TCP_SYNCNT, tries));
+        retransmits.saturating_add(own).min(MAX_SYN_RETRIES)
+    };
+    if set_option(ctx, TCP_SYNCNT, tries) {
+        hold.own_syncnt = own;
+        hold.released = u32::from(!closed);
     }
 }
 

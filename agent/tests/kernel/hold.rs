@@ -2,20 +2,24 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
+use agent_ebpf::pacing::{DEFAULT_SYN_RETRIES, MAX_SYN_RETRIES};
 use holdfast::{
     bpf::LoadOptions,
     clock,
-    core::{Caller, KernelEventKind},
+    core::{Caller, GateSetting, KernelEventKind},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::pod::{Connecting, MINUTE, Pod, addresses, kernel_is_at_least, option, proxy};
+use crate::pod::{
+    Connecting, MINUTE, Pod, addresses, kernel_is_at_least, option, proxy, set_option, tries,
+    wait_for,
+};
 
 /// How often the socket itself sent a segment once more.
 fn retransmits(stream: &TcpStream) -> u32 {
@@ -108,6 +112,58 @@ fn a_hold_outlasts_the_default_number_of_syn_retries() {
     assert!(pod.counts().dropped > 12, "{:?}", pod.counts());
     pod.open();
     connecting.result().0.unwrap();
+}
+
+/// Somebody who listens and does not answer: a backlog of 0 takes one connection, and the kernel drops
+/// the SYN of whoever comes after it without a word.
+fn deaf_listener(address: SocketAddr) -> (Socket, TcpStream) {
+    let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    listener.set_reuse_address(true).unwrap();
+    listener.bind(&address.into()).unwrap();
+    listener.listen(0).unwrap();
+    // From outside of the pod, past its gate.
+    let queued = TcpStream::connect(address).unwrap();
+    (listener, queued)
+}
+
+#[test]
+fn who_was_let_go_into_silence_waits_again_like_anybody_else() {
+    const OWN: u32 = 5;
+    const HELD: u32 = MAX_SYN_RETRIES;
+    let mut pod = Pod::new();
+    let address = proxy(Ipv4Addr::LOCALHOST);
+    let socket = pod.socket(address);
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, &OWN, size_of_val(&OWN)).unwrap();
+    let seen = socket.try_clone().unwrap();
+    let let_go = |pod: &mut Pod| {
+        wait_for("it has not the tries of a held socket", || tries(&seen) == HELD);
+        let deaf = deaf_listener(address);
+        pod.open();
+        wait_for("it has not its own number of tries", || tries(&seen) != HELD);
+        deaf
+    };
+    pod.close(MINUTE);
+    let connecting = pod.inside(|| Connecting::start(socket, address));
+    let deaf = let_go(&mut pod);
+    assert!(connecting.is_waiting());
+    pod.close(MINUTE);
+    drop(deaf);
+    // At 500 ms a try its own 5 (and 4 linear ones) end within 6.5 s, the wait under way included.
+    thread::sleep(Duration::from_secs(8));
+    assert!(connecting.is_waiting());
+    assert_eq!(tries(&seen), HELD);
+
+    // As often as it happens, and behind a guarded gate too.
+    let deaf = let_go(&mut pod);
+    let guarded = pod.gate(GateSetting::Guarded { budget: MINUTE });
+    pod.set(&guarded);
+    drop(deaf);
+    wait_for("it is not held again", || tries(&seen) == HELD);
+    let _listener = TcpListener::bind(address).unwrap();
+    let stream = connecting.result().0.unwrap();
+    assert_eq!(pod.counts().held, 1, "one hold, however often its gate opened");
+    let own = if kernel_is_at_least(6, 1) { OWN } else { DEFAULT_SYN_RETRIES };
+    assert_eq!(tries(&stream), own);
 }
 
 #[test]

@@ -398,6 +398,20 @@ pub(crate) fn option<T: Copy>(
     value
 }
 
+/// How often a socket sends its SYN once more.
+pub(crate) fn tries(socket: &impl AsRawFd) -> u32 {
+    option(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, 0)
+}
+
+/// Waits until it is so; `what` tells what is wrong while it is not.
+pub(crate) fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < MINUTE, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Whether the running kernel is this version or a later one.
 pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();

@@ -4,11 +4,11 @@ use std::{
     fs,
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::AsRawFd,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use agent_ebpf::pacing::DEFAULT_SYN_RETRIES;
 use holdfast::{
     bpf::{LoadOptions, Posting, Sentry, take_down_sentries},
     core::{CgroupId, KernelEventKind},
@@ -17,11 +17,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     bpffs::BpfFs,
-    pod::{Connecting, MINUTE, PROXY_PORT, Pod, addresses, kernel_is_at_least, option, proxy},
+    pod::{
+        Connecting, MINUTE, PROXY_PORT, Pod, addresses, kernel_is_at_least, proxy, tries, wait_for,
+    },
 };
-
-/// `TCP_SYN_RETRIES` (include/net/tcp.h).
-const OWN_SYNCNT: libc::c_int = 6;
 
 /// A pod that no agent has taken up, and the sentry that its agent has prepared before it ended.
 fn orphan(bpffs: &BpfFs, longest: Duration) -> (Pod, Sentry) {
@@ -54,18 +53,6 @@ fn assert_let_go(pod: &Pod, sentry: &Sentry, address: SocketAddr) {
     });
 }
 
-fn tries(socket: &impl AsRawFd) -> libc::c_int {
-    option(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, 0)
-}
-
-fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < MINUTE, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_connect_waits_until_somebody_listens() {
     let bpffs = BpfFs::new();
@@ -80,7 +67,11 @@ fn a_connect_waits_until_somebody_listens() {
         let listener = TcpListener::bind(address).unwrap();
         let stream = connecting.result().0.unwrap();
         if kernel_is_at_least(6, 1) {
-            assert_eq!(tries(&stream), OWN_SYNCNT, "{address}: its own number of tries is back");
+            assert_eq!(
+                tries(&stream),
+                DEFAULT_SYN_RETRIES,
+                "{address}: its own number of tries is back"
+            );
         }
         // Who listens is connected to at once.
         let held = sentry.held().unwrap();
@@ -125,11 +116,11 @@ fn who_waits_when_it_is_relieved_gets_its_own_number_of_tries_back() {
         let socket = pod.socket(address);
         let seen = socket.try_clone().unwrap();
         let connecting = pod.inside(|| Connecting::start(socket, address));
-        wait_for("it has more tries", || tries(&seen) != OWN_SYNCNT);
+        wait_for("it has more tries", || tries(&seen) != DEFAULT_SYN_RETRIES);
         assert_eq!(sentry.relieve().unwrap(), Some(1));
         assert!(!sentry.is_posted() && sentry.is_there());
         assert_eq!(connecting.error().kind(), ErrorKind::ConnectionRefused);
-        assert_eq!(tries(&seen), OWN_SYNCNT, "{address}");
+        assert_eq!(tries(&seen), DEFAULT_SYN_RETRIES, "{address}");
         // Posted again before it has settled, it goes on with what is still there.
         post(&mut sentry, &pod);
         assert!(sentry.is_posted());
