@@ -13,8 +13,8 @@ use testbed::{
 };
 
 use crate::common::{
-    LATE, SOON, assert_released, binary, dials, enabled_node, eventually, idle, options,
-    start_agent_with, wait_for,
+    LATE, SOON, assert_released, assert_released_by_itself, binary, dials, enabled_node,
+    eventually, idle, options, start_agent_with, wait_for,
 };
 
 const STANDS_BY: &str = "standing by for the agent that works on this node to end";
@@ -199,7 +199,7 @@ fn pods_that_start_before_the_next_agent_gets_to_work_see_no_refusal() {
     assert_eq!(relieved["held"], 3, "{relieved}");
     for (pod, app) in &pods {
         let proxy = pod.start_proxy().unwrap();
-        assert_released(app, proxy.wait_ready(SOON).unwrap(), pod.name());
+        assert_released_by_itself(app, proxy.wait_ready(SOON).unwrap(), pod.name());
     }
 }
 
