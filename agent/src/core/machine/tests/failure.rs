@@ -209,3 +209,21 @@ fn a_gate_that_is_never_renewed_is_known_to_open_when_the_kernel_opens_it() {
         assert_eq!((reason, now), (OpenReason::Deadline, 400));
     }
 }
+
+#[test]
+fn a_verdict_that_could_not_be_written_is_written_again() {
+    let passes = |actions: &[Action]| {
+        actions.contains(&Action::SetVerdict { container: PROXY, verdict: Verdict::Pass })
+    };
+    let failed = || Event::VerdictFailed { uid: uid(), container: PROXY };
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    assert!(passes(&run.apply(1, container(PROXY, Some("istio-proxy")))));
+    for (fails_at, again_at) in [(1, 101), (101, 301)] {
+        assert!(run.apply(fails_at, failed()).is_empty());
+        assert_eq!(run.machine.next_wakeup(), Some(at(again_at)));
+        assert!(!passes(&run.apply(again_at - 1, Event::Tick)));
+        assert!(passes(&run.apply(again_at, Event::Tick)));
+    }
+    assert!(!passes(&run.apply(302, Event::Tick)), "it is written now");
+}
