@@ -85,6 +85,7 @@ faults! {
     no_bpffs: "no BPF file system",
     cgroup_removed: "cgroup removed under its links",
     netns_gone: "network namespace gone while it is probed",
+    no_files_while_taking_over: "out of file descriptors while taking over",
     tenant_opens_many_connects: "tenant opens 10,000 connects",
     tenant_forks: "tenant forks without end",
     tenant_makes_cgroups: "tenant makes cgroups",
