@@ -92,3 +92,10 @@ fn a_timestamp_behind_bytes_that_look_like_one() {
         sent.ends_with(&[&[2, 4, 8, 10, 8, 10], &value.to_be_bytes()[..], &OPTIONS[10..]].concat())
     );
 }
+
+/// Of no address may that character be a part, so nothing could be asked there.
+#[test]
+fn a_readiness_path_that_cannot_be_asked_for() {
+    let pod = b"namespace holdfast.dev/ready=http://:15021/healthz/read>y\n";
+    (target("settings").unwrap().run)(pod);
+}

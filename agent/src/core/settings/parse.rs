@@ -4,6 +4,7 @@
 use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use agent_ebpf::gate::MAX_PORTS;
+use hyper::http::uri::PathAndQuery;
 
 use super::{Mode, OnTimeout, ReadyCheck, RefuseErrno};
 
@@ -122,12 +123,18 @@ impl FromStr for ReadyCheck {
     }
 }
 
+/// Whether a request can be made for it, and for all of it: a fragment is not sent.
+fn is_request_target(path: &str) -> bool {
+    let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
+    plain && PathAndQuery::try_from(path).is_ok_and(|target| target.as_str() == path)
+}
+
 /// Reads what stands behind `http://`. No host: a pod is asked on its own loopback only.
 fn http(rest: &str) -> Option<ReadyCheck> {
     let rest = rest.strip_prefix(':')?;
     let slash = rest.find('/')?;
     let (number, path) = rest.split_at(slash);
-    let plain = path.len() <= MAX_PATH && path.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain = path.len() <= MAX_PATH && is_request_target(path);
     let port = port(number).filter(|_| plain)?;
     Some(ReadyCheck::Http { port, path: path.to_owned() })
 }
@@ -199,6 +206,8 @@ mod tests {
             "http://:80/a b",
             "http://:80/\r\nHost: x",
             "http://:80/ü",
+            "http://:80/a>b",
+            "http://:80/a#b",
             "https://:443/",
         ] {
             assert_eq!(text.parse::<ReadyCheck>(), Err(ValueError::Ready), "{text:?}");
