@@ -44,16 +44,14 @@ pub(super) struct Failures {
 pub(super) struct Untold {
     last: Monotonic,
     count: u32,
+    /// When they are told again; `None`: they have been, since.
+    pub(super) again_at: Option<Monotonic>,
 }
 
-// === impl Untold ===
-
-impl Untold {
-    /// When they are told again.
-    pub(super) fn again_at(self) -> Monotonic {
-        let doubled = 1_u32.checked_shl(self.count - 1).and_then(|by| RETRY_AFTER.checked_mul(by));
-        self.last + doubled.map_or(RETRY_AT_MOST, |after| after.min(RETRY_AT_MOST))
-    }
+/// How long after the failure number `count` the next trial comes; `None`: it is one of too many.
+fn retry_after(count: u32) -> Option<Duration> {
+    let doubled = RETRY_AFTER.saturating_mul(1_u32.checked_shl(count - 1)?);
+    Some(doubled.min(RETRY_AT_MOST))
 }
 
 // === impl Failures ===
@@ -73,8 +71,7 @@ impl Failures {
         if !self.may_pass {
             return None;
         }
-        let doubled = RETRY_AFTER.saturating_mul(1_u32.checked_shl(self.count - 1)?);
-        let at = self.last + doubled.min(RETRY_AT_MOST);
+        let at = self.last + retry_after(self.count)?;
         (at < self.first + RETRY_FOR).then_some(at)
     }
 }
@@ -136,6 +133,9 @@ impl Pod {
     /// Has the kernel told anew, if the time for that has come.
     pub(super) fn renew_again(&mut self, now: Monotonic) {
         self.tells_again |= self.renew_again_at.take_if(|at| now >= *at).is_some();
+        if let Some(untold) = &mut self.untold {
+            untold.again_at.take_if(|at| now >= *at);
+        }
     }
 
     /// The kernel has no verdict of this container, so it holds it.
@@ -145,16 +145,17 @@ impl Pod {
         container.told = None;
         let count = match self.untold {
             // Of several that fail at once.
-            Some(Untold { last, count }) if last == now => count,
+            Some(Untold { last, count, .. }) if last == now => count,
             Some(Untold { count, .. }) => count.saturating_add(1),
             None => 1,
         };
-        self.untold = Some(Untold { last: now, count });
+        let again_at = Some(now + retry_after(count).unwrap_or(RETRY_AT_MOST));
+        self.untold = Some(Untold { last: now, count, again_at });
     }
 
     /// Whether verdicts are left untold for a moment, because they could not be told just now.
-    pub(super) fn leaves_untold(&self, now: Monotonic) -> bool {
-        self.untold.is_some_and(|untold| now < untold.again_at())
+    pub(super) fn leaves_untold(&self) -> bool {
+        self.untold.is_some_and(|untold| untold.again_at.is_some())
     }
 
     /// Has it tried whether the programs can be worked again, if the time for that has come.

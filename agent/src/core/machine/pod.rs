@@ -394,7 +394,8 @@ impl Pod {
         let order = self.order.and_then(Order::until);
         let gate = self.gate.ends(self.may_wait());
         let renewal = self.renew_again_at.filter(|_| self.gate.is_attached());
-        let verdicts = self.untold.filter(|_| self.gate.is_attached()).map(Untold::again_at);
+        let verdicts = self.untold.and_then(|untold| untold.again_at);
+        let verdicts = verdicts.filter(|_| self.gate.is_attached());
         let all = [gate, renewal, verdicts, self.queries_expire(), order, self.watched_until];
         all.into_iter().flatten().min()
     }

@@ -273,7 +273,7 @@ impl Pod {
 
     /// Brings the kernel's verdicts up to date with what is known of the containers.
     pub(super) fn tell_verdicts(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if self.leaves_untold(context.now) {
+        if self.leaves_untold() {
             return;
         }
         let view = self.view.as_ref();

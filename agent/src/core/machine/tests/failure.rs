@@ -226,4 +226,5 @@ fn a_verdict_that_could_not_be_written_is_written_again() {
         assert!(passes(&run.apply(again_at, Event::Tick)));
     }
     assert!(!passes(&run.apply(302, Event::Tick)), "it is written now");
+    assert!(run.machine.next_wakeup() > Some(at(1_000)), "and nothing is due for it");
 }
