@@ -128,9 +128,9 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
 /// This program under a name of its own: cargo may have built another one in its place since it was
 /// started, as `cargo xtask test` has it do.
 fn own_copy(workspace: &Workspace) -> Result<PathBuf> {
-    let copy = workspace.target.join("fuzz/rustc-wrapper");
     let directory = workspace.target.join("fuzz");
     fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    let copy = directory.join("rustc-wrapper");
     fs::copy("/proc/self/exe", &copy).with_context(|| format!("write {}", copy.display()))?;
     Ok(copy)
 }

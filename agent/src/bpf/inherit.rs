@@ -88,16 +88,7 @@ fn take_over_foreign(claim: &Claim, left: &mut StdHashMap<CgroupId, Left>) -> Re
     for version in others {
         for (cgroup, directory) in by_cgroup(&version.join("links"))? {
             let state = foreign_state(&version.join("maps"), cgroup)?;
-            let mut links = Vec::new();
-            for pin in pin::pins(&directory).map_err(|error| failed(&directory, error))? {
-                match inherit(&pin) {
-                    Ok(link) => links.extend(link),
-                    Err(error) => {
-                        links.into_iter().for_each(Link::leave);
-                        return Err(error);
-                    }
-                }
-            }
+            let pins = pin::pins(&directory).map_err(|error| failed(&directory, error))?;
             let entry = left.entry(cgroup).or_insert_with(|| Left {
                 attached: Attached::default(),
                 gate: InheritedGate { state, waiting: Vec::new(), reached: 0 },
@@ -106,7 +97,9 @@ fn take_over_foreign(claim: &Claim, left: &mut StdHashMap<CgroupId, Left>) -> Re
             if let InheritedState::Closed { deadline, .. } = state {
                 entry.attached.foreign_deadline = Some(deadline);
             }
-            entry.attached.foreign.extend(links);
+            for pin in pins {
+                entry.attached.foreign.extend(inherit(&pin)?);
+            }
             entry.attached.directories.push(directory);
         }
     }

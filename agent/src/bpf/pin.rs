@@ -93,11 +93,16 @@ fn standing_below(root: &Path) -> Standing {
     standing
 }
 
-/// See [`Claim::others`].
+/// See [`Claim::others`]; what cannot be listed has none.
 pub(super) fn others_below(root: &Path) -> Vec<PathBuf> {
+    try_others_below(root).unwrap_or_default()
+}
+
+fn try_others_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     let own = version_below(root);
-    let others = subdirectories(root).into_iter();
-    others.filter(|path| *path != own && !absence::is_place(path)).collect()
+    let mut others = directories(root)?;
+    others.retain(|path| *path != own && !absence::is_place(path));
+    Ok(others)
 }
 
 /// See [`Claim::sweep`].
@@ -245,10 +250,7 @@ impl Claim {
 
     /// Directories of other versions.
     pub(super) fn others(&self) -> io::Result<Vec<PathBuf>> {
-        let own = self.version();
-        let mut others = directories(&self.root)?;
-        others.retain(|path| *path != own && !absence::is_place(path));
-        Ok(others)
+        try_others_below(&self.root)
     }
 
     /// Removes the directories of other versions in which no link is left, of a gate or of a sentry.

@@ -178,9 +178,8 @@ impl Sentry {
         cgroup_root: &Path,
         longest: Duration,
     ) -> Result<Posting, BpfError> {
-        let path = || cgroup_root.to_owned();
         let pods = Kubepods::below(cgroup_root)
-            .map_err(|source| BpfError::Cgroup { path: path(), source })?;
+            .map_err(|source| BpfError::Cgroup { path: cgroup_root.to_owned(), source })?;
         self.post(&pods, longest)
     }
 
