@@ -25,7 +25,7 @@ pub use self::{
 /// Bumped whenever a type in a map or in the ring changes its meaning or its layout, those that only
 /// the programs know included: maps outlive the agent that made them, and the next agent's programs
 /// go on with them.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Declares types that maps and the ring hold, with their sizes. Each derives `bytemuck::Pod`, which
 /// lets no type with padding or with a value that is not any bits pass.

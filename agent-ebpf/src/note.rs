@@ -26,7 +26,7 @@ pub enum Note {
     SynPassesAround = 10,
     /// It goes to loopback, but to no port of the proxy.
     SynPassesOtherPort = 11,
-    /// A guarded gate has found somebody who listens.
+    /// Somebody listens, and the gate is guarded, or closed and no agent has worked for long.
     SynPassesListens = 12,
     /// Its container, or its user, is never held.
     SynPassesExempt = 13,
@@ -42,21 +42,23 @@ pub enum Note {
     QueryDropped = 18,
     /// Its container, or its user, is never held.
     QueryPassesExempt = 19,
+    /// No agent has worked for long, and somebody takes queries there.
+    QueryPassesListens = 20,
     /// It has waited for as long as it may.
-    QueryPassesTimeOver = 20,
+    QueryPassesTimeOver = 21,
     /// Mode observe: it would have been dropped.
-    QueryObserved = 21,
+    QueryObserved = 22,
     /// A socket that a connect hook has seen is connected.
-    Connected = 22,
+    Connected = 23,
     /// It has given up, or was refused.
-    NotConnected = 23,
+    NotConnected = 24,
     /// It was closed.
-    Closed = 24,
+    Closed = 25,
 }
 
 impl Note {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ConnectSeen,
         Self::ConnectPassesOpen,
         Self::ConnectPassesListens,
@@ -76,6 +78,7 @@ impl Note {
         Self::SynObserved,
         Self::QueryDropped,
         Self::QueryPassesExempt,
+        Self::QueryPassesListens,
         Self::QueryPassesTimeOver,
         Self::QueryObserved,
         Self::Connected,
@@ -112,6 +115,7 @@ impl Note {
             Self::SynObserved => "SYN observed",
             Self::QueryDropped => "DNS query dropped",
             Self::QueryPassesExempt => "DNS query passes: its container or user is exempt",
+            Self::QueryPassesListens => "DNS query passes: somebody takes it",
             Self::QueryPassesTimeOver => "DNS query passes: its time is over",
             Self::QueryObserved => "DNS query observed",
             Self::Connected => "connected",
@@ -140,6 +144,7 @@ impl Note {
             | Self::SynPassesForeign => [Port, None],
             Self::QueryDropped
             | Self::QueryPassesExempt
+            | Self::QueryPassesListens
             | Self::QueryPassesTimeOver
             | Self::QueryObserved => [Query, None],
             Self::Connected | Self::NotConnected | Self::Closed => [Drops, None],

@@ -2,12 +2,20 @@
 //! kubelet's tree for only that long.
 //!
 //! It knows nothing of these pods, so it does what a guarded gate does: it holds a SYN to a port on
-//! which nobody listens, which would be refused otherwise, and nothing else.
+//! which nobody listens, which would be refused otherwise, and nothing else. The gates that an agent
+//! has left closed do the same once none has worked for [`AWAY_NS`].
 
 use crate::plain_bytes;
 
 /// How many ports of proxies it can name: the built-in profiles have about twenty.
 pub const MAX_SENTRY_PORTS: usize = 32;
+
+/// How long no agent has worked when a closed gate lets pass who connects to a port on which somebody
+/// listens, in nanoseconds. Nobody is going to hear soon that the proxy is ready then, and without
+/// holdfast the connect would have succeeded. More than an exchange of agents takes, and kubelet's
+/// first restart of a container; less than its back-off for the second, 10 s (`backOffPeriod` in
+/// pkg/kubelet/kubelet.go of Kubernetes).
+pub const AWAY_NS: u64 = 5_000_000_000;
 
 /// What the agent that works on the node keeps ready for the time without one. One entry, written
 /// by that agent only.
@@ -61,6 +69,13 @@ impl Post {
     pub const fn is_in_force(&self, now_ns: u64) -> bool {
         now_ns < self.until_ns
     }
+}
+
+/// Whether no agent has worked for [`AWAY_NS`]: since `since_ns`, by `CLOCK_MONOTONIC`; 0: one works.
+#[inline(always)]
+#[must_use]
+pub const fn agents_are_away(since_ns: u64, now_ns: u64) -> bool {
+    since_ns != 0 && now_ns >= since_ns.saturating_add(AWAY_NS)
 }
 
 plain_bytes!(Sentry = 80, Post = 16);

@@ -21,6 +21,7 @@ use super::{
     pod::{self, Found, Standing},
     record, report,
     say::say,
+    sentry,
     sock::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM},
 };
 
@@ -109,6 +110,7 @@ fn stream<const LOUD: bool>(ctx: &SockAddrContext, asked: Address) -> Call {
         && standing == Standing::Held
         && HOLDFAST_SET_RETVAL.load() != 0
         && is_redirected(&found, asked)
+        && !sentry::is_alone(now)
     {
         refuse(ctx, &found, asked, now);
         say!(LOUD, ConnectRefused, pod, container, cookie_of(ctx), port, found.gate.errno);

@@ -113,6 +113,11 @@ pub(crate) static SENTRY: Array<Sentry> = Array::with_max_entries(1, 0);
 #[map(name = "POST")]
 pub(crate) static POST: Array<Post> = Array::with_max_entries(1, 0);
 
+/// `CLOCK_MONOTONIC` nanoseconds since which no agent works; 0: one does. Written by whoever posts the
+/// sentry, and by the agent that works: not in `POST`, which it must not touch before it relieves it.
+#[map(name = "AWAY_SINCE")]
+pub(crate) static AWAY_SINCE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The ids of the cgroups below which pods' cgroups are, while a sentry is posted.
 #[map(name = "BRANCHES")]
 pub(crate) static BRANCHES: HashMap<u64, u8> =

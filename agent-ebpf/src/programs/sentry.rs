@@ -3,7 +3,7 @@
 //!
 //! A pod with a gate is left to the gate's programs, so that no packet is treated by both.
 
-use agent_ebpf::{Post, Sentry, pacing::Answer};
+use agent_ebpf::{Post, Sentry, pacing::Answer, sentry::agents_are_away};
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE},
     helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_ns, bpf_skb_ancestor_cgroup_id},
@@ -13,7 +13,7 @@ use aya_ebpf::{
 use super::{
     gate::Verdict,
     listener,
-    maps::{BRANCHES, GATES, HeldBy, Hold, POST, SENTRY, WAITING_SINCE, hold_of},
+    maps::{AWAY_SINCE, BRANCHES, GATES, HeldBy, Hold, POST, SENTRY, WAITING_SINCE, hold_of},
     packet,
     pod::MAX_LEVEL,
     report,
@@ -77,6 +77,12 @@ fn on_duty(now: u64) -> Option<(&'static Sentry, *mut Post)> {
         return None;
     }
     Some((SENTRY.get(0)?, post))
+}
+
+/// Whether no agent has worked for so long that closed gates go by who listens.
+#[inline(always)]
+pub(crate) fn is_alone(now: u64) -> bool {
+    AWAY_SINCE.get(0).is_some_and(|since| agents_are_away(*since, now))
 }
 
 /// The pod of which these are the ancestors, if the sentry minds it: the first cgroup below those

@@ -31,7 +31,7 @@ const SOCKOPT_ANCESTORS: &str = "HOLDFAST_SOCKOPT_ANCESTORS";
 
 /// The maps that outlive an agent: all in which something stands that the next one's programs go on
 /// with.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 14] = [
     Gates::MAP,
     Gates::COUNTS_MAP,
     Gates::CONTAINERS_MAP,
@@ -41,6 +41,7 @@ const PINNED: [&str; 13] = [
     EventReader::LOST_MAP,
     Sentry::MAP,
     Sentry::POST_MAP,
+    Sentry::AWAY_MAP,
     Sentry::BRANCHES_MAP,
     "REDIRECTED",
     "WAITING_SINCE",

@@ -4,7 +4,7 @@
 //! ```text
 //! /sys/fs/bpf/holdfast/              locked by the agent that works
 //!                     agent/         the same, for those that wait for its end
-//!                     v4/            of this version of the ABI
+//!                     v5/            of this version of the ABI
 //!                        maps/<map>
 //!                        links/<pod's cgroup id>/<program>
 //!                        programs/, sentry/   see `bpf/sentry.rs`

@@ -2,7 +2,7 @@
 //! the next. All of it is pinned, so that whoever posts it needs no verifier, and it no process.
 //!
 //! ```text
-//! v<ABI>/maps/                SENTRY, POST, BRANCHES
+//! v<ABI>/maps/                SENTRY, POST, AWAY_SINCE, BRANCHES
 //!        programs/<program>   loaded by the last agent
 //!        sentry/<id of a root's cgroup>/<program>   the links, while it is posted
 //! ```
@@ -39,6 +39,7 @@ pub struct Sentry {
     directory: PathBuf,
     orders: Array<MapData, Orders>,
     post: Array<MapData, Post>,
+    away_since: Array<MapData, u64>,
     branches: HashMap<MapData, u64, u8>,
 }
 
@@ -72,6 +73,7 @@ impl Sentry {
 
     pub(super) const MAP: &'static str = "SENTRY";
     pub(super) const POST_MAP: &'static str = "POST";
+    pub(super) const AWAY_MAP: &'static str = "AWAY_SINCE";
     pub(super) const BRANCHES_MAP: &'static str = "BRANCHES";
 
     /// That of this version's agents; `None`: none of them has worked with this BPF file system.
@@ -91,6 +93,7 @@ impl Sentry {
         Ok(Some(Self {
             orders: open(&maps, Self::MAP)?,
             post: open(&maps, Self::POST_MAP)?,
+            away_since: open(&maps, Self::AWAY_MAP)?,
             branches: open(&maps, Self::BRANCHES_MAP)?,
             directory,
         }))
@@ -134,6 +137,29 @@ impl Sentry {
     pub fn set_taken_up(&mut self, up_to: CgroupId) -> Result<(), BpfError> {
         let orders = self.orders()?;
         self.order(Orders { above: up_to.0, ..orders })
+    }
+
+    /// Since when no agent works; `None`: one does.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn away_since(&self) -> Result<Option<Monotonic>, BpfError> {
+        let since = self.away_since.get(&ONLY, 0);
+        let since = since.map_err(|source| read_failed(Self::AWAY_MAP, source))?;
+        Ok((since != 0).then_some(Monotonic(since)))
+    }
+
+    /// Says so. While nobody does, closed gates let pass who connects to a port on which somebody
+    /// listens ([`agent_ebpf::sentry::AWAY_NS`]).
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Map`].
+    pub fn set_away_since(&mut self, since: Option<Monotonic>) -> Result<(), BpfError> {
+        let since = since.map_or(0, |since| since.0);
+        let set = self.away_since.set(ONLY, since, 0);
+        set.map_err(|source| write_failed(Self::AWAY_MAP, source))
     }
 
     /// Whether it is on its post.
@@ -191,6 +217,9 @@ impl Sentry {
     /// [`BpfError`] with what of it could not be posted.
     pub fn post(&mut self, pods: &Kubepods, longest: Duration) -> Result<Posting, BpfError> {
         let now = clock::now();
+        if self.away_since()?.is_none() {
+            self.set_away_since(Some(now))?;
+        }
         let until = Monotonic(self.posted()?.until_ns);
         let begins = until == Monotonic(0);
         if self.is_over()? {

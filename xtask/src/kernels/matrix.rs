@@ -38,7 +38,7 @@ const FEATURES: [Feature; 11] = [
         ],
     },
     Feature { name: "log lines", tests: &["voice::"] },
-    Feature { name: "sentry", tests: &["sentry::"] },
+    Feature { name: "sentry", tests: &["sentry::", "away::"] },
     // All programs pass the verifier, for what they were recorded to cost.
     Feature { name: "verifier", tests: &["cost::", "parts::"] },
 ];

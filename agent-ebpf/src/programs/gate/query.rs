@@ -22,6 +22,7 @@ use crate::programs::{
     record,
     report::{self, Sent},
     say::say,
+    sentry,
     sock::{self, IPPROTO_UDP, SOCK_DGRAM, TCP_ESTABLISHED},
 };
 
@@ -70,6 +71,10 @@ pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
     if treatment == Treatment::Observe {
         query.observe(record.as_deref());
         say!(LOUD, QueryObserved, pod, container, cookie, id, 0_u8);
+        return None;
+    }
+    if sentry::is_alone(now) && listener::takes_datagrams(ctx, &datagram.destination) {
+        say!(LOUD, QueryPassesListens, pod, container, cookie, id, 0_u8);
         return None;
     }
     let is_held = match record {

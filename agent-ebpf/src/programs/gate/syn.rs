@@ -21,6 +21,7 @@ use crate::programs::{
     record,
     report::{self, Sent},
     say::say,
+    sentry,
     sock::{self, IPPROTO_TCP, SOCK_STREAM},
 };
 
@@ -64,7 +65,7 @@ pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
         return None;
     }
     // Before all else: it is what most SYNs to a guarded gate meet.
-    if treatment == Treatment::Guard && listener::listens(ctx, &syn.destination) {
+    if goes_by_listener(treatment, now) && listener::listens(ctx, &syn.destination) {
         say!(LOUD, SynPassesListens, pod, container, cookie_of(ctx), port, 0_u8);
         return None;
     }
@@ -92,6 +93,16 @@ pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
             attempt.observe::<LOUD>();
             None
         }
+    }
+}
+
+/// Whether who connects to a port on which somebody listens passes, be the proxy ready or not.
+#[inline(always)]
+fn goes_by_listener(treatment: Treatment, now: u64) -> bool {
+    match treatment {
+        Treatment::Guard => true,
+        Treatment::Hold | Treatment::Refuse => sentry::is_alone(now),
+        Treatment::Pass | Treatment::Observe => false,
     }
 }
 
