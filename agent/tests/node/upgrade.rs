@@ -3,13 +3,15 @@
 use std::{
     process::{Command, Output},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use agent_ebpf::sentry::AWAY_NS;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use testbed::{
-    Agent, AgentOptions, Node, Pod, PodSpec, Process, Resource, api::Trouble, apps, backend_v4, bpf,
+    Agent, AgentOptions, Node, PROXY, Pod, PodSpec, Process, Resource, api::Trouble, apps,
+    backend_v4, bpf,
 };
 
 use crate::common::{
@@ -120,6 +122,28 @@ fn agents_that_crash_again_and_again_do_not_move_a_deadline() {
     let attempt = app.wait_attempt(SOON).unwrap();
     let waited = attempt.elapsed();
     assert!(waited > Duration::from_millis(5_500) && waited < Duration::from_secs(8), "{waited:?}");
+}
+
+#[test]
+fn a_closed_gate_goes_by_who_listens_while_no_agent_comes_and_by_readiness_again_when_one_has() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    let (pod, app) = held_pod(&node, &agent, "cart");
+    // Listens, and never is ready.
+    let _proxy = pod.start_container(PROXY, apps::listener(15001, 16).unwrap()).unwrap();
+    assert!(is_waiting(&app));
+    let killed = Instant::now();
+    agent.kill();
+    assert!(app.wait_attempt(SOON).unwrap().is_connected());
+    let alone = killed.elapsed();
+    assert!(alone >= Duration::from_nanos(AWAY_NS), "{alone:?}");
+    let agent = start_agent_with(&node, &keeping());
+    wait_for(&agent, &pod, "gate taken over");
+    let app = pod.exec("app", apps::connect(backend_v4()).unwrap()).unwrap();
+    app.wait_connecting(SOON).unwrap();
+    assert!(is_waiting(&app));
+    drop(sentry);
 }
 
 #[test]
