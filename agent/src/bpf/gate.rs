@@ -1,43 +1,33 @@
 //! The agent's side of the gate: state into the maps, programs onto the pods' cgroups.
 
+mod attached;
+mod kernel_log;
+mod reading;
+mod state;
+
 use std::{
     collections::HashMap as StdHashMap,
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use agent_ebpf::{
-    Gate, GateCounts, GateMode, GateState,
-    gate::{MAX_PORTS, NO_UID, SOMEBODY_WAITS},
-};
+use agent_ebpf::{Gate, GateCounts};
 use aya::maps::{HashMap, MapData, MapError};
 
+pub(super) use self::attached::Attached;
+pub use self::reading::GateTotals;
+use self::state::{dns_hooks, gate_of};
 use super::{
     BpfError,
-    inherit::{Left, reason_code},
+    inherit::Left,
     link::Link,
     pin::Claim,
-    program::{Hook, LoudPrograms, Voice},
+    program::Hook,
     socket::{SocketRemover, SocketTable},
     voice::Voices,
 };
-use crate::core::{
-    CgroupId, GateSetting, InheritedGate, Mode, Monotonic, RefuseErrno, SetGate, Verdict,
-};
-
-/// What is on one pod's cgroup. Dropping it takes everything off again.
-#[derive(Debug, Default)]
-pub(super) struct Attached {
-    /// Sorted by hook, which is the order in which they come off.
-    pub(super) links: Vec<(Hook, Link)>,
-    /// Those of another version's agent. They stay until this one's own are there.
-    pub(super) foreign: Vec<Link>,
-    /// When their gate opens by itself.
-    pub(super) foreign_deadline: Option<Monotonic>,
-    /// Where the links have their names.
-    pub(super) directories: Vec<PathBuf>,
-}
+use crate::core::{CgroupId, InheritedGate, SetGate, Verdict};
 
 /// Works the gates of the node's pods. Dropping it opens and detaches all of them; [`Gates::leave`]
 /// leaves them to the next agent.
@@ -57,17 +47,6 @@ pub struct Gates {
     dropped_before: i64,
 }
 
-/// What the kernel keeps for all gates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GateTotals {
-    /// Packets that closed gates have dropped since the agent was started.
-    pub dropped: u64,
-    /// Held sockets that have a record now.
-    pub records: u64,
-    /// Queries that have one.
-    pub datagrams: u64,
-}
-
 /// The maps that the agent writes.
 pub(super) struct GateMaps {
     pub(super) gates: HashMap<MapData, u64, Gate>,
@@ -80,42 +59,6 @@ pub(super) struct GateMaps {
 impl std::fmt::Debug for Gates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gates").field("attached", &self.attached.keys()).finish_non_exhaustive()
-    }
-}
-
-// === impl Attached ===
-
-impl Attached {
-    fn has(&self, hook: Hook) -> bool {
-        self.links.iter().any(|(attached, _)| *attached == hook)
-    }
-
-    /// Whether there were any.
-    fn drop_foreign(&mut self) -> bool {
-        let some = !self.foreign.is_empty();
-        if some {
-            self.foreign.clear();
-            self.foreign_deadline = None;
-            // This version's own is not empty.
-            self.directories.retain(|directory| fs::remove_dir(directory).is_err());
-        }
-        some
-    }
-
-    pub(super) fn leave(&mut self) {
-        self.links.drain(..).for_each(|(_, link)| link.leave());
-        self.foreign.drain(..).for_each(Link::leave);
-        self.directories.clear();
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        self.links.clear();
-        self.foreign.clear();
-        for directory in &self.directories {
-            let _: io::Result<()> = fs::remove_dir(directory);
-        }
     }
 }
 
@@ -265,12 +208,6 @@ impl Gates {
         }
     }
 
-    /// Whether the programs are on a pod's cgroup.
-    #[must_use]
-    pub fn has(&self, cgroup: CgroupId) -> bool {
-        self.attached.contains_key(&cgroup)
-    }
-
     fn try_set(
         &mut self,
         set: &SetGate,
@@ -284,7 +221,7 @@ impl Gates {
         let dns = dns_hooks(set);
         // Before the state is written: no query must be dropped while its sender would be told.
         self.attach(dns, cgroup, path, attached)?;
-        let gate = self.gate_of(set);
+        let gate = gate_of(set, self.open_gate());
         let was_whole = Hook::HOLD.into_iter().all(|hook| attached.has(hook));
         self.write(cgroup, Gate { attached: was_whole.into(), ..gate })?;
         attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
@@ -362,59 +299,6 @@ impl Gates {
                 directory = %directory.display(), %error,
                 "links cannot be pinned: gates open when this agent ends"
             );
-        }
-    }
-
-    fn gate_of(&self, set: &SetGate) -> Gate {
-        let SetGate {
-            uid: _,
-            cgroup: _,
-            state,
-            renews: _,
-            mode,
-            errno,
-            proxy_uid,
-            ports,
-            dns_port,
-        } = set;
-        let mut named = [0; MAX_PORTS];
-        for (slot, port) in named.iter_mut().zip(ports) {
-            *slot = *port;
-        }
-        let mode = match mode {
-            // Who sends the SYN again makes no difference to its being dropped.
-            Mode::Hold | Mode::Retry => GateMode::Hold,
-            Mode::Refuse => GateMode::Refuse,
-            Mode::Observe => GateMode::Observe,
-        };
-        let errno = match errno {
-            RefuseErrno::ConnRefused => libc::ECONNREFUSED,
-            RefuseErrno::Again => libc::EAGAIN,
-            RefuseErrno::TimedOut => libc::ETIMEDOUT,
-        };
-        let gate = Gate {
-            mode: mode as u32,
-            proxy_uid: proxy_uid.unwrap_or(NO_UID),
-            errno: errno.unsigned_abs(),
-            dns_port: dns_port.unwrap_or(0),
-            ports: named,
-            ..self.open_gate()
-        };
-        match state {
-            GateSetting::Closed { reason, since, reached_before, deadline, refuse_until } => Gate {
-                state: GateState::Closed as u32,
-                deadline_ns: deadline.0,
-                since_ns: since.0,
-                reached_before: reached_before.unwrap_or(SOMEBODY_WAITS),
-                refuse_until_ns: refuse_until.map_or(0, |until| until.0),
-                closed_for: reason_code(*reason),
-                ..gate
-            },
-            GateSetting::Guarded { budget } => Gate {
-                state: GateState::Guarded as u32,
-                guard_ns: u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX),
-                ..gate
-            },
         }
     }
 
@@ -499,111 +383,6 @@ impl Gates {
     /// Removes what was set for a container. Most have no entry: they are held.
     pub fn forget_verdict(&mut self, container: CgroupId) {
         let _: Result<(), MapError> = self.maps.containers.remove(&container.0);
-    }
-
-    /// Has a pod's programs write debug lines, or no more: from now on, and whenever its gate is
-    /// attached again. Its gate does what it did, at every instant.
-    ///
-    /// # Errors
-    ///
-    /// [`BpfError::NotLoaded`] before [`Self::loud_programs`] are loaded, or [`BpfError`] if the
-    /// kernel refuses the exchange; everything is then as it was.
-    pub fn set_kernel_log(&mut self, pod: CgroupId, on: bool) -> Result<(), BpfError> {
-        let voice = if on { Voice::Loud } else { Voice::Silent };
-        let attached = self.attached.get(&pod).or_else(|| Some(&self.left.get(&pod)?.attached));
-        let links = attached.map_or(&[][..], |attached| &attached.links);
-        self.voices.set(pod, voice, links)
-    }
-
-    /// What has to be loaded before a pod's programs can write debug lines. It is for others to do:
-    /// who works the gates has no time for it.
-    #[must_use]
-    pub fn loud_programs(&self) -> LoudPrograms {
-        self.voices.loud_programs().clone()
-    }
-
-    /// Treats a pod as one for which nothing was asked: of one that is gone the agent has to say so,
-    /// because the number of its cgroup may become another one's.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::set_kernel_log`].
-    pub fn reset_kernel_log(&mut self, pod: CgroupId) -> Result<(), BpfError> {
-        let is_loud = self.voices.usual() == Voice::Loud;
-        self.set_kernel_log(pod, is_loud)
-    }
-
-    /// Whether a pod's programs write debug lines.
-    #[must_use]
-    pub fn has_kernel_log(&self, pod: CgroupId) -> bool {
-        self.voices.of(pod) == Voice::Loud
-    }
-
-    /// What is on which cgroup.
-    pub(super) fn attached(&self) -> impl Iterator<Item = (CgroupId, &Attached)> {
-        self.attached.iter().map(|(cgroup, attached)| (*cgroup, attached))
-    }
-
-    /// The same of what another agent has left.
-    pub(super) fn left(&self) -> impl Iterator<Item = (CgroupId, &Attached)> {
-        self.left.iter().map(|(cgroup, left)| (*cgroup, &left.attached))
-    }
-
-    /// Where things are pinned, if they are.
-    pub(super) const fn claim(&self) -> Option<&Claim> {
-        self.claim.as_ref()
-    }
-
-    /// What the programs read of a gate.
-    pub(super) fn state(&self, cgroup: CgroupId) -> Option<Gate> {
-        self.maps.gates.get(&cgroup.0, 0).ok()
-    }
-
-    /// When the kernel opens a pod's gate; `None`: it is not a closed one.
-    #[must_use]
-    pub fn deadline(&self, cgroup: CgroupId) -> Option<Monotonic> {
-        let closed = |gate: &Gate| gate.state == GateState::Closed as u32;
-        let own = self.state(cgroup).filter(closed).map(|gate| Monotonic(gate.deadline_ns));
-        // Until this version's own is written another's is all there is.
-        own.or_else(|| self.attached.get(&cgroup)?.foreign_deadline)
-    }
-
-    /// What the kernel counted for a gate that is attached.
-    #[must_use]
-    pub fn counts(&self, cgroup: CgroupId) -> Option<GateCounts> {
-        self.maps.counts.get(&cgroup.0, 0).ok()
-    }
-
-    /// What the kernel has counted for all gates: one system call for each that is attached.
-    #[must_use]
-    pub fn totals(&self) -> GateTotals {
-        let mut totals = GateTotals::default();
-        let mut dropped = self.dropped_before;
-        for counts in self.attached.keys().filter_map(|cgroup| self.counts(*cgroup)) {
-            dropped += counts.dropped as i64;
-            totals.records += counts.records;
-            totals.datagrams += counts.datagrams;
-        }
-        totals.dropped = dropped.try_into().unwrap_or_default();
-        totals
-    }
-
-    fn dropped_by(&self, cgroup: CgroupId) -> i64 {
-        self.counts(cgroup).map_or(0, |counts| counts.dropped as i64)
-    }
-}
-
-/// The hooks that a gate needs for DNS queries.
-fn dns_hooks(set: &SetGate) -> &'static [Hook] {
-    if set.dns_port.is_none() || !matches!(set.state, GateSetting::Closed { .. }) {
-        return &[];
-    }
-    match set.mode {
-        Mode::Hold | Mode::Retry => &Hook::DNS,
-        // To know who asks, and whom; none is dropped.
-        Mode::Observe => &Hook::SEND,
-        // Queries pass.
-        Mode::Refuse => &[],
     }
 }
 
