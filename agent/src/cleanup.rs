@@ -37,7 +37,8 @@ enum Found {
     Clean {
         /// Where.
         bpffs: PathBuf,
-        /// How many programs have come off a cgroup; `None`: the kernel does not tell who may not ask.
+        /// How many programs have come off a cgroup; `None`: the kernel tells only who has more
+        /// rights than it takes to remove them.
         programs: Option<usize>,
     },
 }

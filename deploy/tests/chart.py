@@ -2,8 +2,8 @@
 
     python3 deploy/tests/chart.py [--check]
 
-writes deploy/holdfast.yaml and deploy/cleanup.yaml, or says how they differ. `cargo xtask chart` runs it with all it
-needs.
+writes deploy/holdfast.yaml and deploy/cleanup.yaml, or says how they differ. `cargo xtask chart`
+runs it with all it needs.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def manifest(chart: Path = CHART) -> str:
 
 
 def cleanup(chart: Path = CHART) -> str:
-    """The text of deploy/cleanup.yaml: the hook's pods, for whom kubectl waits instead of the Job."""
+    """The text of deploy/cleanup.yaml: the hook's pods, for which kubectl waits as the Job does."""
     values = manifest_values()
     texts = render(values, chart=chart, namespace=CLEANUP_NAMESPACE).manifest.split("---\n")
     [namespace] = [text for text in texts if "\nkind: Namespace\n" in text]

@@ -131,8 +131,8 @@ pub struct Claim {
 // === impl Claim ===
 
 impl Claim {
-    /// Whether somebody has the place, or has left something there: [`Self::remove`] takes the directory
-    /// away as well, and each agent makes it anew.
+    /// Whether somebody has the place, or has left something there: [`Self::remove`] takes the
+    /// directory away as well, and each agent makes it anew.
     ///
     /// # Errors
     ///

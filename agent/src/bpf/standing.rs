@@ -1,4 +1,5 @@
-//! What stands in a BPF file system, whoever has put it there: by its names, and as the kernel sees it.
+//! What stands in a BPF file system, whoever has put it there: by its names, and as the kernel
+//! sees it.
 
 use std::{
     fs,
@@ -36,9 +37,9 @@ pub(super) fn standing_below(root: &Path) -> Standing {
     standing
 }
 
-/// How many of the programs that have a name are on a cgroup; `None`: the kernel does not tell. The name of a
-/// link outlives its cgroup, which takes the program with it (`bpf_cgroup_link_auto_detach` in
-/// kernel/bpf/cgroup.c).
+/// How many of the programs that have a name are on a cgroup; `None`: the kernel does not tell. The
+/// name of a link outlives its cgroup, which takes the program with it
+/// (`bpf_cgroup_link_auto_detach` in kernel/bpf/cgroup.c).
 pub(super) fn attached_below(root: &Path) -> Option<usize> {
     let versions = pin::subdirectories(root);
     let links = versions.iter().flat_map(|version| {
@@ -60,29 +61,30 @@ fn links_of(version: &Path) -> (Vec<Vec<PathBuf>>, Vec<Vec<PathBuf>>) {
 fn is_attached(link: &Path) -> Option<bool> {
     // To be asked the kernel wants capabilities that removing a name does not take.
     let link = sys::open_pinned(link).ok()?;
-    cgroup_of(&fdinfo(&link)?)
+    has_cgroup(&fdinfo(&link)?)
 }
 
-/// The kernel's own words on a descriptor, without a call of bpf(2): Documentation/filesystems/proc.rst, 3.8.
+/// The kernel's own words on a descriptor, without a call of bpf(2):
+/// Documentation/filesystems/proc.rst, 3.8.
 pub(super) fn fdinfo(descriptor: &OwnedFd) -> Option<String> {
     fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).ok()
 }
 
 /// Whether that of a link names a cgroup: 0 is that of one whose cgroup has gone.
-fn cgroup_of(fdinfo: &str) -> Option<bool> {
+fn has_cgroup(fdinfo: &str) -> Option<bool> {
     let id = fdinfo.lines().find_map(|line| line.strip_prefix("cgroup_id:"))?;
     Some(id.trim() != "0")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::cgroup_of;
+    use super::has_cgroup;
 
     #[test]
     fn a_link_without_a_cgroup_is_one_in_name_only() {
         let told = |id| format!("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\ncgroup_id:\t{id}\n");
-        assert_eq!(cgroup_of(&told("8123")), Some(true));
-        assert_eq!(cgroup_of(&told("0")), Some(false));
-        assert_eq!(cgroup_of("pos:\t0\n"), None);
+        assert_eq!(has_cgroup(&told("8123")), Some(true));
+        assert_eq!(has_cgroup(&told("0")), Some(false));
+        assert_eq!(has_cgroup("pos:\t0\n"), None);
     }
 }

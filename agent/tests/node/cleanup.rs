@@ -12,7 +12,7 @@ use std::{
 };
 
 use holdfast::{
-    bpf::{Sentry, holder},
+    bpf::{Claim, Sentry, holder},
     node::Kubepods,
 };
 use nix::{
@@ -161,7 +161,8 @@ fn a_program_whose_cgroup_has_gone_is_not_counted() {
     gone.delete().unwrap();
     assert_eq!(names_below(&directories, "links"), links, "nobody has taken its names away");
     // The kernel takes them off some time after the directory has gone.
-    thread::sleep(LATE);
+    let attached = || Claim::try_take(&node.bpffs()).unwrap().expect("no agent works").attached();
+    eventually("those of one pod are left", || attached() == Some(5));
     let told = told(&cleanup(&node));
     assert!(told.contains(": 5 programs of holdfast taken off"), "{links} names: {told}");
     assert_eq!(app.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
