@@ -16,6 +16,7 @@ mod place;
 mod program;
 mod sentry;
 mod socket;
+mod standing;
 mod sys;
 mod voice;
 
@@ -30,11 +31,12 @@ pub use self::{
     kernel_log::LineSink,
     loader::{LoadOptions, Loaded, Meanwhile, load, prove},
     part::{KernelPart, missing_parts, warn_of_missing_parts},
-    pin::{Claim, Standing, choose_bpffs, require_bpffs, standing, usual_bpffs},
+    pin::{Claim, choose_bpffs, require_bpffs, usual_bpffs},
     place::{Place, holder},
     program::LoudPrograms,
     sentry::{Posting, Sentry, take_down_sentries},
     socket::SocketTable,
+    standing::{Standing, standing},
 };
 
 /// What can go wrong between the agent and the kernel.

@@ -194,15 +194,12 @@ pub struct CleanupArgs {
     #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
 
-    /// Succeed, and change nothing, if an agent works on this node; without it that is exit code 75.
-    #[arg(long)]
-    pub skip_if_running: bool,
-
-    /// Do not end afterwards, but wait for SIGTERM: for the pods of a DaemonSet.
+    /// Wait for the end of an agent that works on this node, and keep the node clean until SIGTERM, for the pods of a
+    /// DaemonSet; without it an agent that works is exit code 75.
     #[arg(long)]
     pub stay: bool,
 
-    /// With --stay: where to serve /readyz, as of "holdfast run" [default: not served].
+    /// With --stay: where to serve /readyz, which is 200 while nothing is left on this node [default: not served].
     #[arg(long, env = "HOLDFAST_HEALTH_ADDRESS", value_name = "[ADDR:]PORT")]
     pub health_address: Option<ListenAddress>,
 

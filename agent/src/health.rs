@@ -10,5 +10,5 @@ mod routes;
 pub use self::{
     liveness::{Liveness, Ping},
     readiness::{Readiness, Reason},
-    routes::server,
+    routes::{readiness_server, server},
 };

@@ -213,7 +213,7 @@ VIOLATIONS = [
     ({"sentry": {"resources": {"memory": "1Gi"}}}, "memory"),
     ({"startupTaint": True}, "/startupTaint"),
     ({"startupTaint": {"enabled": "yes"}}, "/startupTaint/enabled"),
-    ({"cleanupHook": {"activeDeadlineSeconds": 1}}, "/cleanupHook/activeDeadlineSeconds"),
+    ({"cleanupHook": {"activeDeadlineSeconds": 59}}, "/cleanupHook/activeDeadlineSeconds"),
     ({"health": {"port": 0}}, "/health/port"),
     ({"health": {"address": "::"}}, "/health/address"),
     ({"metrics": {"port": "9464"}}, "/metrics/port"),

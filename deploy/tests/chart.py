@@ -1,8 +1,9 @@
-"""The chart as Helm renders it, and the manifest for kubectl made from it.
+"""The chart as Helm renders it, and the manifests for kubectl made from it.
 
     python3 deploy/tests/chart.py [--check]
 
-writes deploy/holdfast.yaml, or says how it differs. `cargo xtask chart` runs it with all it needs.
+writes deploy/holdfast.yaml and deploy/cleanup.yaml, or says how they differ. `cargo xtask chart`
+runs it with all it needs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from cluster import Cluster, Write
 DEPLOY = Path(__file__).resolve().parent.parent
 CHART = DEPLOY / "chart"
 MANIFEST = DEPLOY / "holdfast.yaml"
+CLEANUP = DEPLOY / "cleanup.yaml"
 MANIFEST_VALUES = DEPLOY / "holdfast.values.yaml"
 
 NAMESPACE = "holdfast"
@@ -40,9 +43,29 @@ HEADER = """\
 #   kubectl apply -f holdfast.yaml     # with your image's name in place of {image}
 #   kubectl delete -f holdfast.yaml    # agents that are deleted open every gate, and leave nothing
 #
+# What an agent leaves that dies meanwhile, or was dead: cleanup.yaml.
+#
 # Made from deploy/chart by `cargo xtask chart`; change that, not this. The chart has every choice, and is
 # for older clusters too.
 """
+
+# A namespace of its own, which can be deleted whatever else there is.
+CLEANUP_NAMESPACE = "holdfast-cleanup"
+
+CLEANUP_HEADER = """\
+# Removes on every node what agents of holdfast have left that died there. Afterwards, without helm:
+#
+#   kubectl delete -f holdfast.yaml
+#   kubectl apply -f cleanup.yaml      # with your image's name in place of {image}
+#   kubectl -n holdfast-cleanup rollout status daemonset/holdfast-cleanup    # done: all nodes are clean
+#   kubectl delete -f cleanup.yaml
+#
+# Where an agent works it changes nothing, and is not ready. Made from deploy/chart by `cargo xtask chart`; change
+# that, not this.
+"""
+
+# What makes an object a hook to helm, and nothing to kubectl.
+HOOK = re.compile(r"^  annotations:\n(?:    (?:helm\.sh/|# ).*\n)+", re.MULTILINE)
 
 # Helm waits for hooks; against the cluster of the tests that takes milliseconds.
 TIMEOUT_S = 30
@@ -134,40 +157,71 @@ def uninstall(
 
 def manifest(chart: Path = CHART) -> str:
     """The text of deploy/holdfast.yaml."""
-    values = yaml.safe_load(MANIFEST_VALUES.read_text())
-    rendered = render(values, chart=chart)
-    container, *_ = rendered.one("DaemonSet")["spec"]["template"]["spec"]["containers"]
+    rendered = render(manifest_values(), chart=chart)
+    return HEADER.format(image=image(rendered, "holdfast")) + text_of(rendered.manifest)
+
+
+def cleanup(chart: Path = CHART) -> str:
+    """The text of deploy/cleanup.yaml: the hook's pods, for which kubectl waits as the Job does."""
+    values = manifest_values()
+    texts = render(values, chart=chart, namespace=CLEANUP_NAMESPACE).manifest.split("---\n")
+    [namespace] = [text for text in texts if "\nkind: Namespace\n" in text]
+    hook = {key: value for key, value in values.items() if key not in ("namespace", "cleanupHook")}
+    rendered = render(hook, chart=chart, namespace=CLEANUP_NAMESPACE)
+    kinds = {parse(text)[0]["kind"]: HOOK.sub("", text) for text in rendered.hook_manifests}
+    documents = [namespace, kinds["ServiceAccount"], kinds["DaemonSet"]]
+    header = CLEANUP_HEADER.format(image=image(rendered, "holdfast-cleanup"))
+    return header + "".join(f"---\n{text_of(text)}" for text in documents)
+
+
+def manifest_values() -> Document:
+    return yaml.safe_load(MANIFEST_VALUES.read_text())
+
+
+def image(rendered: Rendered, name: str) -> str:
+    container, *_ = rendered.one("DaemonSet", name)["spec"]["template"]["spec"]["containers"]
+    return container["image"]
+
+
+def text_of(rendered: str) -> str:
     # Helm leaves the white space of what it leaves out.
-    lines = [line.rstrip() for line in rendered.manifest.strip().splitlines()]
-    body = "\n".join(line for line in lines if not line.startswith("# Source: ") and line)
-    return HEADER.format(image=container["image"]) + body + "\n"
+    lines = [line.rstrip() for line in rendered.strip().splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("# Source: ") and line) + "\n"
+
+
+def manifests(chart: Path = CHART) -> dict[Path, str]:
+    return {MANIFEST: manifest(chart), CLEANUP: cleanup(chart)}
 
 
 def difference(chart: Path = CHART) -> list[str]:
-    """How deploy/holdfast.yaml differs from what the chart makes."""
-    is_there = MANIFEST.read_text() if MANIFEST.exists() else ""
-    lines = difflib.unified_diff(
-        is_there.splitlines(),
-        manifest(chart).splitlines(),
-        "deploy/holdfast.yaml",
-        "rendered from deploy/chart",
-        lineterm="",
-    )
-    return list(lines)
+    """How the manifests differ from what the chart makes."""
+    lines = []
+    for path, text in manifests(chart).items():
+        is_there = path.read_text() if path.exists() else ""
+        lines += difflib.unified_diff(
+            is_there.splitlines(),
+            text.splitlines(),
+            f"deploy/{path.name}",
+            "rendered from deploy/chart",
+            lineterm="",
+        )
+    return lines
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         if lines := difference():
             print("\n".join(lines))
-            print("error: deploy/holdfast.yaml is not the chart's; `cargo xtask chart` writes it")
+            print("error: the manifests are not the chart's; `cargo xtask chart` writes them")
             return 1
     elif arguments:
         print(__doc__, file=sys.stderr)
         return 64
-    elif difference():
-        MANIFEST.write_text(manifest())
-        print("deploy/holdfast.yaml is new; look at the difference before you commit it")
+    else:
+        for path, text in manifests().items():
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+                print(f"deploy/{path.name} is new; look at the difference before you commit it")
     return 0
 
 

@@ -36,6 +36,9 @@ class Chart(unittest.TestCase):
             difference = chart.difference(copy)
         self.assertIn("-      hostPID: true", difference)
         self.assertIn("+      hostPID: false", difference)
+        stay = ("[cleanup, --stay]", "[cleanup]")
+        with broken_copy("templates/cleanup.yaml", *stay) as copy:
+            self.assertIn("+          args: [cleanup]", chart.difference(copy))
 
     def test_every_supported_version_takes_the_default(self):
         self.assertGreater(len(versions()), 10)
@@ -44,13 +47,26 @@ class Chart(unittest.TestCase):
                 rendered = chart.render(cluster=f"{version}.0")
                 self.assertEqual(faults(rendered.objects + rendered.hooks, version), [])
 
-    def test_every_version_since_1_30_takes_the_manifest_for_kubectl(self):
-        documents = chart.parse(chart.MANIFEST.read_text())
-        self.assertEqual(documents[0]["kind"], "Namespace")
+    def test_every_version_since_1_30_takes_the_manifests_for_kubectl(self):
         since = versions()[versions().index(SINCE_APP_ARMOR_FIELD) :]
-        for version in since:
-            self.assertEqual(faults(documents, version), [])
-        self.assertIn("appArmorProfile", " ".join(faults(documents, BEFORE_APP_ARMOR_FIELD)))
+        for manifest in (chart.MANIFEST, chart.CLEANUP):
+            documents = chart.parse(manifest.read_text())
+            self.assertEqual(documents[0]["kind"], "Namespace")
+            for version in since:
+                self.assertEqual(faults(documents, version), [])
+            self.assertIn("appArmorProfile", " ".join(faults(documents, BEFORE_APP_ARMOR_FIELD)))
+
+    def test_without_helm_the_hooks_pods_clean_all_the_same(self):
+        text = chart.CLEANUP.read_text()
+        self.assertNotIn("helm.sh", text)
+        namespace, account, daemonset = chart.parse(text)
+        hook = chart.render().one("DaemonSet", "holdfast-cleanup")
+        self.assertEqual(daemonset["spec"], hook["spec"])
+        self.assertEqual(account["metadata"]["name"], pod_spec(daemonset)["serviceAccountName"])
+        # Not the agents' own, with which they would be deleted.
+        places = {one["metadata"]["namespace"] for one in (account, daemonset)}
+        self.assertEqual(places, {namespace["metadata"]["name"]})
+        self.assertNotEqual(places, {chart.NAMESPACE})
 
     def test_everything_at_a_time_is_taken(self):
         for version in (OLDEST, BEFORE_APP_ARMOR_FIELD, SINCE_APP_ARMOR_FIELD, NEWEST):
@@ -399,14 +415,17 @@ class Chart(unittest.TestCase):
             "kubectl label namespace holdfast pod-security.kubernetes.io/enforce=privileged",
             "--reset-then-reuse-values --set resourceQuota.enabled=true",
             # What an uninstallation that failed means.
-            "has no deployed releases",
-            "a second `helm uninstall` works",
+            "uninstallation completed with 1 error",
+            "a second `helm uninstall` finds no release",
         ):
             self.assertIn(command, notes)
         allowed = chart.render({"resourceQuota": {"enabled": True}}).notes
         self.assertNotIn("insufficient quota", allowed)
         self.assertNotIn("Note:", notes)
-        self.assertIn("Note: with onExit=keep", chart.render({"onExit": "keep"}).notes)
+        # The hook removes it.
+        self.assertNotIn("Note:", chart.render({"onExit": "keep"}).notes)
+        keep = {"onExit": "keep", "cleanupHook": {"enabled": False}}
+        self.assertIn("Note: with onExit=keep", chart.render(keep).notes)
         self.assertIn("Note: with onExit=detach", chart.render({"onExit": "detach"}).notes)
         self.assertIn("Note: the agents run privileged", chart.render({"privileged": True}).notes)
 

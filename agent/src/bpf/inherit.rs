@@ -86,7 +86,7 @@ fn take_over_own(
 fn take_over_foreign(claim: &Claim, left: &mut StdHashMap<CgroupId, Left>) -> Result<(), BpfError> {
     let others = claim.others().map_err(|error| failed(claim.root(), error))?;
     for version in others {
-        for (cgroup, directory) in by_cgroup(&version.join("links"))? {
+        for (cgroup, directory) in by_cgroup(&pin::links_in(&version))? {
             let state = foreign_state(&version.join("maps"), cgroup)?;
             let pins = pin::pins(&directory).map_err(|error| failed(&directory, error))?;
             let entry = left.entry(cgroup).or_insert_with(|| Left {

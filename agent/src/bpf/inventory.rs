@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use agent_ebpf::{Gate, GateCounts};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Gates, gate::Attached, link::Link, program::Hook};
+use super::{Gates, gate::Attached, link::Link, program::Hook, standing};
 use crate::core::CgroupId;
 
 /// Names that are listed: the programs of some hundred pods.
@@ -143,9 +143,7 @@ fn names_below(directory: &Path, names: &mut Vec<String>) {
 }
 
 fn told_of(link: &OwnedFd) -> BTreeMap<String, String> {
-    // The kernel's own words, without a call of bpf(2): Documentation/filesystems/proc.rst, 3.8.
-    let path = format!("/proc/self/fdinfo/{}", link.as_raw_fd());
-    let told = fs::read_to_string(path).unwrap_or_default();
+    let told = standing::fdinfo(link).unwrap_or_default();
     let kernel = told.lines().filter_map(|line| {
         let (key, value) = line.split_once(':')?;
         let wanted = ["link_type", "link_id", "prog_tag", "prog_id", "cgroup_id", "attach_type"];

@@ -30,6 +30,7 @@ use super::{
     BpfError,
     absence::{self, Presence},
     sentry,
+    standing::{self, Standing},
 };
 use crate::core::CgroupId;
 
@@ -61,38 +62,6 @@ pub fn choose_bpffs(chosen: Option<PathBuf>) -> Result<Option<PathBuf>, BpfError
     }
 }
 
-/// What agents, of all versions, have pinned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Pods with a gate.
-    pub pods: usize,
-    /// Programs on them.
-    pub links: usize,
-    /// Programs of a sentry that is posted.
-    pub sentry: usize,
-}
-
-/// What stands in a BPF file system, whoever works there.
-#[must_use]
-pub fn standing(bpffs: &Path) -> Standing {
-    standing_below(&bpffs.join(DIRECTORY))
-}
-
-fn standing_below(root: &Path) -> Standing {
-    let mut standing = Standing::default();
-    for version in subdirectories(root) {
-        let links_of = |directory: &Path| -> Vec<usize> {
-            let links = subdirectories(directory).into_iter().map(|of| files(&of).len());
-            links.filter(|links| *links > 0).collect()
-        };
-        let pods = links_of(&version.join("links"));
-        standing.pods += pods.len();
-        standing.links += pods.iter().sum::<usize>();
-        standing.sentry += links_of(&sentry::links_in(&version)).iter().sum::<usize>();
-    }
-    standing
-}
-
 /// See [`Claim::others`]; what cannot be listed has none.
 pub(super) fn others_below(root: &Path) -> Vec<PathBuf> {
     try_others_below(root).unwrap_or_default()
@@ -109,7 +78,7 @@ fn try_others_below(root: &Path) -> io::Result<Vec<PathBuf>> {
 pub(super) fn sweep(root: &Path) {
     for other in others_below(root) {
         // What cannot be listed may still be somebody's gate.
-        let holds_none = directories(&other.join("links")).is_ok_and(|pods| pods.is_empty());
+        let holds_none = directories(&links_in(&other)).is_ok_and(|pods| pods.is_empty());
         if holds_none && !sentry::stands_in(&other) {
             remove_tree(&other);
         }
@@ -128,6 +97,11 @@ fn version_below(root: &Path) -> PathBuf {
 /// What an agent locks in a BPF file system.
 pub(super) fn locked_in(bpffs: &Path) -> PathBuf {
     bpffs.join(DIRECTORY)
+}
+
+/// Where a version's directory has the gates' links.
+pub(super) fn links_in(version: &Path) -> PathBuf {
+    version.join("links")
 }
 
 /// Checks that `path` is a mounted BPF file system.
@@ -162,6 +136,21 @@ pub struct Claim {
 // === impl Claim ===
 
 impl Claim {
+    /// Whether somebody has the place, or has left something there: [`Self::remove`] takes the
+    /// directory away as well, and each agent makes it anew.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError::Pin`] if that cannot be seen.
+    pub fn is_there(bpffs: &Path) -> Result<bool, BpfError> {
+        let root = locked_in(bpffs);
+        match fs::symlink_metadata(&root) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(&root, error)),
+        }
+    }
+
     /// Takes the place; `None`: an agent works there.
     ///
     /// # Errors
@@ -233,7 +222,7 @@ impl Claim {
     }
 
     pub(super) fn links(&self) -> PathBuf {
-        self.version().join("links")
+        links_in(&self.version())
     }
 
     pub(super) fn links_of(&self, cgroup: CgroupId) -> PathBuf {
@@ -286,7 +275,13 @@ impl Claim {
     /// What stands here, of all versions.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        standing_below(&self.root)
+        standing::standing_below(&self.root)
+    }
+
+    /// How many programs are on a cgroup by what stands here; `None`: the kernel does not tell.
+    #[must_use]
+    pub fn attached(&self) -> Option<usize> {
+        standing::attached_below(&self.root)
     }
 }
 

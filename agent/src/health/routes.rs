@@ -6,6 +6,7 @@ use axum::{
     http::{StatusCode, Uri},
     routing::get,
 };
+use tokio::sync::watch;
 
 use super::{Liveness, Readiness, liveness::Stuck, readiness::Report};
 use crate::http::{ListenAddress, ListenError, Purpose, Server};
@@ -34,6 +35,28 @@ pub fn server(
         .route("/readyz", get(readyz))
         .with_state(Health { readiness, liveness });
     Server::bind(address, PURPOSE, router)
+}
+
+/// `/readyz` alone, for who is ready or not for one reason, and may be so by turns.
+///
+/// # Errors
+///
+/// As [`server`].
+pub fn readiness_server(
+    address: ListenAddress,
+    why_not: watch::Receiver<Option<String>>,
+) -> Result<Server, ListenError> {
+    let router = Router::new().route("/readyz", get(readyz_for_one_reason)).with_state(why_not);
+    Server::bind(address, PURPOSE, router)
+}
+
+async fn readyz_for_one_reason(
+    State(why_not): State<watch::Receiver<Option<String>>>,
+) -> (StatusCode, String) {
+    match why_not.borrow().as_ref() {
+        None => (StatusCode::OK, "ok".to_owned()),
+        Some(why_not) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n")),
+    }
 }
 
 async fn livez(State(health): State<Health>) -> (StatusCode, String) {

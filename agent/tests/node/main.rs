@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod cleanup;
 mod cli;
 mod clients;
 mod cluster;

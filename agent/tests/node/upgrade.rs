@@ -1,7 +1,6 @@
 //! One agent follows another: upgrades, crashes, the end of holdfast on the node.
 
 use std::{
-    process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
@@ -15,8 +14,8 @@ use testbed::{
 };
 
 use crate::common::{
-    LATE, SOON, assert_released, assert_released_by_itself, binary, dials, enabled_node,
-    eventually, idle, options, start_agent_with, wait_for,
+    LATE, SOON, assert_released, assert_released_by_itself, dials, enabled_node, eventually, idle,
+    options, start_agent_with, wait_for,
 };
 
 const STANDS_BY: &str = "standing by for the agent that works on this node to end";
@@ -30,11 +29,6 @@ fn follower(node: &Node) -> Agent {
     let agent = node.start_agent(&keeping()).unwrap();
     agent.wait_message(SOON, STANDS_BY).unwrap();
     agent
-}
-
-fn cleanup(node: &Node, args: &[&str]) -> Output {
-    let mut command = Command::new(binary());
-    command.arg("cleanup").arg("--bpffs").arg(node.bpffs()).args(args).output().unwrap()
 }
 
 /// A pod with an application that waits.
@@ -253,31 +247,6 @@ fn an_uninstalled_agent_leaves_no_trace() {
     assert!(!node.bpffs().join("holdfast").exists());
     eventually("no program is left", || bpf::programs_below(pod.cgroup()).unwrap().is_empty());
     assert_eq!(app.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
-}
-
-#[test]
-fn what_a_dead_agent_has_left_is_cleaned_up_and_what_a_live_one_has_is_not() {
-    let node = enabled_node();
-    let agent = start_agent_with(&node, &keeping());
-    let (pod, app) = held_pod(&node, &agent, "cart");
-    for (args, code) in [(&[][..], 75), (&["--skip-if-running"][..], 0)] {
-        let output = cleanup(&node, args);
-        assert_eq!(output.status.code(), Some(code), "{output:?}");
-        let told = [output.stdout, output.stderr].concat();
-        assert!(String::from_utf8_lossy(&told).contains("an agent works on this node"));
-    }
-    assert!(is_waiting(&app));
-    agent.kill();
-    let output = cleanup(&node, &["--skip-if-running"]);
-    assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("5 programs of holdfast taken off"), "{told}");
-    assert!(!node.bpffs().join("holdfast").exists());
-    eventually("no program is left", || bpf::programs_below(pod.cgroup()).unwrap().is_empty());
-    assert_eq!(app.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
-    // Again is harmless.
-    let told = String::from_utf8(cleanup(&node, &[]).stdout).unwrap();
-    assert!(told.contains("0 programs"), "{told}");
 }
 
 #[test]

@@ -88,9 +88,21 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* A part of the uninstallation, of the weight given. */}}
+{{/* Where the priority class is forbidden outside of kube-system but for those who have a quota of it. */}}
+{{- define "holdfast.quota" -}}
+# Not a limit but a permission: more pods than the largest cluster has nodes, twice, for a rollout.
+hard:
+  pods: 10k
+scopeSelector:
+  matchExpressions:
+    - scopeName: PriorityClass
+      operator: In
+      values: [{{ .Values.priorityClassName | quote }}]
+{{- end }}
+
+{{/* A part of the uninstallation, of the weight given: nothing of the release is there any more. */}}
 {{- define "holdfast.hook" -}}
-helm.sh/hook: pre-delete
+helm.sh/hook: post-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
