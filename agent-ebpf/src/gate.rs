@@ -121,6 +121,16 @@ impl Gate {
         ports: [0; MAX_PORTS],
     };
 
+    /// Until when a closed gate holds a socket of which the first SYN was dropped at `first_ns`, by
+    /// whomever: the deadline counts from [`Self::since_ns`], so for one that has waited before that it
+    /// ends so much earlier. Nobody waits longer because somebody else has come later, because its report
+    /// was lost, or because the gate was closed anew.
+    #[inline(always)]
+    #[must_use]
+    pub const fn holds_until(&self, first_ns: u64) -> u64 {
+        self.deadline_ns.saturating_sub(self.since_ns.saturating_sub(first_ns))
+    }
+
     /// What becomes of connects at `now_ns` (`CLOCK_MONOTONIC`).
     #[inline(always)]
     #[must_use]

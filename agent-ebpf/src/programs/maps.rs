@@ -202,12 +202,6 @@ impl Hold {
         held_by: HeldBy::Gate as u32,
     };
 
-    /// Whether the sentry was the first to hold the socket.
-    #[inline(always)]
-    pub(crate) const fn began_at_sentry(&self) -> bool {
-        self.held_by != HeldBy::Gate as u32
-    }
-
     /// Whether nobody but the sentry has held the socket.
     #[inline(always)]
     pub(crate) const fn is_sentrys(&self) -> bool {

@@ -125,7 +125,7 @@ fn is_closed(hold: &Hold) -> bool {
     // SAFETY: the map is not preallocated, so a removed element stays valid for this run.
     let gate = unsafe { GATES.get(hold.pod) };
     let by_gate = gate.is_some_and(|gate| match gate.treatment(now) {
-        Treatment::Hold => true,
+        Treatment::Hold => now < gate.holds_until(hold.first_ns),
         Treatment::Guard => now < hold.first_ns + gate.guard_ns,
         Treatment::Pass | Treatment::Refuse | Treatment::Observe => false,
     });

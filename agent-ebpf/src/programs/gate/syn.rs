@@ -15,7 +15,7 @@ use aya_ebpf::{
 use crate::programs::{
     gate::{cookie_of, is_exempt},
     listener,
-    maps::{GiveUp, HeldBy, Hold, REDIRECTED, Target, hold_of},
+    maps::{GiveUp, HeldBy, REDIRECTED, Target, hold_of},
     packet::{self, Syn},
     pod::{self, Found, Standing},
     record,
@@ -147,11 +147,12 @@ impl Attempt<'_> {
         let Self { ctx, syn, found, sk, now } = *self;
         // SAFETY: `sk` came from `of_kind`.
         let hold = unsafe { hold_of(sk, BPF_SK_STORAGE_GET_F_CREATE) };
+        let first_ns =
+            hold.as_deref().filter(|hold| hold.drops > 0).map_or(now, |hold| hold.first_ns);
         let until = match (budget, &hold) {
-            (None, hold) => self.deadline(hold.as_deref()),
+            (None, _) => found.gate.holds_until(first_ns),
             (Some(_), None) => return None,
-            (Some(budget), Some(hold)) if hold.drops == 0 => now + budget,
-            (Some(budget), Some(hold)) => hold.first_ns + budget,
+            (Some(budget), Some(_)) => first_ns + budget,
         };
         if now >= until {
             say!(
@@ -198,16 +199,6 @@ impl Attempt<'_> {
             hold.drops
         );
         Some(answer)
-    }
-
-    /// The gate's deadline; for a socket that has waited at the sentry before, so much earlier.
-    #[inline(always)]
-    fn deadline(&self, hold: Option<&Hold>) -> u64 {
-        let gate = self.found.gate;
-        let before = hold
-            .filter(|hold| hold.began_at_sentry())
-            .map_or(0, |hold| gate.since_ns.saturating_sub(hold.first_ns));
-        gate.deadline_ns.saturating_sub(before)
     }
 
     /// Lets connect() fail. Where nobody listens the kernel's own RST does that at once. Where

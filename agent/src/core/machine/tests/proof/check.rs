@@ -15,7 +15,7 @@ use crate::core::{Mode, SetGate};
 const REFUSES_AHEAD: Duration = Duration::from_secs(10);
 
 /// As `deadline.rs` has it: for so long a gate goes on after an order.
-const HAND_OVER: Duration = Duration::from_secs(1);
+pub(super) const HAND_OVER: Duration = Duration::from_secs(1);
 
 impl World {
     /// Before the action is done.

@@ -40,13 +40,8 @@ impl World {
     /// Time alone ends every wait, with an agent or without, whatever has not been told.
     fn all_go_on(&mut self) -> Result<()> {
         self.pass(LONG, true)?;
-        let waits = self.kernel.sockets.iter().find(|socket| {
-            // There is no bound for one that has waited at a gate that failed, and was closed anew
-            // before it has sent again: whoever waited at the former one is forgotten. The kernel would
-            // have to limit each socket's wait.
-            let forgotten = self.has_failed && !self.kernel.waits_since_closing(socket);
-            self.now.since(socket.connect_at) >= LONG && !(forgotten && self.agent.is_some())
-        });
+        let waits =
+            self.kernel.sockets.iter().find(|socket| self.now.since(socket.connect_at) >= LONG);
         ensure!(waits.is_none(), "waits for ever: {waits:?}");
         if self.agent.is_none() {
             for cgroup in self.kernel.gates.keys() {

@@ -12,7 +12,7 @@ use crate::core::{
 };
 
 /// After a drop the TCP stack tries again so much later.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// One pod's gate.
 #[derive(Clone, Debug)]
@@ -175,10 +175,14 @@ impl Kernel {
     pub(super) fn drops(&self, socket: &Socket, now: Monotonic) -> bool {
         self.holds(socket.container)
             && match self.treatment(socket.pod, now) {
-                Treatment::Hold => true,
+                Treatment::Hold => now < self.held_until(socket),
                 Treatment::Guard => !self.listens_at(socket.pod) && now < self.guarded(socket),
                 Treatment::Pass | Treatment::Refuse | Treatment::Observe => false,
             }
+    }
+
+    fn held_until(&self, socket: &Socket) -> Monotonic {
+        Monotonic(self.gates[&socket.pod].gate.holds_until(socket.connect_at.0))
     }
 
     fn guarded(&self, socket: &Socket) -> Monotonic {
@@ -284,7 +288,7 @@ impl Kernel {
     /// The first try that can come to anything else: those before it are dropped like this one.
     fn next_try(&self, socket: &Socket, now: Monotonic) -> Monotonic {
         let end = match self.treatment(socket.pod, now) {
-            Treatment::Hold => self.gates[&socket.pod].deadline(),
+            Treatment::Hold => self.held_until(socket),
             _ => self.guarded(socket),
         };
         let tries = end.since(now).as_nanos().div_ceil(RETRY.as_nanos()).max(1);

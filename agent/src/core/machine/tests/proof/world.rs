@@ -8,9 +8,10 @@ use anyhow::Result;
 use super::{
     super::*,
     agent::Agent,
+    check::HAND_OVER,
     cluster::{Cluster, News},
     coverage::Coverage,
-    kernel::Kernel,
+    kernel::{Kernel, RETRY},
     step::{Hold, Moment, Setup, Slot, Source, Step, Who, Wish},
 };
 use crate::core::Mode;
@@ -29,8 +30,9 @@ pub(super) struct World {
     pub(super) lost_news: bool,
     /// So many of the next gates cannot be worked, for want of something that may be there again, or is not.
     pub(super) fails: (u8, bool),
-    /// One could not.
-    pub(super) has_failed: bool,
+    /// The longest time that a connect may be held, and when the last order to close ends.
+    longest: Duration,
+    ordered: Monotonic,
     pub(super) counts: bool,
     /// What each agent hears is kept.
     pub(super) records: bool,
@@ -55,7 +57,8 @@ impl World {
             failed: BTreeSet::new(),
             lost_news: false,
             fails: (0, false),
-            has_failed: false,
+            longest: ms(setup.timeout_ms),
+            ordered: Monotonic(0),
             counts: true,
             records,
         };
@@ -94,7 +97,21 @@ impl World {
         }
         self.now = self.now.max(end);
         self.kernel.run_until(self.now);
-        if on_time { self.tick_if_due() } else { Ok(()) }
+        if on_time {
+            self.tick_if_due()?;
+        }
+        self.check_waits()
+    }
+
+    /// Nobody waits longer than the time that was chosen, or until the last order ends, and a
+    /// retransmission: whatever was lost, failed or taken over.
+    fn check_waits(&self) -> Result<()> {
+        let late = self.kernel.sockets.iter().find(|socket| {
+            let end = (socket.connect_at + self.longest).max(self.ordered);
+            self.now > end + RETRY
+        });
+        anyhow::ensure!(late.is_none(), "waits for too long at {}: {late:?}", self.now);
+        Ok(())
     }
 
     fn tick_if_due(&mut self) -> Result<()> {
@@ -108,6 +125,7 @@ impl World {
             Step::MakeObject(slot, shape, hold) => self.cluster.make_object(slot, shape, hold),
             Step::Label(slot, hold) => self.cluster.change(slot, |object| object.hold = hold),
             Step::Timeout(slot, timeout) => {
+                self.longest = self.longest.max(timeout.map_or(Duration::ZERO, ms));
                 self.cluster.change(slot, |object| object.timeout_ms = timeout);
             }
             Step::Terminate(slot) => self.cluster.change(slot, |object| object.terminating = true),
@@ -294,6 +312,9 @@ impl World {
         let Some(agent) = &self.agent else { return Ok(()) };
         if agent.machine.may_order(&uid, order).is_err() {
             return Ok(());
+        }
+        if let Some(Order::Closed { until }) = order {
+            self.ordered = self.ordered.max(until + HAND_OVER);
         }
         self.hear(Event::Ordered { uid, order })
     }
