@@ -1,6 +1,9 @@
 //! Pods that start while no agent lives.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
@@ -48,10 +51,6 @@ fn kill(node: &Node, agent: &Agent, sentry: &Process) {
     // While an agent works. One that has just relieved a sentry has the last of its programs there
     // for a while.
     assert_nothing_on_root(node);
-    kill_beside(agent, sentry);
-}
-
-fn kill_beside(agent: &Agent, sentry: &Process) {
     let posted = || {
         let lines = sentry.log_records();
         lines.into_iter().filter(|line| line["message"] == BY_SENTRY).count()
@@ -261,6 +260,75 @@ fn who_is_told_to_stop_with_the_agent_minds_its_end() {
     assert!(sentry.stop(SOON).unwrap().success());
 }
 
+/// As the agent, or the sentry, of this pod.
+fn of_pod(uid: &str) -> AgentOptions {
+    keeping().env("POD_UID", uid)
+}
+
+#[test]
+fn who_is_told_to_stop_does_not_mind_another_pods_agent() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&of_pod("old")).unwrap();
+    let agent = start_agent_with(&node, &of_pod("old"));
+    let next = node.start_agent(&of_pod("new")).unwrap();
+    next.wait_message(SOON, "standing by for the agent that works on this node to end").unwrap();
+    sentry.signal(Signal::SIGTERM);
+    thread::sleep(LATE);
+    assert!(sentry.wait(Duration::ZERO).is_err(), "its pod's agent works");
+    // The next agent is there before it can look: the time in which none worked is over.
+    sentry.signal(Signal::SIGSTOP);
+    assert!(agent.stop(SOON).unwrap().success());
+    next.wait_message(SOON, "agent armed").unwrap();
+    let before = Instant::now();
+    sentry.signal(Signal::SIGCONT);
+    assert!(sentry.wait(SOON).unwrap().success());
+    // Far more than it takes to look up, far less than the 15 s that it minds an agent at most.
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(6), "it has minded the other pod's agent for {took:?}");
+    assert_nothing_on_root(&node);
+}
+
+#[test]
+fn who_is_told_to_stop_while_its_agent_stands_by_has_nothing_to_mind() {
+    let node = enabled_node();
+    let _agent = start_agent_with(&node, &of_pod("old"));
+    let sentry = node.start_sentry(&of_pod("new")).unwrap();
+    told(&sentry, "waiting for an agent to end");
+    let before = Instant::now();
+    assert!(sentry.stop(SOON).unwrap().success());
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(6), "it has minded the other pod's agent for {took:?}");
+}
+
+#[test]
+fn an_agent_that_dies_before_it_is_armed_does_not_work_again() {
+    const WORKS_AGAIN: &str = "an agent works again";
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    kill(&node, &agent, &sentry);
+    let said = |message: &str| {
+        let lines = sentry.log_records();
+        lines.into_iter().filter(|line| line["message"] == message).count()
+    };
+    node.api().stop();
+    for _ in 0..2 {
+        let agent = node.start_agent(&keeping()).unwrap();
+        agent.wait_message(SOON, "agent started").unwrap();
+        // Long enough for the sentry to look up.
+        thread::sleep(LATE);
+        agent.kill();
+        thread::sleep(LATE);
+    }
+    assert_eq!((said(WORKS_AGAIN), said(BY_SENTRY)), (0, 1));
+    node.api().resume().unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    told(&sentry, WORKS_AGAIN);
+    kill(&node, &agent, &sentry);
+    assert_eq!((said(WORKS_AGAIN), said(BY_SENTRY)), (1, 2));
+}
+
 #[test]
 fn an_agent_that_follows_a_killed_one_posts_the_sentry_itself_until_it_works() {
     let node = enabled_node();
@@ -345,7 +413,9 @@ fn a_sentry_whose_agent_was_killed_twice_at_once_keeps_its_time() {
     node.api().stop();
     let agent = node.start_agent(&keeping()).unwrap();
     agent.wait_message(SOON, "agent started").unwrap();
-    kill_beside(&agent, &sentry);
+    agent.kill();
+    // Some looks of the sentry's.
+    thread::sleep(LATE);
     assert_eq!((until(&node), on_root(&node)), first);
     node.api().resume().unwrap();
     let agent = start_agent_with(&node, &keeping());
