@@ -173,6 +173,12 @@ fn sign(place: &Path, pod: Option<&PodUid>) {
     }
 }
 
+/// Whether an agent has worked with this BPF file system, and what it has made there stands still.
+#[must_use]
+pub fn has_been_used(bpffs: &Path) -> bool {
+    place(bpffs).is_dir()
+}
+
 fn place(bpffs: &Path) -> PathBuf {
     pin::locked_in(bpffs).join(DIRECTORY)
 }

@@ -1,15 +1,19 @@
 //! Pods that start while no agent lives.
 
 use std::{
-    fs, thread,
+    fs,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
 
 use crate::common::{
-    LATE, SOON, binary, dials, enabled_node, eventually, idle, options, start_agent_with, wait_for,
+    LATE, SOON, binary, dials, enabled_node, eventually, get, idle, options, served_at,
+    start_agent_with, wait_for,
 };
 
 const BY_AGENT: &str = "sentry posted until an agent works";
@@ -94,6 +98,80 @@ fn a_pod_that_starts_without_an_agent_waits_for_its_proxy_all_the_same() {
         let held = line["held_ms"].as_f64().unwrap();
         assert!(held > 2.0 * LATE.as_secs_f64() * 1e3, "counted from its first SYN on: {line}");
     }
+}
+
+#[test]
+fn what_waited_at_the_sentry_is_told_of_as_such_and_counted() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let metered = || keeping().arg("--metrics-address").arg("127.0.0.1:0");
+    let agent = start_agent_with(&node, &metered());
+    kill(&node, &agent, &sentry);
+    let (pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+    let agent = start_agent_with(&node, &metered());
+    let line = wait_for(&agent, &pod, "connect held");
+    assert_eq!(line["by"], "sentry", "{line}");
+    assert!(line["waited_ms"].as_f64().unwrap() > LATE.as_secs_f64() * 1e3, "{line}");
+    // Nobody has noted who called, and nothing is said instead.
+    let unknown = ["comm", "pid", "uid"].map(|field| line.get(field));
+    assert_eq!(unknown, [None; 3], "{line}");
+    let name = format!("shop/{}", pod.name());
+    let explained = agent.command(["explain", &name]).unwrap();
+    let explained = String::from_utf8(explained.stdout).unwrap();
+    assert!(explained.contains("app (held by the sentry at first) connects to"), "{explained}");
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    let metrics = || get(served_at(&agent, "metrics are served"), "/metrics").1;
+    eventually("the agent counts it", || {
+        metrics().lines().any(|line| line == "holdfast_sentry_connects_held_total 1")
+    });
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
+    let sum = wait_for(&agent, &pod, "hold ended");
+    assert_eq!((&sum["held"], &sum["by_sentry"]), (&1.into(), &1.into()), "{sum}");
+    let ms = |field: &str| sum[field].as_f64().unwrap();
+    assert!(ms("ready_after_ms") > LATE.as_secs_f64() * 1e3, "since it began to wait: {sum}");
+    assert!(ms("longest_ms") >= ms("ready_after_ms"), "{sum}");
+}
+
+#[test]
+fn what_stands_without_an_agent_can_be_asked() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &of_pod("first"));
+    kill(&node, &agent, &sentry);
+    let (_pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+    // As in the sentry's container: with its privileges, and no agent's socket.
+    let status = |form: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all,+bpf,+net_admin", "--inh-caps", "-all"]);
+        command.arg(binary()).args(["status", "-o", form, "--socket", "/nonexistent", "--bpffs"]);
+        let output = command.arg(node.bpffs()).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{told}");
+        told
+    };
+    let json = || -> Value { serde_json::from_str(&status("json")).unwrap() };
+    let told = status("table");
+    assert!(told.starts_with("holdfast  NOT healthy: no agent works on this node\n"), "{told}");
+    assert!(told.contains("1 connection held by it"), "{told}");
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pod"]), (&"absent".into(), &"first".into()), "{seen}");
+    assert_eq!((&seen["sentry"]["posted"], &seen["sentry"]["held"]), (&true.into(), &1.into()));
+    let stamps = [&seen["sentry"]["since"], &seen["at"], &seen["sentry"]["until"]];
+    let stamps = stamps.map(|stamp| stamp.as_str().unwrap().to_owned());
+    assert!(stamps.is_sorted(), "{stamps:?}");
+
+    node.api().stop();
+    let agent = node.start_agent(&of_pod("second")).unwrap();
+    agent.wait_message(SOON, "agent started").unwrap();
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pid"]), (&"starting".into(), &agent.pid().into()));
+    node.api().resume().unwrap();
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pod"]), (&"working".into(), &"second".into()));
 }
 
 #[test]
@@ -233,12 +311,8 @@ fn an_agent_that_detaches_posts_nobody_and_cleanup_removes_who_is_posted() {
     let agent = start_agent_with(&node, &keeping());
     kill(&node, &agent, &sentry);
     eventually("it is posted", || on_root(&node).len() == 4);
-    let output = std::process::Command::new(binary())
-        .arg("cleanup")
-        .arg("--bpffs")
-        .arg(node.bpffs())
-        .output()
-        .unwrap();
+    let output =
+        Command::new(binary()).arg("cleanup").arg("--bpffs").arg(node.bpffs()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.contains("4 programs of holdfast taken off"), "{output:?}");
     assert_nothing_on_root(&node);
