@@ -63,6 +63,28 @@ pub struct SentryReport {
     pub error: Option<String>,
 }
 
+// === impl Presence ===
+
+impl Presence {
+    /// What is to be done.
+    #[must_use]
+    pub const fn mend(self) -> &'static str {
+        match self {
+            Self::Absent => {
+                "whatever keeps the agent from working here: its last words say it, kubectl -n holdfast \
+                 logs POD -c agent --previous"
+            }
+            Self::Starting => {
+                "nothing, if it has begun just now; else its log says what it waits for: kubectl -n \
+                 holdfast logs POD -c agent"
+            }
+            Self::Working => {
+                "ask that one: kubectl -n holdfast exec POD -c agent -- holdfast status"
+            }
+        }
+    }
+}
+
 // === impl AbsentReport ===
 
 impl AbsentReport {
@@ -93,6 +115,8 @@ impl AbsentReport {
     }
 }
 
+// === impl SentryReport ===
+
 impl SentryReport {
     fn of(bpffs: &Path, epoch: Epoch) -> Result<Self, BpfError> {
         let Some(sentry) = Sentry::open(bpffs)? else { return Ok(Self::default()) };
@@ -104,6 +128,37 @@ impl SentryReport {
             held: sentry.held()?,
             error: None,
         })
+    }
+
+    /// How it stands, in words, and whether that is as it should be.
+    #[must_use]
+    pub fn in_words(&self, state: Presence, at: Stamp) -> (String, bool) {
+        let Self { posted, since, until, held: _, error } = self;
+        if let Some(error) = error {
+            return (format!("it cannot be looked at: {error}"), false);
+        }
+        let since = since.map(|since| format!(" for {}", age(at.since(since)))).unwrap_or_default();
+        match (posted, until.map(|until| until.since(at))) {
+            (_, Some(Duration::ZERO)) => (
+                "its time is up: pods that start are NOT held until an agent works".to_owned(),
+                false,
+            ),
+            (true, Some(left)) => {
+                let left = in_words(left);
+                let words = format!(
+                    "posted{since}, and {left} more at most: what pods that start dial at a proxy's port \
+                     waits while nobody listens there"
+                );
+                (words, true)
+            }
+            (true, None) => ("one of another version is posted".to_owned(), true),
+            (false, _) if state == Presence::Working => {
+                ("not posted: the agent minds the pods that start".to_owned(), true)
+            }
+            (false, _) => {
+                ("NOT posted: pods that start are not held until an agent works".to_owned(), false)
+            }
+        }
     }
 }
 
@@ -133,59 +188,13 @@ pub fn text(report: &AbsentReport, style: Style) -> String {
         Presence::Starting | Presence::Working => "",
     };
     screen.line("gates", &format!("of {gates} pod{plural} stand{of_gates}"), None);
-    let (words, paint) = sentry_in_words(sentry, *state, *at);
-    screen.line("sentry", &words, paint);
+    let (words, is_well) = sentry.in_words(*state, *at);
+    screen.line("sentry", &words, (!is_well).then_some(Paint::Bad));
     if sentry.until.is_some() {
         screen.line("so far", &format!("{} held by it", connections(sentry.held)), None);
     }
-    screen.line("mend", mend(*state), None);
+    screen.line("mend", state.mend(), None);
     screen.text
-}
-
-fn sentry_in_words(sentry: &SentryReport, state: Presence, at: Stamp) -> (String, Option<Paint>) {
-    let SentryReport { posted, since, until, held: _, error } = sentry;
-    if let Some(error) = error {
-        return (format!("it cannot be looked at: {error}"), Some(Paint::Warning));
-    }
-    let since = since.map(|since| format!(" for {}", age(at.since(since)))).unwrap_or_default();
-    match (posted, until.map(|until| until.since(at))) {
-        (_, Some(Duration::ZERO)) => (
-            "its time is up: pods that start are NOT held until an agent works".to_owned(),
-            Some(Paint::Bad),
-        ),
-        (true, Some(left)) => (
-            format!(
-                "posted{since}, and {} more at most: what pods that start dial at a proxy's port waits \
-                 while nobody listens there",
-                in_words(left)
-            ),
-            None,
-        ),
-        (true, None) => ("one of another version is posted".to_owned(), None),
-        (false, _) if state == Presence::Working => {
-            ("not posted: the agent minds the pods that start".to_owned(), None)
-        }
-        (false, _) => (
-            "NOT posted: pods that start are not held until an agent works".to_owned(),
-            Some(Paint::Bad),
-        ),
-    }
-}
-
-const fn mend(state: Presence) -> &'static str {
-    match state {
-        Presence::Absent => {
-            "whatever keeps the agent from working here: its last words say it, kubectl -n holdfast logs \
-             POD -c agent --previous"
-        }
-        Presence::Starting => {
-            "nothing, if it has begun just now; else its log says what it waits for: kubectl -n holdfast \
-             logs POD -c agent"
-        }
-        Presence::Working => {
-            "ask that one: kubectl -n holdfast exec POD -c agent -- holdfast status"
-        }
-    }
 }
 
 #[cfg(test)]

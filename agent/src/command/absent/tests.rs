@@ -30,8 +30,8 @@ fn without_an_agent_it_is_told_who_minds_the_pods_and_for_how_long() {
 holdfast  NOT healthy: no agent works on this node
 agent     the last was that of the pod with uid 0e2f3a44-9d5c-4a53-9b1e-7a1f0c3d2e11
 gates     of 1 pod stand, each as it is until its deadline at most
-sentry    posted for 42s, and 9m 18s more at most: what pods that start dial at a proxy's port
-          waits while nobody listens there
+sentry    posted for 42s, and 9m 18s more at most: what pods that start dial at a proxy's port waits
+          while nobody listens there
 so far    2 connections held by it
 mend      whatever keeps the agent from working here: its last words say it, kubectl -n holdfast
           logs POD -c agent --previous
