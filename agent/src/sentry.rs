@@ -156,7 +156,12 @@ impl Post {
     fn keep(&mut self, _absence: &Absence) {
         let (told, error) = match self.try_keep() {
             Ok(None) => return,
-            Ok(Some(Posting::Posted { .. } | Posting::Stands)) => (Told::Posted, None),
+            Ok(Some(Posting::Posted { until: _ })) => {
+                // An agent that has worked meanwhile has relieved it between two looks.
+                self.told = None;
+                (Told::Posted, None)
+            }
+            Ok(Some(Posting::Stands)) => (Told::Posted, None),
             Ok(Some(Posting::Over)) => (Told::Over, None),
             Err(error) => (Told::Failed, Some(error)),
         };

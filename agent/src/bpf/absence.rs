@@ -45,10 +45,10 @@ pub struct Absence {
     _lock: File,
 }
 
-/// What a look for an agent has found.
+/// What the wait for an agent's end has come to.
 #[derive(Debug)]
 pub enum Found {
-    /// One works.
+    /// A signal has interrupted it: one works.
     Agent,
     /// None works any more.
     Nobody(Absence),
@@ -102,34 +102,12 @@ impl Presence {
 // === impl Absence ===
 
 impl Absence {
-    /// Looks whether an agent works.
+    /// Looks whether an agent works, and if so waits for its end, which cannot be missed, or for a signal.
     ///
     /// # Errors
     ///
     /// [`BpfError::Pin`] if the lock cannot be used.
-    pub fn look(bpffs: &Path) -> Result<Found, BpfError> {
-        Self::lock(bpffs, |file| match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        })
-    }
-
-    /// Looks whether an agent works, and if so waits for its end, which cannot be missed.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::look`].
     pub fn wait(bpffs: &Path) -> Result<Found, BpfError> {
-        Self::lock(bpffs, |file| match file.lock() {
-            Ok(()) => Ok(true),
-            // A signal: whoever waits looks again.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-            Err(error) => Err(error),
-        })
-    }
-
-    fn lock(bpffs: &Path, lock: impl Fn(&File) -> io::Result<bool>) -> Result<Found, BpfError> {
         let path = place(bpffs);
         loop {
             let file = match File::open(&path) {
@@ -137,9 +115,13 @@ impl Absence {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
                 Err(error) => return Err(failed(&path, error)),
             };
-            let taken = lock(&file).map_err(|error| failed(&path, error))?;
-            if !taken {
-                return Ok(Found::Agent);
+            match file.lock() {
+                Ok(()) => {}
+                // By a signal.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    return Ok(Found::Agent);
+                }
+                Err(error) => return Err(failed(&path, error)),
             }
             if pin::is_at(&file, &path) {
                 return Ok(Found::Nobody(Self { _lock: file }));

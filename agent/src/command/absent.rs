@@ -175,12 +175,12 @@ pub fn text(report: &AbsentReport, style: Style) -> String {
     screen.line("holdfast", health, Some(paint));
     let pod = agent_pod.as_ref().map(|pod| format!(" of the pod with uid {pod}"));
     let pod = pod.unwrap_or_default();
-    match agent_pid {
-        Some(pid) => screen.line("agent", &format!("process {pid}{pod}"), None),
-        None if agent_pod.is_some() => {
-            screen.line("agent", &format!("the last was that{pod}"), None)
-        }
-        None => {}
+    let who = match agent_pid {
+        Some(pid) => Some(format!("process {pid}{pod}")),
+        None => agent_pod.is_some().then(|| format!("the last was that{pod}")),
+    };
+    if let Some(who) = who {
+        screen.line("agent", &who, None);
     }
     let plural = if *gates == 1 { "" } else { "s" };
     let of_gates = match state {
