@@ -89,7 +89,7 @@ impl Presence {
 
 impl AbsentReport {
     /// Looks at what stands in a BPF file system. `None`: no agent has worked there, or what it had left
-    /// was removed.
+    /// was removed; or it cannot be told whether one works.
     #[must_use]
     pub fn take(bpffs: &Path, proc_root: &Path) -> Option<Self> {
         if !bpf::has_been_used(bpffs) {
@@ -97,14 +97,12 @@ impl AbsentReport {
         }
         let Standing { pods: gates, links: _, sentry: programs } = bpf::standing(bpffs);
         let epoch = clock::epoch();
-        let mut sentry = SentryReport::of(bpffs, epoch).unwrap_or_else(|error| {
+        let sentry = SentryReport::of(bpffs, programs > 0, epoch).unwrap_or_else(|error| {
             let error = Some(exit::line(&error.into()));
             SentryReport { error, ..SentryReport::default() }
         });
-        // Of that of another version no more is known.
-        sentry.posted |= programs > 0 && sentry.until.is_none();
-        // Where the locks cannot be read none is seen.
-        let agent_pid = bpf::holder(bpffs, true, proc_root).ok().flatten();
+        // Where the locks cannot be read nothing is known of an agent, which is not that there is none.
+        let agent_pid = bpf::holder(bpffs, true, proc_root).ok()?;
         let state = match (agent_pid, sentry.until) {
             (None, _) => Presence::Absent,
             (Some(_), Some(_)) => Presence::Starting,
@@ -118,11 +116,14 @@ impl AbsentReport {
 // === impl SentryReport ===
 
 impl SentryReport {
-    fn of(bpffs: &Path, epoch: Epoch) -> Result<Self, BpfError> {
-        let Some(sentry) = Sentry::open(bpffs)? else { return Ok(Self::default()) };
+    /// `stands`: programs of one do, of whichever version; of another version no more is known.
+    fn of(bpffs: &Path, stands: bool, epoch: Epoch) -> Result<Self, BpfError> {
+        let Some(sentry) = Sentry::open(bpffs)? else {
+            return Ok(Self { posted: stands, ..Self::default() });
+        };
         let since_1970 = |at: std::time::SystemTime| at.duration_since(UNIX_EPOCH).ok();
         Ok(Self {
-            posted: sentry.is_posted(),
+            posted: sentry.is_posted() || sentry.is_posted_elsewhere(),
             since: sentry.posted_at().and_then(since_1970).map(Stamp::new),
             until: sentry.until()?.map(|until| epoch.stamp(until)),
             held: sentry.held()?,
