@@ -49,6 +49,9 @@ static LOOKS_UP: AtomicBool = AtomicBool::new(false);
 /// How long it still minds the agent, in seconds, once it was told to stop.
 static LEFT_S: AtomicU32 = AtomicU32::new(LAST_WATCH_S);
 
+/// Told once an agent has relieved the sentry.
+const WORKS_AGAIN: &str = "an agent works again";
+
 /// What it works with.
 struct Post {
     bpffs: PathBuf,
@@ -119,7 +122,7 @@ impl Post {
     fn find_agent(&mut self) {
         if self.told.is_some() && self.is_relieved() {
             self.told = None;
-            tracing::info!("an agent works again");
+            tracing::info!("{WORKS_AGAIN}");
         }
         if TOLD_TO_STOP.load(Ordering::Relaxed) && self.own_has_gone() {
             tracing::info!("another pod's agent works; stopping");
@@ -157,8 +160,10 @@ impl Post {
         let (told, error) = match self.try_keep() {
             Ok(None) => return,
             Ok(Some(Posting::Posted { until: _ })) => {
-                // An agent that has worked meanwhile has relieved it between two looks.
-                self.told = None;
+                // An agent has relieved it between two looks, and has gone.
+                if self.told.take().is_some_and(|told| told != Told::Failed) {
+                    tracing::info!("{WORKS_AGAIN}");
+                }
                 (Told::Posted, None)
             }
             Ok(Some(Posting::Stands)) => (Told::Posted, None),
