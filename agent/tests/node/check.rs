@@ -231,6 +231,7 @@ fn who_minds_the_pods_while_no_agent_works_is_told() {
     let of_sentry = found.of("sentry");
     assert!(of_sentry["found"].as_str().unwrap().starts_with("posted for "), "{of_sentry:#}");
     let agent = start_agent_with(&bench.node, &keeping.env("HOLDFAST_SENTRY_FOR", "0s"));
+    agent.wait_message(SOON, "sentry relieved: this agent works").unwrap();
     agent.kill();
     let found = bench.check(&[], &[]);
     found.assert_tells("sentry", "warning", "NOT posted: pods that start are not held", "-c agent");
