@@ -65,7 +65,7 @@ pub async fn run(
     let config = config::load(args.settings.config.as_deref())?;
     let defaults = Defaults::default().with(config.choices).with(args.settings.choices());
     let kept = Kept::of(&config.profiles);
-    let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid };
+    let rules = Rules { defaults, profiles: config.profiles, own_pod: args.pod_uid.clone() };
     preflight::kernel(&args.node.btf)?;
     preflight::capabilities()?;
     let cgroup_root = node::cgroup_root(args.node.cgroup_root, &args.node.proc_root)?;
@@ -112,6 +112,7 @@ pub async fn run(
         kernel_log: args.kernel_log,
         max_sockets: args.max_sockets,
         max_sockets_per_pod: args.max_sockets_per_pod,
+        pod: args.pod_uid,
         meanwhile: Some(Meanwhile { cgroup_root: cgroup_root.clone(), longest: args.sentry_for }),
     };
     let entrance = Entrance::start().context("failed to start the network namespace thread")?;

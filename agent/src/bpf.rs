@@ -23,7 +23,7 @@ mod voice;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::event::decode;
 pub use self::{
-    absence::{Absence, Found},
+    absence::{Absence, Found, has_been_used, last_agent},
     cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},

@@ -24,7 +24,7 @@ const LOCAL_LIMIT: Duration = Duration::from_secs(30);
 type LocalCheck = fn(&CheckArgs) -> Vec<Check>;
 
 /// In the order in which an operator would mend them.
-const LOCAL: [(&str, LocalCheck); 10] = [
+const LOCAL: [(&str, LocalCheck); 11] = [
     (host::KERNEL, host::kernel),
     (host::BTF, host::btf),
     (host::CAPABILITIES, host::capabilities),
@@ -35,6 +35,7 @@ const LOCAL: [(&str, LocalCheck); 10] = [
     (pods::PROCESSES, pods::processes),
     (pods::RUNTIMES, pods::runtimes),
     (host::AGENT, host::agent),
+    (host::SENTRY, host::sentry),
 ];
 
 /// Checks everything.

@@ -3,6 +3,7 @@
 //! What they print comes from pods, whose names and words are their tenants' to choose: a table makes
 //! each cell harmless for a terminal itself; in JSON and YAML what could do harm is escaped.
 
+pub mod absent;
 pub mod ask;
 pub mod completions;
 pub mod diagnose;

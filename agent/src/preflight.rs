@@ -184,6 +184,12 @@ fn held_capabilities() -> Result<CapsHashSet, PreflightError> {
         .map_err(|error| PreflightError::Capabilities(error.to_string()))
 }
 
+/// Whether this process has what it takes to look at other users' processes.
+#[must_use]
+pub fn may_trace() -> bool {
+    held_capabilities().is_ok_and(|held| held.contains(&Capability::CAP_SYS_PTRACE))
+}
+
 /// What the agent needs on this kernel, and has or has not.
 ///
 /// # Errors

@@ -260,10 +260,10 @@ impl Reconciler {
     fn keep_sentry(&mut self) {
         self.tell_presence();
         let Some(sentry) = &mut self.sentry else { return };
-        if self.armed_told {
-            sentry.keep(self.machine.undecided());
+        let relieved = if self.armed_told { sentry.keep(self.machine.undecided()) } else { None };
+        if let Some(held) = relieved.or_else(|| sentry.relieve_in_time()) {
+            self.journal.counts().relieved(held);
         }
-        sentry.relieve_in_time();
         sentry.settle();
     }
 

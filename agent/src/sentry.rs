@@ -7,17 +7,18 @@ use std::{
     convert::Infallible,
     path::PathBuf,
     process,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::{
     bpf::{self, Absence, BpfError, Found, Posting, Sentry},
     cli::SentryArgs,
+    core::PodUid,
     node, preflight,
 };
 
@@ -31,18 +32,32 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// has been away for minutes may be noticed a second late.
 const LOOK_EVERY_WHEN_OVER: Duration = Duration::from_secs(1);
 
-/// Told to stop, it minds the agent for so long: kubelet tells both at once, and the agent takes up to
+/// Told to stop, it minds its pod's agent for so long: kubelet tells both at once, and the agent takes up to
 /// 8 s to find out what is to become of its gates. Less than the pod's grace period, 30 s.
-const LAST_WATCH_S: libc::c_uint = 15;
+const LAST_WATCH_S: u32 = 15;
+
+/// While it waits for an agent's end, and there is something that the kernel does not tell, it looks up so
+/// often: the shortest that alarm(2) knows.
+const LOOK_UP_EVERY_S: libc::c_uint = 1;
 
 /// A signal has told it to stop.
 static TOLD_TO_STOP: AtomicBool = AtomicBool::new(false);
+
+/// It waits for more than an agent's end.
+static LOOKS_UP: AtomicBool = AtomicBool::new(false);
+
+/// How long it still minds the agent, in seconds, once it was told to stop.
+static LEFT_S: AtomicU32 = AtomicU32::new(LAST_WATCH_S);
+
+/// Told once an agent has relieved the sentry.
+const WORKS_AGAIN: &str = "an agent works again";
 
 /// What it works with.
 struct Post {
     bpffs: PathBuf,
     cgroup_root: PathBuf,
     longest: Duration,
+    pod: Option<PodUid>,
     told: Option<Told>,
 }
 
@@ -60,7 +75,7 @@ enum Told {
 ///
 /// If something it needs is missing.
 pub fn run(args: SentryArgs) -> anyhow::Result<Infallible> {
-    end_when_told(end)?;
+    when_told(end)?;
     preflight::sentry_capabilities()?;
     let cgroup_root = node::cgroup_root(args.cgroup_root, &args.proc_root)?;
     let bpffs = bpf::choose_bpffs(args.bpffs)?;
@@ -69,22 +84,23 @@ pub fn run(args: SentryArgs) -> anyhow::Result<Infallible> {
         Some(_) => idle("no sentry is wanted (--sentry-for 0s)"),
         None => idle("no BPF file system at /sys/fs/bpf, and no --bpffs: no sentry can be posted"),
     };
-    let mut post = Post { bpffs, cgroup_root, longest: args.sentry_for, told: None };
-    // SAFETY: the handler calls nothing that a handler may not call.
-    unsafe { signal(Signal::SIGALRM, SigHandler::Handler(end)) }
-        .context("failed to handle SIGALRM")?;
-    end_when_told(end_after_the_agent)?;
+    let mut post =
+        Post { bpffs, cgroup_root, longest: args.sentry_for, pod: args.pod_uid, told: None };
+    handle(Signal::SIGALRM, look_up)?;
+    when_told(end_after_the_agent)?;
     tracing::info!(bpffs = %post.bpffs.display(), "waiting for an agent to end");
     loop {
-        match Absence::wait(&post.bpffs)? {
+        match post.wait()? {
             Found::Nobody(absence) => {
                 post.keep(&absence);
                 drop(absence);
                 post.pause();
-                post.stand()?;
             }
-            Found::Nothing => post.pause(),
-            Found::Agent => {}
+            Found::Nothing => {
+                post.told = None;
+                post.pause();
+            }
+            Found::Agent => post.find_agent(),
         }
     }
 }
@@ -92,17 +108,41 @@ pub fn run(args: SentryArgs) -> anyhow::Result<Infallible> {
 // === impl Post ===
 
 impl Post {
-    /// Keeps the sentry posted until an agent works.
-    fn stand(&mut self) -> Result<(), BpfError> {
-        while let Found::Nobody(absence) = Absence::look(&self.bpffs)? {
-            self.keep(&absence);
-            drop(absence);
-            self.pause();
+    /// Waits for an agent's end. Whether it has relieved the sentry by then, and whose it is, nobody tells.
+    fn wait(&self) -> Result<Found, BpfError> {
+        let looks_up = self.told.is_some();
+        if LOOKS_UP.swap(looks_up, Ordering::Relaxed) != looks_up && looks_up {
+            // SAFETY: no precondition.
+            unsafe { libc::alarm(LOOK_UP_EVERY_S) };
         }
-        if self.told.take().is_some() {
-            tracing::info!("an agent works again");
+        Absence::wait(&self.bpffs)
+    }
+
+    /// An agent is there, and the sentry has looked up.
+    fn find_agent(&mut self) {
+        if self.told.is_some() && self.is_relieved() {
+            self.told = None;
+            tracing::info!("{WORKS_AGAIN}");
         }
-        Ok(())
+        if TOLD_TO_STOP.load(Ordering::Relaxed) && self.own_has_gone() {
+            tracing::info!("another pod's agent works; stopping");
+            process::exit(0);
+        }
+    }
+
+    /// Whether the agent that is there works: one that is not armed yet may die, and leave all as it was.
+    fn is_relieved(&self) -> bool {
+        let until = Sentry::open(&self.bpffs).and_then(|sentry| match sentry {
+            Some(sentry) => sentry.until(),
+            None => Ok(None),
+        });
+        until.is_ok_and(|until| until.is_none())
+    }
+
+    /// Whether the agent of the sentry's own pod works no more, because another pod's does.
+    fn own_has_gone(&self) -> bool {
+        let works = bpf::last_agent(&self.bpffs);
+        works.zip(self.pod.as_ref()).is_some_and(|(works, own)| works != *own)
     }
 
     /// Until the next look, while no agent works; who was told to stop has nothing to wait for then.
@@ -119,7 +159,14 @@ impl Post {
     fn keep(&mut self, _absence: &Absence) {
         let (told, error) = match self.try_keep() {
             Ok(None) => return,
-            Ok(Some(Posting::Posted { .. } | Posting::Stands)) => (Told::Posted, None),
+            Ok(Some(Posting::Posted { until: _ })) => {
+                // An agent has relieved it between two looks, and has gone.
+                if self.told.take().is_some_and(|told| told != Told::Failed) {
+                    tracing::info!("{WORKS_AGAIN}");
+                }
+                (Told::Posted, None)
+            }
+            Ok(Some(Posting::Stands)) => (Told::Posted, None),
             Ok(Some(Posting::Over)) => (Told::Over, None),
             Err(error) => (Told::Failed, Some(error)),
         };
@@ -170,13 +217,17 @@ fn idle(why: &str) -> ! {
 }
 
 /// The first process of a container ends by no signal that it does not ask for.
-fn end_when_told(handler: extern "C" fn(libc::c_int)) -> anyhow::Result<()> {
-    for told in [Signal::SIGTERM, Signal::SIGINT] {
-        // SAFETY: the handlers call nothing that a handler may not call.
-        unsafe { signal(told, SigHandler::Handler(handler)) }
-            .with_context(|| format!("failed to handle {told}"))?;
-    }
-    Ok(())
+fn when_told(handler: extern "C" fn(libc::c_int)) -> anyhow::Result<()> {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().try_for_each(|told| handle(told, handler))
+}
+
+/// Without `SA_RESTART`: whoever waits for an agent's end is to look up.
+fn handle(told: Signal, handler: extern "C" fn(libc::c_int)) -> anyhow::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handlers call nothing that a handler may not call.
+    unsafe { sigaction(told, &action) }
+        .map(drop)
+        .with_context(|| format!("failed to handle {told}"))
 }
 
 extern "C" fn end(_signal: libc::c_int) {
@@ -184,10 +235,24 @@ extern "C" fn end(_signal: libc::c_int) {
     unsafe { libc::_exit(0) }
 }
 
-/// It ends once no agent works and it has posted the sentry; or by the alarm, wherever it waits then.
+/// It ends once its pod's agent has gone, and has posted the sentry if no other works; or when it has waited
+/// for that long enough.
 extern "C" fn end_after_the_agent(_signal: libc::c_int) {
     if !TOLD_TO_STOP.swap(true, Ordering::Relaxed) {
         // SAFETY: alarm(2) may be called from a signal handler.
-        unsafe { libc::alarm(LAST_WATCH_S) };
+        unsafe { libc::alarm(LOOK_UP_EVERY_S) };
+    }
+}
+
+/// Being called is enough: flock(2) returns. It comes again as long as it is needed, since one that comes
+/// before flock(2) is of no use.
+extern "C" fn look_up(signal: libc::c_int) {
+    let told = TOLD_TO_STOP.load(Ordering::Relaxed);
+    if told && LEFT_S.fetch_sub(LOOK_UP_EVERY_S, Ordering::Relaxed) <= LOOK_UP_EVERY_S {
+        end(signal);
+    }
+    if told || LOOKS_UP.load(Ordering::Relaxed) {
+        // SAFETY: alarm(2) may be called from a signal handler.
+        unsafe { libc::alarm(LOOK_UP_EVERY_S) };
     }
 }

@@ -60,8 +60,10 @@ class Agent(unittest.TestCase):
     def test_the_sentry_takes_the_variables_of_the_manifest(self):
         _, sentry = pod_spec(self.rendered.one("DaemonSet"))["containers"]
         self.assertEqual(sentry["args"], ["sentry"])
-        given = {variable["name"]: variable["value"] for variable in sentry["env"]}
+        given = {variable["name"]: variable.get("value") for variable in sentry["env"]}
         self.assertEqual(set(given) - variables(help_of("sentry")), set())
+        # Without it a pod that is replaced may end seconds late.
+        self.assertIn("POD_UID", given)
         for time in ("1s", "9999s", "999m", "24h", given["HOLDFAST_SENTRY_FOR"]):
             chart.render({"sentry": {"for": time}})
             refused = agent("sentry", "--sentry-for", time, "--cgroup-root", "/nonexistent")

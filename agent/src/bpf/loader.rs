@@ -20,6 +20,7 @@ use super::{
     sentry::{self, Posting, Sentry},
     voice::Voices,
 };
+use crate::core::PodUid;
 
 /// The eBPF object, built by this crate's build script.
 pub(super) static OBJECT: &[u8] =
@@ -62,6 +63,8 @@ pub struct LoadOptions {
     pub max_sockets: u32,
     /// How many of each one pod may take.
     pub max_sockets_per_pod: u32,
+    /// The agent's own pod, if it is in one.
+    pub pod: Option<PodUid>,
     /// Who minds the pods that start until the agent works, if nobody does yet; `None`: nobody.
     pub meanwhile: Option<Meanwhile>,
 }
@@ -81,6 +84,7 @@ impl Default for LoadOptions {
             kernel_log: false,
             max_sockets: 65_536,
             max_sockets_per_pod: 16_384,
+            pod: None,
             meanwhile: None,
         }
     }
@@ -121,7 +125,7 @@ pub fn load(
     lines: LineSink,
 ) -> Result<Loaded, BpfError> {
     if let Some(claim) = &mut claim {
-        if let Err(error) = claim.begin_work() {
+        if let Err(error) = claim.begin_work_as(options.pod.clone()) {
             tracing::warn!(%error, "it cannot be told that an agent works; a sentry may be posted");
         }
         prepare(claim, options)?;

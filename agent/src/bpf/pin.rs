@@ -4,6 +4,7 @@
 //! ```text
 //! /sys/fs/bpf/holdfast/              locked by the agent that works
 //!                     agent/         the same, for those that wait for its end
+//!                        pod         whose agent that is
 //!                     v5/            of this version of the ABI
 //!                        maps/<map>
 //!                        links/<pod's cgroup id>/<program>
@@ -32,7 +33,7 @@ use super::{
     sentry,
     standing::{self, Standing},
 };
-use crate::core::CgroupId;
+use crate::core::{CgroupId, PodUid};
 
 /// Where systemd and the container runtimes mount it.
 const USUAL_BPFFS: &str = "/sys/fs/bpf";
@@ -131,6 +132,8 @@ pub struct Claim {
     lock: File,
     /// Tells those who wait for the agent's end that it works.
     presence: Option<Presence>,
+    /// The agent's own.
+    pod: Option<PodUid>,
 }
 
 // === impl Claim ===
@@ -165,7 +168,7 @@ impl Claim {
                 Err(TryLockError::Error(error)) => return Err(failed(&root, error)),
             }
             if is_at(&directory, &root) {
-                return Ok(Some(Self { root, lock: directory, presence: None }));
+                return Ok(Some(Self { root, lock: directory, presence: None, pod: None }));
             }
         }
     }
@@ -180,7 +183,7 @@ impl Claim {
             let (root, directory) = open(bpffs)?;
             match directory.lock() {
                 Ok(()) if is_at(&directory, &root) => {
-                    return Ok(Self { root, lock: directory, presence: None });
+                    return Ok(Self { root, lock: directory, presence: None, pod: None });
                 }
                 // Removed and made anew by others meanwhile; or a signal.
                 Ok(()) => {}
@@ -190,15 +193,16 @@ impl Claim {
         }
     }
 
-    /// Has everybody know that an agent works here, until this is dropped.
-    pub(super) fn begin_work(&mut self) -> Result<(), BpfError> {
-        self.presence = Some(Presence::begin(&self.root)?);
+    /// Has everybody know that an agent works here, that of this pod, until this is dropped.
+    pub(super) fn begin_work_as(&mut self, pod: Option<PodUid>) -> Result<(), BpfError> {
+        self.pod = pod;
+        self.presence = Some(Presence::begin(&self.root, self.pod.as_ref())?);
         Ok(())
     }
 
     /// The same if that could not be told until now, without waiting; whether it could now.
     pub(super) fn begin_work_late(&mut self) -> Result<bool, BpfError> {
-        self.presence = Presence::try_begin(&self.root)?;
+        self.presence = Presence::try_begin(&self.root, self.pod.as_ref())?;
         Ok(self.presence.is_some())
     }
 
@@ -256,7 +260,7 @@ impl Claim {
         if self.presence.is_none() {
             // A sentry's process must not put anything back meanwhile. One that does not let go of its
             // lock has been stopped, and does not either.
-            let _: Result<(), BpfError> = self.begin_work();
+            let _: Result<(), BpfError> = self.begin_work_as(None);
         }
         remove_tree(&self.root);
         // One that an agent which waits for this place has made anew is not what was to go.

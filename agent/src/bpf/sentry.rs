@@ -12,7 +12,7 @@ use std::{
     io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use agent_ebpf::{Post, Sentry as Orders, sentry::MAX_SENTRY_PORTS};
@@ -167,6 +167,16 @@ impl Sentry {
     pub fn is_posted(&self) -> bool {
         let gate = Hook::SentryGate.name();
         pin::subdirectories(&self.links()).iter().any(|root| root.join(gate).exists())
+    }
+
+    /// Since when it is, by the wall's clock: the BPF file system notes when a name was made there.
+    #[must_use]
+    pub fn posted_at(&self) -> Option<SystemTime> {
+        let gate = Hook::SentryGate.name();
+        let roots = pin::subdirectories(&self.links()).into_iter();
+        let made =
+            roots.filter_map(|root| fs::symlink_metadata(root.join(gate)).ok()?.modified().ok());
+        made.min()
     }
 
     /// Whether any of its programs is on a cgroup: on its post, or not settled yet.

@@ -1,11 +1,13 @@
 //! The kernel, the agent's privileges, and what an agent has left here.
 
+use caps::Capability;
 use nix::unistd::{AccessFlags, access};
 
 use super::report::Check;
 use crate::{
     bpf::{self, KernelPart, LoadOptions, Standing},
     cli::CheckArgs,
+    command::absent::{AbsentReport, Presence},
     node,
     preflight::{self, Kernel, NeededCapability},
 };
@@ -17,9 +19,14 @@ pub(super) const LOCKED_MEMORY: &str = "locked memory";
 pub(super) const PROGRAMS: &str = "eBPF programs";
 pub(super) const BPFFS: &str = "BPF file system";
 pub(super) const AGENT: &str = "agent";
+pub(super) const SENTRY: &str = "sentry";
 
 /// What goes without saying for a process of root's on the node.
 const GRANT: &str = "run as root, or add it to the container's securityContext.capabilities";
+
+/// What is missing there is not wanted there.
+const IN_SENTRY: &str =
+    "in the container sentry that is as it should be: run this in the container agent. Else ";
 
 pub(super) fn kernel(_: &CheckArgs) -> Vec<Check> {
     let kernel = Kernel::running();
@@ -57,11 +64,18 @@ pub(super) fn capabilities(_: &CheckArgs) -> Vec<Check> {
         Ok(needed) => needed,
         Err(error) => return vec![Check::error(CAPABILITIES, error, "mount /proc")],
     };
+    let lacks =
+        |capability| needed.iter().any(|needed| needed.capability == capability && !needed.is_held);
+    // The chart gives it these two less.
+    let is_sentry = lacks(Capability::CAP_NET_RAW)
+        && lacks(Capability::CAP_SYS_PTRACE)
+        && preflight::sentry_capabilities().is_ok();
+    let mend = if is_sentry { format!("{IN_SENTRY}{GRANT}") } else { GRANT.to_owned() };
     let check = |NeededCapability { capability, purpose, is_held }| {
         if is_held {
             Check::ok(capability, purpose)
         } else {
-            Check::failed(capability, format_args!("missing, needed {purpose}"), GRANT)
+            Check::failed(capability, format_args!("missing, needed {purpose}"), &mend)
         }
     };
     needed.into_iter().map(check).collect()
@@ -145,10 +159,26 @@ pub(super) fn agent(args: &CheckArgs) -> Vec<Check> {
     };
     vec![match bpf::holder(place, bpffs.is_some(), &node.proc_root) {
         Ok(Some(pid)) => Check::ok(AGENT, format_args!("process {pid} works on this node")),
+        Ok(None) if bpffs.as_deref().is_some_and(bpf::has_been_used) => {
+            let found = "none works on this node, though one has";
+            Check::warning(AGENT, found, Presence::Absent.mend())
+        }
         Ok(None) => Check::ok(AGENT, "none works on this node"),
         Err(error) => {
             let mend = "name the host's /proc with --proc-root";
             Check::skipped(AGENT, format_args!("the file locks cannot be read: {error}"), mend)
         }
     }]
+}
+
+/// Who minds the pods that start while no agent works; nothing where none ever has.
+pub(super) fn sentry(args: &CheckArgs) -> Vec<Check> {
+    let bpffs = bpf::choose_bpffs(args.node.bpffs.clone()).ok().flatten();
+    let report = bpffs.and_then(|bpffs| AbsentReport::take(&bpffs, &args.node.proc_root));
+    let Some(AbsentReport { at, state, sentry, .. }) = report else { return Vec::new() };
+    let check = match sentry.in_words(state, at) {
+        (found, true) => Check::ok(SENTRY, found),
+        (found, false) => Check::warning(SENTRY, found, state.mend()),
+    };
+    vec![check]
 }

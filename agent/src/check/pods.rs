@@ -11,6 +11,7 @@ use crate::{
     core::{CgroupKind, ContainerId, kind_of},
     netns::Netns,
     node::{self, Bundles, CgroupWatch, oldest_process},
+    preflight,
 };
 
 pub(super) const CGROUPS: &str = "cgroups";
@@ -138,8 +139,11 @@ pub(super) fn cgroups(args: &CheckArgs) -> Vec<Check> {
 pub(super) fn processes(args: &CheckArgs) -> Vec<Check> {
     const SEE: &str =
         "set hostPID: true on the agent's pod, or name the host's /proc with --proc-root";
-    const LOOK: &str = "grant CAP_SYS_PTRACE, and set the container's AppArmor profile to unconfined \
-                        and its SELinux type to spc_t";
+    const GRANT: &str = "grant CAP_SYS_PTRACE, as is said above";
+    const UNCONFINE: &str =
+        "set the container's AppArmor profile to unconfined and its SELinux type to spc_t";
+    // Who has it is kept from looking by something else.
+    let look = if preflight::may_trace() { UNCONFINE } else { GRANT };
     let proc_root = &args.node.proc_root;
     let first = proc_root.join("1");
     let name = match fs::read_to_string(first.join("comm")) {
@@ -173,14 +177,14 @@ pub(super) fn processes(args: &CheckArgs) -> Vec<Check> {
     });
     if let Some((pid, error)) = refused {
         let found = format_args!("{found}; the network of {pid} cannot be looked at: {error}");
-        return vec![Check::failed(PROCESSES, found, LOOK)];
+        return vec![Check::failed(PROCESSES, found, look)];
     }
     if let Err(error) = Netns::open(&first.join("ns/net")) {
         let found = format_args!(
             "{found}; process 1 itself cannot be looked at ({error}): which pods use the host's \
              network the API alone tells"
         );
-        return vec![Check::warning(PROCESSES, found, LOOK)];
+        return vec![Check::warning(PROCESSES, found, look)];
     }
     let is_first = Netns::open(&first.join("ns/pid"))
         .map_or(true, |namespace| namespace.inode() == FIRST_PID_NAMESPACE);

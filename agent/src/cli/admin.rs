@@ -30,6 +30,15 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub socket: SocketArgs,
 
+    /// Where no agent answers: the BPF file system in which one has left what stands now
+    /// [default: /sys/fs/bpf].
+    #[arg(long, env = "HOLDFAST_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+
+    /// The host's /proc.
+    #[arg(long, env = "HOLDFAST_PROC_ROOT", value_name = "DIR", default_value = "/proc")]
+    pub proc_root: PathBuf,
+
     /// The form of the answer.
     #[arg(long, short, value_name = "FORM", value_enum, default_value = "table")]
     pub output: Output,

@@ -132,6 +132,6 @@ pub(super) fn sentry_time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "it must be a duration up to 24h, such as 10m, or 0s for none".to_owned())
 }
 
-fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {
+pub(super) fn pod_uid(text: &str) -> Result<PodUid, std::convert::Infallible> {
     Ok(PodUid::new(text))
 }

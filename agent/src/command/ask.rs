@@ -4,24 +4,45 @@ use std::{process::ExitCode, sync::Arc, thread};
 
 use hyper::Method;
 
-use super::{Output, diagnose, explain, gate, log_level, pods, print, report, status};
+use super::{
+    Output,
+    absent::{self, AbsentReport},
+    diagnose, explain, gate, log_level, pods, print, report, status,
+};
 use crate::{
-    admin::{Client, FilterBody, FollowBody, LogReport, OrderBody, PodDetail, WatchBody},
+    admin::{
+        Client, ClientError, FilterBody, FollowBody, LogReport, OrderBody, PodDetail, WatchBody,
+    },
+    bpf,
     cli::{DiagnoseArgs, ExplainArgs, GateArgs, LogLevelArgs, PodsArgs, ReportArgs, StatusArgs},
     clock,
     core::{Diagnosis, NodeReport, ObservedReport, PodName, PodReport, Stamp},
+    exit,
 };
 
-/// `holdfast status`: 1 if the node is not healthy.
+/// `holdfast status`: 1 if the node is not healthy, 69 if no agent answers.
 ///
 /// # Errors
 ///
-/// If the agent does not answer.
+/// If the agent does not answer, and none has left anything to tell of.
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket.socket)?;
-    let node: NodeReport = client.get("/v1/status")?;
+    let node: NodeReport = match client.get("/v1/status") {
+        Ok(node) => node,
+        Err(error @ ClientError::NoAgent { .. }) => return absent(args, error),
+        Err(error) => return Err(error.into()),
+    };
     print(&args.output.render(&node, |style| status::text(&node, style))?)?;
     Ok(if node.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where no agent answers, as in the sentry's container: what can be seen without one.
+fn absent(args: &StatusArgs, error: ClientError) -> anyhow::Result<ExitCode> {
+    let bpffs = bpf::choose_bpffs(args.bpffs.clone())?;
+    let report = bpffs.and_then(|bpffs| AbsentReport::take(&bpffs, &args.proc_root));
+    let Some(report) = report else { return Err(error.into()) };
+    print(&args.output.render(&report, |style| absent::text(&report, style))?)?;
+    Ok(ExitCode::from(exit::UNAVAILABLE))
 }
 
 /// `holdfast pods`.

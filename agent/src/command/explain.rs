@@ -165,12 +165,18 @@ fn waiting(pod: &PodReport, now: Stamp) -> Vec<String> {
 }
 
 fn waits(connect: &ConnectReport, now: Stamp) -> String {
-    let ConnectReport { cookie: _, container, comm, pid, destination, query, since } = connect;
+    let ConnectReport { cookie: _, container, comm, pid, destination, query, by_sentry, since } =
+        connect;
     let container = container.as_deref().unwrap_or("a container that is not known yet");
     let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let who = match (comm.as_str(), by_sentry) {
+        ("", false) => String::new(),
+        ("", true) => " (held by the sentry at first)".to_owned(),
+        (comm, _) => format!(" ({comm}{pid})"),
+    };
     let what = if *query { "asks" } else { "connects to" };
     let since = in_words(now.since(*since));
-    format!("{container} ({comm}{pid}) {what} {destination}, for {since} so far")
+    format!("{container}{who} {what} {destination}, for {since} so far")
 }
 
 /// What happened at the last starts.

@@ -57,15 +57,15 @@ pub fn text(node: &NodeReport, style: Style) -> String {
 }
 
 /// What is put together.
-struct Screen {
-    text: String,
-    style: Style,
+pub(super) struct Screen {
+    pub(super) text: String,
+    pub(super) style: Style,
 }
 
 // === impl Screen ===
 
 impl Screen {
-    fn line(&mut self, heading: &str, text: &str, paint: Option<Paint>) {
+    pub(super) fn line(&mut self, heading: &str, text: &str, paint: Option<Paint>) {
         let mut heading = heading;
         for line in wrap(&safe(text), WIDTH - HEADINGS) {
             let line = line.trim_end();

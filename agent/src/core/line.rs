@@ -115,8 +115,18 @@ pub struct HeldConnect {
     pub cookie: SocketCookie,
     /// The container's name; its id, or nothing, until that is known.
     pub container: Option<String>,
+    /// It began to wait at the sentry, before its pod had a gate.
+    pub by_sentry: bool,
     /// Who called, and where it wanted to go.
     pub caller: Caller,
+}
+
+impl HeldConnect {
+    /// Who held it first, if it was not the gate.
+    #[must_use]
+    pub fn held_by(&self) -> Option<&'static str> {
+        self.by_sentry.then_some("sentry")
+    }
 }
 
 /// A line for the log.

@@ -223,6 +223,9 @@ pub struct ConnectReport {
     pub destination: SocketAddr,
     /// It is a DNS query.
     pub query: bool,
+    /// It began to wait at the sentry, where nobody notes who calls.
+    #[serde(default)]
+    pub by_sentry: bool,
     /// When it was called.
     pub since: Stamp,
 }
@@ -437,7 +440,7 @@ impl ProxyReport {
 
 impl ConnectReport {
     pub(super) fn new(connect: HeldConnect, epoch: super::Epoch) -> Self {
-        let HeldConnect { cookie, container, caller } = connect;
+        let HeldConnect { cookie, container, by_sentry, caller } = connect;
         Self {
             cookie,
             container,
@@ -445,6 +448,7 @@ impl ConnectReport {
             pid: caller.pid,
             destination: caller.destination,
             query: caller.query.is_some(),
+            by_sentry,
             since: epoch.stamp(caller.connect_at),
         }
     }

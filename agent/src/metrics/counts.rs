@@ -47,6 +47,7 @@ pub(super) struct Inner {
     pub(super) closed: Family<OfReason, Counter>,
     pub(super) opened: Family<OfReason, Counter>,
     pub(super) failed: Counter,
+    pub(super) by_sentry: Counter,
     pub(super) hold: Histogram,
     pub(super) ready_to_release: Histogram,
     pub(super) found_to_attached: Histogram,
@@ -70,6 +71,7 @@ impl Counts {
             closed: Family::default(),
             opened: Family::default(),
             failed: Counter::default(),
+            by_sentry: Counter::default(),
             hold: Histogram::new(HOLD_BUCKETS),
             ready_to_release: Histogram::new(OWN_BUCKETS),
             found_to_attached: Histogram::new(OWN_BUCKETS),
@@ -84,6 +86,11 @@ impl Counts {
             begin(&inner.opened, &OfReason { reason });
         }
         Self(Arc::new(inner))
+    }
+
+    /// Counts the connects that a sentry has held which this agent has relieved.
+    pub fn relieved(&self, held: u64) {
+        self.0.by_sentry.inc_by(held);
     }
 
     /// Counts a line, and what came of it.

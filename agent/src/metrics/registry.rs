@@ -134,6 +134,13 @@ impl Table {
             counts.released.clone(),
         );
         self.add(
+            "holdfast_sentry_connects_held",
+            &[],
+            "Connects that the sentry held while no agent worked, counted when an agent relieves it; those that went on \
+             waiting at a gate are in holdfast_connects_held_total as well",
+            counts.by_sentry.clone(),
+        );
+        self.add(
             "holdfast_entries",
             &["kind"],
             "What has happened to pods, by kind: what holdfast events prints",

@@ -154,6 +154,11 @@ fn not_ready(episode: &Episode) -> String {
 /// When the proxy was ready, and how much of that was its own start.
 fn ready(episode: &Episode, after: Duration) -> String {
     let after = text::duration(after);
+    if episode.began_at_sentry().is_some() {
+        return format!(
+            "the sentry held the first until the agent came, and the proxy was ready {after} after it"
+        );
+    }
     let proxies = episode.containers.iter().filter(|container| container.is_proxy);
     match proxies.map(|proxy| proxy.started_at).max() {
         Some(started) if started > episode.closed_at => {

@@ -129,9 +129,9 @@ pub(super) fn waiting(pod: &PodReport, now: Stamp) -> Markup {
                     }
                 }
                 tbody {
-                    @for ConnectReport { cookie: _, container, comm, pid, destination, query, since } in &pod.waiting {
+                    @for ConnectReport { cookie: _, container, comm, pid, destination, query, by_sentry: _, since } in &pod.waiting {
                         tr {
-                            th scope="row" { (text::foreign(comm)) }
+                            th scope="row" { (text::foreign(if comm.is_empty() { "not known" } else { comm })) }
                             td data-name="Destination" { (destination) @if *query { " (DNS)" } }
                             td data-name="Container" { (text::foreign(container.as_deref().unwrap_or("not known"))) }
                             td.number data-name="Pid" { @if let Some(pid) = pid { (pid) } }

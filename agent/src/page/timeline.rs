@@ -173,6 +173,7 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
         pid,
         uid,
         destination,
+        by_sentry,
         fate,
         called_at,
         ended_at,
@@ -202,7 +203,14 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
         Fate::Held => text::duration(until.since(*called_at)),
     };
     let what = if query.is_some() { " (DNS)" } else { "" };
-    let mut detail = vec![text::plain(comm)];
+    let mut detail: Vec<String> = Some(comm)
+        .filter(|comm| !comm.is_empty())
+        .map(|comm| text::plain(comm))
+        .into_iter()
+        .collect();
+    if *by_sentry {
+        detail.push("at the sentry first".to_owned());
+    }
     match outcome {
         Some(Outcome::Connected) => {}
         Some(outcome) => detail.push(outcome.as_str().to_owned()),
@@ -210,8 +218,7 @@ fn connect_row(connect: &ConnectSpan, axis: Axis, episode: &Episode, end: Stamp)
         None => {}
     }
     detail.extend(container.as_deref().map(text::plain));
-    detail.extend(pid.map(|pid| format!("pid {pid}")));
-    detail.push(format!("uid {uid}"));
+    detail.extend(pid.map(|pid| format!("pid {pid} · uid {uid}")));
     Row {
         kind,
         title: format!("→ {destination}{what}"),

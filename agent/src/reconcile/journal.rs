@@ -123,11 +123,12 @@ impl Journal {
         let now = clock::now();
         let noted = self.history.record(&pod, &line, now);
         self.counts.record(&pod, &line, &noted);
+        let at = self.history.epoch().stamp(now);
         // Whoever has not asked for anything finds nothing on his pods.
         if !noted.observes {
-            notice::publish(&self.events, &pod, &line, &noted, self.history.running(&pod.uid));
+            let running = self.history.running(&pod.uid);
+            notice::publish(&self.events, &pod, &line, &noted, running, at);
         }
-        let at = self.history.epoch().stamp(now);
         let entry = Arc::new(Entry::new(self.next_seq, at, pod.clone(), &line));
         self.next_seq += 1;
         if self.recent.len() == RECENT {

@@ -117,7 +117,10 @@ pub(super) fn line(pod: PodRef, line: Line, noted: &Noted, now: Monotonic) {
             of_connect(pod, connect, Of { message, mono_ns, level, errno, ..Of::default() });
         }
         Line::Held(connect) => {
-            let of = Of { message, mono_ns, level: Level::of(noted), ..Of::default() };
+            let waited = connect.by_sentry.then(|| now.since(connect.caller.connect_at));
+            let waited_ms = waited.map(|waited| waited.as_micros() as f64 / 1000.0);
+            let level = Level::of(noted);
+            let of = Of { message, mono_ns, waited_ms, level, ..Of::default() };
             of_connect(pod, connect, of);
         }
         Line::Observed { connect, refused } => {
@@ -169,7 +172,8 @@ pub(super) fn summary(pod: PodRef, episode: &Episode, now: Monotonic) {
         return;
     }
     let pod = Pod::from(pod);
-    let Episode { held, refused, observed, observed_refused, longest, .. } = episode;
+    let Episode { held, by_sentry, refused, observed, observed_refused, longest, .. } = episode;
+    let by_sentry = Some(*by_sentry).filter(|held| *held > 0);
     let of = |outcome| episode.ended_as(outcome);
     let connected = of(Outcome::Connected) + of(Outcome::QuerySent);
     let failed = of(Outcome::Refused) + of(Outcome::TimedOut) + of(Outcome::QueryExpired);
@@ -180,6 +184,7 @@ pub(super) fn summary(pod: PodRef, episode: &Episode, now: Monotonic) {
         info,
         pod,
         held,
+        by_sentry,
         refused,
         observed,
         observed_refused,
@@ -205,6 +210,7 @@ struct Of {
     message: &'static str,
     mono_ns: u64,
     held_ms: Option<f64>,
+    waited_ms: Option<f64>,
     outcome: Option<&'static str>,
     errno: Option<&'static str>,
     refused: Option<bool>,
@@ -245,16 +251,19 @@ impl Level {
 
 /// All lines about a connect carry the same fields; some have more.
 fn of_connect(pod: Pod, connect: HeldConnect, of: Of) {
-    let HeldConnect { cookie, container, caller } = connect;
+    let by = connect.held_by();
+    let HeldConnect { cookie, container, by_sentry: _, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at: _, query } = caller;
     let Pod { uid: pod_uid, namespace, name } = pod;
-    let Of { message, mono_ns, held_ms, outcome, errno, refused, hint, level } = of;
+    // Who called is not known of one that no hook has seen.
+    let (comm, uid) = (Some(comm).filter(|comm| !comm.is_empty()), pid.map(|_| uid));
+    let Of { message, mono_ns, held_ms, waited_ms, outcome, errno, refused, hint, level } = of;
     let (cookie, query) = (cookie.0, query.map(|query| query.0));
     macro_rules! write {
         ($level:ident, $untold:expr) => {
             tracing::$level!(
                 namespace, pod = name, %pod_uid, container, pid, comm, uid, %destination, query,
-                cookie, held_ms, outcome, errno, refused, hint, untold = $untold, mono_ns, "{message}"
+                cookie, by, waited_ms, held_ms, outcome, errno, refused, hint, untold = $untold, mono_ns, "{message}"
             )
         };
     }

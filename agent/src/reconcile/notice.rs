@@ -1,11 +1,13 @@
 //! What a pod's owner should know: the lines of the log on which he can act, or which explain a
 //! delay, as Kubernetes Events.
 
+use std::time::Duration;
+
 use crate::{
     cluster::{EventKind, EventSink, PodRef as Regarding},
     core::{
         CloseReason, Episode, Fate, Finding, Line, Noted, OpenReason, Order, Orderer, Outcome,
-        PodRef, Problem, connections, in_words,
+        PodRef, Problem, Stamp, connections, in_words,
     },
 };
 
@@ -19,28 +21,29 @@ struct Notice {
 }
 
 /// Publishes the line's Events, if it has any and the pod's name is known. `running`: what goes on
-/// with the pod.
+/// with the pod; `at`: now.
 pub(super) fn publish(
     events: &EventSink,
     pod: &PodRef,
     line: &Line,
     noted: &Noted,
     running: Option<&Episode>,
+    at: Stamp,
 ) {
     let Some(name) = &pod.name else { return };
     let of_end = noted.ended.as_deref().and_then(released);
-    for notice in of_line(line, noted, running).into_iter().chain(of_end) {
+    for notice in of_line(line, noted, running, at).into_iter().chain(of_end) {
         let Notice { kind, reason, action, note } = notice;
         events.publish(Regarding::new(name, &pod.uid), kind, reason, action, note);
     }
 }
 
-fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Notice> {
+fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>, at: Stamp) -> Option<Notice> {
     let proxy = running.map_or("the proxy", |episode| &episode.proxy);
     let limit = running.map(|episode| in_words(episode.timeout)).unwrap_or_default();
     Some(match line {
         // Until it is known what the pod is, its owner may have nothing to do with it.
-        Line::Held(_) if noted.first => connect_held(running?)?,
+        Line::Held(_) if noted.first => connect_held(running?, at)?,
         Line::GateClosed { reason: CloseReason::ProxyDied, .. } if noted.becomes_known => warning(
             "ProxyDied",
             "Holding",
@@ -48,7 +51,7 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
                 "{proxy} has ended; connects wait until it is ready again, each for {limit} at most"
             ),
         ),
-        Line::GateClosed { .. } if noted.becomes_known => connect_held(running?)?,
+        Line::GateClosed { .. } if noted.becomes_known => connect_held(running?, at)?,
         Line::GateOpened { reason: OpenReason::Deadline, held, finding, .. } => warning(
             "HoldTimedOut",
             "Opening",
@@ -124,18 +127,30 @@ fn of_line(line: &Line, noted: &Noted, running: Option<&Episode>) -> Option<Noti
 }
 
 /// The first connect that waits at the gate of a pod that is to be held.
-fn connect_held(episode: &Episode) -> Option<Notice> {
-    let Episode { proxy, timeout, enabled_by, connects, .. } = episode;
+fn connect_held(episode: &Episode, at: Stamp) -> Option<Notice> {
+    /// A wait that has only just begun has all of its time before it, in words.
+    const JUST_NOW: Duration = Duration::from_secs(1);
+    let Episode { proxy, timeout, enabled_by, connects, first_connect_at, .. } = episode;
     let connect = connects.iter().find(|connect| connect.fate == Fate::Held)?;
     if enabled_by.is_none() || episode.ended_at.is_some() {
         return None;
     }
-    let who = connect.container.as_deref().unwrap_or("a container");
-    let (comm, to) = (connect.comm.escape_debug(), connect.destination);
-    let limit = in_words(*timeout);
-    let note = format!(
-        "{who} ({comm}) connects to {to} before {proxy} is ready; it waits, for {limit} at most"
-    );
+    let container = connect.container.as_deref().unwrap_or("a container");
+    // Of one that no hook has seen it is not known what called.
+    let who = match connect.comm.as_str() {
+        "" => container.to_owned(),
+        comm => format!("{container} ({})", comm.escape_debug()),
+    };
+    let waited = at.since(first_connect_at.unwrap_or(at));
+    let left = in_words(timeout.saturating_sub(waited));
+    let waits = if waited < JUST_NOW {
+        format!("it waits, for {} at most", in_words(*timeout))
+    } else {
+        let by = if connect.by_sentry { ", until now at the sentry" } else { "" };
+        format!("it has waited for {}{by}, and does for {left} more at most", in_words(waited))
+    };
+    let to = connect.destination;
+    let note = format!("{who} connects to {to} before {proxy} is ready; {waits}");
     Some(normal("ConnectHeld", "Holding", note))
 }
 
@@ -147,7 +162,13 @@ fn released(episode: &Episode) -> Option<Notice> {
     }
     let (longest, after) = (in_words(episode.longest), in_words(ready_after));
     let held = connections(episode.held);
-    let mut note = format!("{held}, longest {longest}; {} ready after {after}", episode.proxy);
+    let ready = match episode.began_at_sentry() {
+        Some(_) => {
+            format!("{after} after the first of them, which the sentry held until the agent came")
+        }
+        None => format!("after {after}"),
+    };
+    let mut note = format!("{held}, longest {longest}; {} ready {ready}", episode.proxy);
     let failed = episode.ended_as(Outcome::Refused) + episode.ended_as(Outcome::TimedOut);
     if failed > 0 {
         note += &format!("; {failed} failed");
@@ -172,3 +193,6 @@ fn normal(reason: &'static str, action: &str, note: String) -> Notice {
 fn warning(reason: &'static str, action: &str, note: String) -> Notice {
     Notice { kind: EventKind::Warning, reason, action: action.to_owned(), note }
 }
+
+#[cfg(test)]
+mod tests;

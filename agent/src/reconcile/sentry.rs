@@ -83,11 +83,11 @@ impl SentryBooks {
     }
 
     /// For an armed agent: draws what follows, while it is open of the pods `undecided` whether they
-    /// get a gate.
-    pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) {
-        let Some(complete) = self.complete else { return };
+    /// get a gate. Returns how many connects the sentry has held, if it was relieved.
+    pub(super) fn keep(&mut self, undecided: impl Iterator<Item = CgroupId>) -> Option<u64> {
+        let complete = self.complete?;
         if !self.is_posted && self.taken_up >= complete {
-            return;
+            return None;
         }
         // Those that an agent had taken up before are no business of the sentry's.
         let first = undecided.filter(|pod| *pod > self.inherited).min();
@@ -98,17 +98,15 @@ impl SentryBooks {
                 Err(error) => tracing::debug!(%error, "more pods than need be are the sentry's"),
             }
         }
-        if first.is_none() {
-            self.relieve();
-        }
+        if first.is_some() { None } else { self.relieve() }
     }
 
     /// Relieves it when its time is up, armed or not: it holds nobody any more, and would cost every
-    /// packet of every pod for nothing; nor would it be posted again at this agent's end.
-    pub(super) fn relieve_in_time(&mut self) {
-        if self.relieve_at().is_some_and(|until| until <= clock::now()) {
-            self.relieve();
-        }
+    /// packet of every pod for nothing; nor would it be posted again at this agent's end. Returns as
+    /// [`Self::keep`].
+    pub(super) fn relieve_in_time(&mut self) -> Option<u64> {
+        let is_due = self.relieve_at().is_some_and(|until| until <= clock::now());
+        if is_due { self.relieve() } else { None }
     }
 
     /// Takes off what was left for those whom the sentry had held.
@@ -129,17 +127,22 @@ impl SentryBooks {
         self.until.filter(|_| self.listed)
     }
 
-    fn relieve(&mut self) {
+    fn relieve(&mut self) -> Option<u64> {
         if !std::mem::take(&mut self.is_posted) {
-            return;
+            return None;
         }
         self.until = None;
         self.settles_at = Some(clock::now() + Sentry::SETTLE);
         match self.sentry.relieve() {
-            Ok(Some(held)) => tracing::info!(held, "sentry relieved: this agent works"),
-            Ok(None) => {}
+            Ok(held) => {
+                if let Some(held) = held {
+                    tracing::info!(held, "sentry relieved: this agent works");
+                }
+                held
+            }
             Err(error) => {
                 tracing::warn!(%error, "sentry relieved; what it has held cannot be told");
+                None
             }
         }
     }

@@ -7,7 +7,7 @@ use testbed::{Node, Pod, PodSpec, Process, api::Rule, cgroup2_mount};
 
 use crate::{
     cli::command,
-    common::{binary, enabled_node, idle, start_agent},
+    common::{SOON, binary, enabled_node, idle, options, start_agent, start_agent_with},
     privilege::CAPABILITIES,
     rights::all_rules,
 };
@@ -196,6 +196,46 @@ fn each_missing_capability_has_its_line() {
         assert_eq!(found.code, Some(1), "{name}");
         found.assert_tells(&name, "failed", "missing, needed to ", "securityContext.capabilities");
     }
+}
+
+#[test]
+fn what_the_sentrys_container_lacks_on_purpose_is_told_so() {
+    let bench = Bench::new();
+    let capabilities = "-all,+sys_admin,+net_admin";
+    let found =
+        bench.check(&["setpriv", "--bounding-set", capabilities, "--inh-caps", "-all"], &[]);
+    for name in ["CAP_NET_RAW", "CAP_SYS_PTRACE"] {
+        let mend = "in the container sentry that is as it should be";
+        found.assert_tells(name, "failed", "missing, needed to ", mend);
+    }
+    // Said once, with the capability.
+    let processes = found.of("processes");
+    assert_ne!(processes["status"], "ok", "{processes:#}");
+    assert_eq!(processes["mend"], "grant CAP_SYS_PTRACE, as is said above");
+}
+
+#[test]
+fn who_minds_the_pods_while_no_agent_works_is_told() {
+    let bench = Bench::new();
+    let checks = bench.check(&[], &[]);
+    assert!(checks.checks().iter().all(|check| check["check"] != "sentry"), "none ever worked");
+    let keeping = options().arg("--on-exit").arg("keep");
+    let agent = start_agent_with(&bench.node, &keeping);
+    let found = bench.check(&[], &[]);
+    let of_sentry = found.of("sentry");
+    assert_eq!(of_sentry["found"], "not posted: the agent minds the pods that start");
+    assert_eq!(of_sentry["status"], "ok");
+    assert!(agent.stop(SOON).unwrap().success());
+    let found = bench.check(&[], &[]);
+    found.assert_tells("agent", "warning", "none works on this node, though one has", "-c agent");
+    let of_sentry = found.of("sentry");
+    assert!(of_sentry["found"].as_str().unwrap().starts_with("posted for "), "{of_sentry:#}");
+    let agent = start_agent_with(&bench.node, &keeping.env("HOLDFAST_SENTRY_FOR", "0s"));
+    agent.wait_message(SOON, "sentry relieved: this agent works").unwrap();
+    agent.kill();
+    let found = bench.check(&[], &[]);
+    found.assert_tells("sentry", "warning", "NOT posted: pods that start are not held", "-c agent");
+    assert_eq!(found.code, Some(0), "{:#}", found.report);
 }
 
 #[test]

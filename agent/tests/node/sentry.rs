@@ -1,12 +1,19 @@
 //! Pods that start while no agent lives.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
 
 use crate::common::{
-    LATE, SOON, binary, dials, enabled_node, eventually, idle, options, start_agent_with, wait_for,
+    LATE, SOON, binary, dials, enabled_node, eventually, get, idle, options, served_at,
+    start_agent_with, wait_for,
 };
 
 const BY_AGENT: &str = "sentry posted until an agent works";
@@ -48,10 +55,6 @@ fn kill(node: &Node, agent: &Agent, sentry: &Process) {
     // While an agent works. One that has just relieved a sentry has the last of its programs there
     // for a while.
     assert_nothing_on_root(node);
-    kill_beside(agent, sentry);
-}
-
-fn kill_beside(agent: &Agent, sentry: &Process) {
     let posted = || {
         let lines = sentry.log_records();
         lines.into_iter().filter(|line| line["message"] == BY_SENTRY).count()
@@ -95,6 +98,80 @@ fn a_pod_that_starts_without_an_agent_waits_for_its_proxy_all_the_same() {
         let held = line["held_ms"].as_f64().unwrap();
         assert!(held > 2.0 * LATE.as_secs_f64() * 1e3, "counted from its first SYN on: {line}");
     }
+}
+
+#[test]
+fn what_waited_at_the_sentry_is_told_of_as_such_and_counted() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let metered = || keeping().arg("--metrics-address").arg("127.0.0.1:0");
+    let agent = start_agent_with(&node, &metered());
+    kill(&node, &agent, &sentry);
+    let (pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+    let agent = start_agent_with(&node, &metered());
+    let line = wait_for(&agent, &pod, "connect held");
+    assert_eq!(line["by"], "sentry", "{line}");
+    assert!(line["waited_ms"].as_f64().unwrap() > LATE.as_secs_f64() * 1e3, "{line}");
+    // Nobody has noted who called, and nothing is said instead.
+    let unknown = ["comm", "pid", "uid"].map(|field| line.get(field));
+    assert_eq!(unknown, [None; 3], "{line}");
+    let name = format!("shop/{}", pod.name());
+    let explained = agent.command(["explain", &name]).unwrap();
+    let explained = String::from_utf8(explained.stdout).unwrap();
+    assert!(explained.contains("app (held by the sentry at first) connects to"), "{explained}");
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    let metrics = || get(served_at(&agent, "metrics are served"), "/metrics").1;
+    eventually("the agent counts it", || {
+        metrics().lines().any(|line| line == "holdfast_sentry_connects_held_total 1")
+    });
+    let proxy = pod.start_proxy().unwrap();
+    proxy.wait_ready(SOON).unwrap();
+    let sum = wait_for(&agent, &pod, "hold ended");
+    assert_eq!((&sum["held"], &sum["by_sentry"]), (&1.into(), &1.into()), "{sum}");
+    let ms = |field: &str| sum[field].as_f64().unwrap();
+    assert!(ms("ready_after_ms") > LATE.as_secs_f64() * 1e3, "since it began to wait: {sum}");
+    assert!(ms("longest_ms") >= ms("ready_after_ms"), "{sum}");
+}
+
+#[test]
+fn what_stands_without_an_agent_can_be_asked() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &of_pod("first"));
+    kill(&node, &agent, &sentry);
+    let (_pod, app) = new_pod(&node, "orphan");
+    assert_waits(&app);
+    // As in the sentry's container: with its privileges, and no agent's socket.
+    let status = |form: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all,+bpf,+net_admin", "--inh-caps", "-all"]);
+        command.arg(binary()).args(["status", "-o", form, "--socket", "/nonexistent", "--bpffs"]);
+        let output = command.arg(node.bpffs()).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{told}");
+        told
+    };
+    let json = || -> Value { serde_json::from_str(&status("json")).unwrap() };
+    let told = status("table");
+    assert!(told.starts_with("holdfast  NOT healthy: no agent works on this node\n"), "{told}");
+    assert!(told.contains("1 connection held by it"), "{told}");
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pod"]), (&"absent".into(), &"first".into()), "{seen}");
+    assert_eq!((&seen["sentry"]["posted"], &seen["sentry"]["held"]), (&true.into(), &1.into()));
+    let stamps = [&seen["sentry"]["since"], &seen["at"], &seen["sentry"]["until"]];
+    let stamps = stamps.map(|stamp| stamp.as_str().unwrap().to_owned());
+    assert!(stamps.is_sorted(), "{stamps:?}");
+
+    node.api().stop();
+    let agent = node.start_agent(&of_pod("second")).unwrap();
+    agent.wait_message(SOON, "agent started").unwrap();
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pid"]), (&"starting".into(), &agent.pid().into()));
+    node.api().resume().unwrap();
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    let seen = json();
+    assert_eq!((&seen["state"], &seen["agent_pod"]), (&"working".into(), &"second".into()));
 }
 
 #[test]
@@ -234,12 +311,8 @@ fn an_agent_that_detaches_posts_nobody_and_cleanup_removes_who_is_posted() {
     let agent = start_agent_with(&node, &keeping());
     kill(&node, &agent, &sentry);
     eventually("it is posted", || on_root(&node).len() == 4);
-    let output = std::process::Command::new(binary())
-        .arg("cleanup")
-        .arg("--bpffs")
-        .arg(node.bpffs())
-        .output()
-        .unwrap();
+    let output =
+        Command::new(binary()).arg("cleanup").arg("--bpffs").arg(node.bpffs()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.contains("4 programs of holdfast taken off"), "{output:?}");
     assert_nothing_on_root(&node);
@@ -259,6 +332,75 @@ fn who_is_told_to_stop_with_the_agent_minds_its_end() {
     kill(&node, &agent, &sentry);
     assert!(!on_root(&node).is_empty());
     assert!(sentry.stop(SOON).unwrap().success());
+}
+
+/// As the agent, or the sentry, of this pod.
+fn of_pod(uid: &str) -> AgentOptions {
+    keeping().env("POD_UID", uid)
+}
+
+#[test]
+fn who_is_told_to_stop_does_not_mind_another_pods_agent() {
+    let node = enabled_node();
+    let sentry = node.start_sentry(&of_pod("old")).unwrap();
+    let agent = start_agent_with(&node, &of_pod("old"));
+    let next = node.start_agent(&of_pod("new")).unwrap();
+    next.wait_message(SOON, "standing by for the agent that works on this node to end").unwrap();
+    sentry.signal(Signal::SIGTERM);
+    thread::sleep(LATE);
+    assert!(sentry.wait(Duration::ZERO).is_err(), "its pod's agent works");
+    // The next agent is there before it can look: the time in which none worked is over.
+    sentry.signal(Signal::SIGSTOP);
+    assert!(agent.stop(SOON).unwrap().success());
+    next.wait_message(SOON, "agent armed").unwrap();
+    let before = Instant::now();
+    sentry.signal(Signal::SIGCONT);
+    assert!(sentry.wait(SOON).unwrap().success());
+    // Far more than it takes to look up, far less than the 15 s that it minds an agent at most.
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(6), "it has minded the other pod's agent for {took:?}");
+    assert_nothing_on_root(&node);
+}
+
+#[test]
+fn who_is_told_to_stop_while_its_agent_stands_by_has_nothing_to_mind() {
+    let node = enabled_node();
+    let _agent = start_agent_with(&node, &of_pod("old"));
+    let sentry = node.start_sentry(&of_pod("new")).unwrap();
+    told(&sentry, "waiting for an agent to end");
+    let before = Instant::now();
+    assert!(sentry.stop(SOON).unwrap().success());
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(6), "it has minded the other pod's agent for {took:?}");
+}
+
+#[test]
+fn an_agent_that_dies_before_it_is_armed_does_not_work_again() {
+    const WORKS_AGAIN: &str = "an agent works again";
+    let node = enabled_node();
+    let sentry = node.start_sentry(&options()).unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    kill(&node, &agent, &sentry);
+    let said = |message: &str| {
+        let lines = sentry.log_records();
+        lines.into_iter().filter(|line| line["message"] == message).count()
+    };
+    node.api().stop();
+    for _ in 0..2 {
+        let agent = node.start_agent(&keeping()).unwrap();
+        agent.wait_message(SOON, "agent started").unwrap();
+        // Long enough for the sentry to look up.
+        thread::sleep(LATE);
+        agent.kill();
+        thread::sleep(LATE);
+    }
+    assert_eq!((said(WORKS_AGAIN), said(BY_SENTRY)), (0, 1));
+    node.api().resume().unwrap();
+    let agent = start_agent_with(&node, &keeping());
+    agent.wait_message(SOON, RELIEVED).unwrap();
+    told(&sentry, WORKS_AGAIN);
+    kill(&node, &agent, &sentry);
+    assert_eq!((said(WORKS_AGAIN), said(BY_SENTRY)), (1, 2));
 }
 
 #[test]
@@ -345,7 +487,9 @@ fn a_sentry_whose_agent_was_killed_twice_at_once_keeps_its_time() {
     node.api().stop();
     let agent = node.start_agent(&keeping()).unwrap();
     agent.wait_message(SOON, "agent started").unwrap();
-    kill_beside(&agent, &sentry);
+    agent.kill();
+    // Some looks of the sentry's.
+    thread::sleep(LATE);
     assert_eq!((until(&node), on_root(&node)), first);
     node.api().resume().unwrap();
     let agent = start_agent_with(&node, &keeping());

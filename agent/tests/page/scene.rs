@@ -266,6 +266,7 @@ pub(crate) fn ordinary() -> Scene {
         pid: Some(4711),
         destination: to.parse::<SocketAddr>().unwrap(),
         query: false,
+        by_sentry: false,
         since: before(since),
     };
     let pods = vec![
@@ -432,6 +433,7 @@ pub(crate) fn hostile() -> Scene {
             pid: None,
             destination: "10.0.0.1:1".parse().unwrap(),
             query: true,
+            by_sentry: false,
             since: before(10),
         }];
         report.pod.workload = Some(Workload { kind: text.into(), name: text.into() });

@@ -22,6 +22,7 @@ fn waiting(comm: &str) -> ConnectReport {
         pid: None,
         destination: ([10, 96, 0, 10], 53).into(),
         query: true,
+        by_sentry: false,
         since: at(0),
     }
 }
@@ -40,6 +41,18 @@ waiting      a container that is not known yet (dig) asks 10.96.0.10:53, for 2.5
              and 999 more
              The kernel lets them go on in 57.5 s at the latest.
 ";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn who_is_not_known_has_no_empty_name() {
+    let unseen = ConnectReport { query: false, ..waiting("") };
+    let text = waits(&unseen, at(2_500));
+    let expected = "a container that is not known yet connects to 10.96.0.10:53, for 2.50 s so far";
+    assert_eq!(text, expected);
+    let container = Some("app".to_owned());
+    let text = waits(&ConnectReport { by_sentry: true, container, ..unseen }, at(2_500));
+    let expected = "app (held by the sentry at first) connects to 10.96.0.10:53, for 2.50 s so far";
     assert_eq!(text, expected);
 }
 

@@ -49,6 +49,7 @@ fn waiting() -> ConnectReport {
         pid: Some(4711),
         destination: ([10, 96, 0, 10], 8080).into(),
         query: false,
+        by_sentry: false,
         since: at(0),
     }
 }

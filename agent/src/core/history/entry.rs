@@ -207,13 +207,15 @@ fn fields(line: &Line) -> Value {
 
 /// All lines about a connect have these fields; some have more.
 fn of_connect(connect: &HeldConnect, more: &Value) -> Value {
-    let HeldConnect { cookie, container, caller } = connect;
+    let HeldConnect { cookie, container, by_sentry: _, caller } = connect;
     let Caller { container: _, pid, uid, comm, destination, connect_at, query } = caller;
     let mut fields = json!({
         "container": container,
         "pid": pid,
-        "comm": comm,
-        "uid": uid,
+        // Who called a connect that no hook has seen is not known.
+        "comm": Some(comm).filter(|comm| !comm.is_empty()),
+        "uid": pid.is_some().then_some(uid),
+        "by": connect.held_by(),
         "destination": destination,
         "query": query,
         "cookie": cookie,

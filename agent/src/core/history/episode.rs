@@ -47,6 +47,9 @@ pub struct Episode {
     pub first_connect_at: Option<Stamp>,
     /// How many waited.
     pub held: u64,
+    /// How many of these began to at the sentry, before there was a gate.
+    #[serde(default)]
+    pub by_sentry: u64,
     /// How many were refused (mode refuse).
     pub refused: u64,
     /// How many would have waited (mode observe).
@@ -112,6 +115,9 @@ pub struct ConnectSpan {
     pub uid: u32,
     /// Where it wanted to go.
     pub destination: SocketAddr,
+    /// It began to wait at the sentry, where nobody notes who calls.
+    #[serde(default)]
+    pub by_sentry: bool,
     /// What the gate did with it.
     pub fate: Fate,
     /// When it was called.
@@ -177,6 +183,7 @@ impl Episode {
             connects: Vec::new(),
             first_connect_at: None,
             held: 0,
+            by_sentry: 0,
             refused: 0,
             observed: 0,
             observed_refused: 0,
@@ -236,12 +243,20 @@ impl Episode {
         })
     }
 
-    /// From the proxy's start, or else from the gate's closing, to its readiness.
+    /// From the proxy's start, or else from the gate's closing, to its readiness. Where the sentry has held
+    /// before there was an agent, nobody has seen a start: from the first connect on.
     #[must_use]
     pub fn ready_after(&self) -> Option<Duration> {
         let proxies = self.containers.iter().filter(|container| container.is_proxy);
         let start = proxies.map(|proxy| proxy.started_at).max().unwrap_or(self.closed_at);
+        let start = self.began_at_sentry().unwrap_or(start);
         self.ready_at().map(|ready| ready.since(start))
+    }
+
+    /// When the first connect began to wait, if that was at the sentry.
+    #[must_use]
+    pub fn began_at_sentry(&self) -> Option<Stamp> {
+        self.first_connect_at.filter(|_| self.by_sentry > 0)
     }
 
     /// Its first instant and its last, as far as it has come: what a drawing of it has to show.
@@ -306,6 +321,7 @@ impl Episode {
             }
             Line::Held(connect) => {
                 self.held += 1;
+                self.by_sentry += u64::from(connect.by_sentry);
                 self.connect(connect, Fate::Held, epoch);
                 self.paces.held.say(connect, None, now)
             }
@@ -397,7 +413,7 @@ impl Episode {
         fate: Fate,
         epoch: Epoch,
     ) -> Option<&mut ConnectSpan> {
-        let HeldConnect { cookie, container, caller } = connect;
+        let HeldConnect { cookie, container, by_sentry, caller } = connect;
         let called_at = epoch.stamp(caller.connect_at);
         let first = self.first_connect_at.map_or(called_at, |first| first.min(called_at));
         self.first_connect_at = Some(first);
@@ -412,6 +428,7 @@ impl Episode {
             pid: caller.pid,
             uid: caller.uid,
             destination: caller.destination,
+            by_sentry: *by_sentry,
             fate,
             called_at,
             ended_at: None,

@@ -19,6 +19,7 @@ fn connect(cookie: u64, called_ms: u64, port: u16) -> HeldConnect {
     HeldConnect {
         cookie: SocketCookie(cookie),
         container: Some("app".to_owned()),
+        by_sentry: false,
         caller: Caller {
             container: None,
             pid: Some(7),
@@ -94,6 +95,37 @@ fn a_start_is_one_episode_from_the_closing_to_the_detaching() {
     assert_eq!(firsts.iter().position(|first| *first), Some(2));
     assert_eq!(firsts.iter().filter(|first| **first).count(), 1);
     assert_eq!(noted.last().unwrap().ended.as_deref(), Some(episode));
+}
+
+#[test]
+fn what_began_at_the_sentry_counts_from_there() {
+    let before = HeldConnect { by_sentry: true, ..connect(1, 200, 80) };
+    let lines = [
+        (10_000, closed(10_000, CloseReason::NotReady, true)),
+        // It has run before: that is only when it was found.
+        (10_003, started(10_003, "istio-proxy")),
+        (10_100, Line::Held(before.clone())),
+        (10_200, Line::Held(connect(2, 10_200, 80))),
+        (25_800, opened(25_800, OpenReason::ProbeReady)),
+        (25_810, released(before, 25_610, Outcome::Connected)),
+        (25_811, released(connect(2, 10_200, 80), 15_611, Outcome::Connected)),
+        (25_812, Line::GateDetached),
+    ];
+    let (history, _) = told(&lines);
+    let episode = history.episodes().next().unwrap();
+    assert_eq!((episode.held, episode.by_sentry), (2, 1));
+    assert_eq!(episode.began_at_sentry(), Some(Stamp::new(Duration::from_millis(200))));
+    assert_eq!(episode.ready_after(), Some(Duration::from_millis(25_600)));
+    assert!(
+        episode.longest >= episode.ready_after().unwrap(),
+        "it waited until the proxy was ready"
+    );
+    assert_eq!(
+        episode.in_words(),
+        "istio-proxy was not ready when the agent came; 2 connections waited, the longest for 25.6 s; \
+         1 of them at the sentry until the agent came; istio-proxy was ready 25.6 s after the first of \
+         them; all of them went through"
+    );
 }
 
 #[test]

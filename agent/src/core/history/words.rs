@@ -42,6 +42,11 @@ impl Episode {
         if self.held > 0 {
             parts.push(format!("{} waited{longest}", connections(self.held)));
         }
+        match self.by_sentry {
+            0 => {}
+            all if all == self.held => parts.push("at the sentry until the agent came".to_owned()),
+            some => parts.push(format!("{some} of them at the sentry until the agent came")),
+        }
         if self.refused > 0 {
             parts.push(format!("{} failed at once", connections(self.refused)));
         }
@@ -66,6 +71,9 @@ impl Episode {
         parts.extend(match self.open_reason {
             Some(OpenReason::ProbeReady | OpenReason::KubeReady) => {
                 Some(match self.ready_after() {
+                    Some(after) if self.began_at_sentry().is_some() => {
+                        format!("{proxy} was ready {} after the first of them", in_words(after))
+                    }
                     Some(after) if self.containers.iter().any(|container| container.is_proxy) => {
                         format!("{proxy} was ready {} after its start", in_words(after))
                     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{gate::GatePhase, pod::Pod};
 use crate::core::{
-    Action, Caller, CgroupId, HeldConnect, KernelEvent, KernelEventKind, Line, Monotonic, Outcome,
-    Pace, RefuseErrno, SocketCookie,
+    Action, Caller, CgroupId, CloseReason, HeldConnect, KernelEvent, KernelEventKind, Line,
+    Monotonic, Outcome, Pace, RefuseErrno, SocketCookie,
 };
 
 /// How long a DNS query waits at most, see `agent_ebpf::gate::DNS_BUDGET_NS`.
@@ -56,7 +56,8 @@ impl Pod {
         if self.held.contains(cookie, caller.query) {
             return;
         }
-        let connect = self.connect(cookie, caller);
+        let by_sentry = self.is_sentrys(&caller);
+        let connect = HeldConnect { by_sentry, ..self.connect(cookie, caller) };
         self.log(Line::Held(connect.clone()), actions);
         let stale = match self.gate {
             GatePhase::Guarded { since } => at < since,
@@ -123,7 +124,18 @@ impl Pod {
     }
 
     fn connect(&self, cookie: SocketCookie, caller: Caller) -> HeldConnect {
-        self.named(HeldConnect { cookie, container: None, caller })
+        self.named(HeldConnect { cookie, container: None, by_sentry: false, caller })
+    }
+
+    /// Whether a connect that waits began to at the sentry: before its pod had a gate there was nobody else.
+    /// Of those that the gate's own hooks have seen it is known who called.
+    fn is_sentrys(&self, caller: &Caller) -> bool {
+        let closed_first = matches!(
+            self.gate,
+            GatePhase::Closed { reason: CloseReason::Start | CloseReason::NotReady, .. }
+        );
+        let before_gate = self.closed_since.is_some_and(|since| caller.connect_at < since);
+        closed_first && before_gate && caller.pid.is_none() && caller.query.is_none()
     }
 
     /// With what its container is called by now: the API may have named it since. Where nothing is

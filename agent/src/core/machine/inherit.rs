@@ -18,7 +18,8 @@ impl Pod {
     ) -> bool {
         let InheritedGate { state, waiting, reached } = inherited;
         for (cookie, caller) in waiting {
-            let connect = self.named(HeldConnect { cookie, container: None, caller });
+            let connect =
+                self.named(HeldConnect { cookie, container: None, by_sentry: false, caller });
             self.held.insert(connect);
         }
         let held = self.held.len();

@@ -21,6 +21,7 @@ fn connect(cookie: u64, called_ms: u64) -> HeldConnect {
     HeldConnect {
         cookie: SocketCookie(cookie),
         container: Some("app".to_owned()),
+        by_sentry: false,
         caller: Caller {
             container: None,
             pid: Some(7),

@@ -182,7 +182,8 @@ impl WorkloadFacts {
         words.push('.');
         if let Some(FirstConnect { destination, container, comm, .. }) = &self.first {
             let container = container.as_deref().unwrap_or("a container");
-            words += &format!(" The first was from {container} ({comm}) to {destination}.");
+            let comm = if comm.is_empty() { String::new() } else { format!(" ({comm})") };
+            words += &format!(" The first was from {container}{comm} to {destination}.");
         }
         if let (Some(last), Some(longest)) = (self.ready_after, self.ready_after_max) {
             words += &format!(" The proxy was ready {} after the first one", in_words(last));

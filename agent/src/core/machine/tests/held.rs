@@ -141,3 +141,60 @@ fn an_init_container_that_has_ended_before_its_report_is_read_is_told_of_by_name
     });
     assert_eq!(told.as_deref(), Some("migrate"));
 }
+
+#[test]
+fn who_waited_before_there_was_a_gate_was_held_by_the_sentry() {
+    let by_sentry = |actions: &[Action]| {
+        let told = actions.iter().find_map(|action| match action {
+            Action::Log(_, Line::Held(connect)) => Some(connect.by_sentry),
+            _ => None,
+        });
+        told.expect("a connect is held")
+    };
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(10_000, found(false));
+    assert!(run.is_closed());
+    let unseen = |ms| Caller { pid: None, comm: String::new(), ..caller(ms) };
+    let waits = |run: &mut Run, cookie, caller| {
+        by_sentry(&run.apply(10_400, kernel(10_300, cookie, KernelEventKind::Held(caller))))
+    };
+    assert!(waits(&mut run, 1, unseen(4_000)));
+    assert_eq!(closes(&run.actions), Some(at(70_000)), "counted from its closing at first");
+    // The first SYN that the gate has dropped, of a socket for which there was no room.
+    assert!(!waits(&mut run, 2, unseen(10_300)));
+    // The gate's own hook has seen it.
+    assert!(!waits(&mut run, 3, caller(9_999)));
+    let actions = run.apply(11_000, kernel(11_000, 1, KernelEventKind::Connected));
+    let Some(Line::Released { connect, waited, .. }) =
+        actions.iter().find_map(|action| match action {
+            Action::Log(_, line) => Some(line),
+            _ => None,
+        })
+    else {
+        panic!("{actions:?}")
+    };
+    assert!(connect.by_sentry);
+    assert_eq!(*waited, Duration::from_secs(7));
+}
+
+#[test]
+fn who_found_nobody_listening_through_an_open_gate_was_not_the_sentrys() {
+    let mut run = Run::ruled(
+        TestRules { guard: true, ..TestRules::default() },
+        Some("enabled"),
+        vec![view()],
+    );
+    run.apply(0, found(false));
+    for (cgroup, name) in [(PROXY, "istio-proxy"), (APP, "app")] {
+        run.apply(1, container(cgroup, Some(name)));
+        run.apply(2, populated(cgroup, true));
+    }
+    run.apply(1_000, Event::ProxyReady(uid()));
+    run.apply(2_000, populated(PROXY, false));
+    let caller = Caller { pid: None, ..caller(1_900) };
+    let actions = run.apply(2_001, kernel(1_950, 1, KernelEventKind::Held(caller)));
+    let held = actions
+        .iter()
+        .any(|action| matches!(action, Action::Log(_, Line::Held(connect)) if !connect.by_sentry));
+    assert!(held, "{actions:?}");
+}
