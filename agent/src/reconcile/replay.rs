@@ -159,9 +159,11 @@ impl Replayer {
         let uid = of.uid.clone();
         let cgroup = of.cgroup;
         let replay = self.replay.clone();
+        // Now: who is dropped until the task gets to run waits for something else.
+        let until = clock::now() + LATE_DROP;
         self.running.entry(cgroup).or_default().spawn(async move {
             let mut tally = Tally::default();
-            if let Err(error) = replay.run(&of, &netns, &mut tally).await {
+            if let Err(error) = replay.run(&of, &netns, until, &mut tally).await {
                 tally.failed = Some(error);
             }
             let Tally { sent, unusable, failed } = tally;
@@ -179,8 +181,13 @@ impl Replayer {
 // === impl Replay ===
 
 impl Replay {
-    async fn run(&self, of: &ReplayOf, netns: &Arc<Netns>, tally: &mut Tally) -> io::Result<()> {
-        let until = clock::now() + LATE_DROP;
+    async fn run(
+        &self,
+        of: &ReplayOf,
+        netns: &Arc<Netns>,
+        until: Monotonic,
+        tally: &mut Tally,
+    ) -> io::Result<()> {
         let raw = self.entrance.run(netns, RawSockets::open).await?;
         let mut run = Run { replay: self, of, netns, raw, until, replayed: HashMap::new(), tally };
         for (nth, cookie) in of.held.iter().enumerate() {

@@ -250,3 +250,19 @@ fn a_detached_gate_leaves_nothing() {
     assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert!(started.elapsed() < Duration::from_secs(1));
 }
+
+#[test]
+fn nobody_waits_longer_because_the_gate_was_closed_anew() {
+    let mut pod = Pod::new();
+    let timeout = Duration::from_secs(4);
+    pod.close(timeout);
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    thread::sleep(Duration::from_secs(3));
+    // As by an agent that has not heard of it.
+    pod.close(timeout);
+    let (result, waited) = connecting.result();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(waited >= timeout - Duration::from_millis(60), "{waited:?}");
+    assert!(waited < timeout + Duration::from_millis(2_500), "{waited:?}");
+    assert_eq!(pod.counts().held, 1);
+}
