@@ -67,8 +67,8 @@ pub struct Gate {
     /// `CLOCK_MONOTONIC` nanoseconds at which the kernel treats a closed gate as open, whatever
     /// `state` says and whether or not an agent still runs.
     pub deadline_ns: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds from which the deadline counts: an agent's note for the agent
-    /// after it. These first two fields keep their places in all versions of the ABI, so that no
+    /// `CLOCK_MONOTONIC` nanoseconds from which the deadline counts: for whoever has waited longer it
+    /// ends earlier ([`Self::holds_until`]). A note for the next agent, too. These first two fields keep their places in all versions of the ABI, so that no
     /// upgrade moves a deadline.
     pub since_ns: u64,
     /// What [`GateCounts::reached`] was when nobody waited; [`SOMEBODY_WAITS`]: since `since_ns`

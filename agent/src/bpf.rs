@@ -2,6 +2,7 @@
 //! tells. The only module that knows aya.
 
 mod absence;
+mod away;
 mod cost;
 mod event;
 mod gate;

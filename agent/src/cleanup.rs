@@ -1,6 +1,10 @@
 //! `holdfast cleanup`: removes what an agent has left on this node and no agent will take over.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::watch, time::sleep};
 
@@ -17,6 +21,14 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the node is looked at by who stays: as often as kubelet asks whether it is clean.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a node has to be found clean until it counts as clean for good: whatever is of the agent that
+/// was uninstalled has come back by then, if kubelet has started it once more.
+const CLEAN_FOR: Duration = Duration::from_secs(60);
+
+/// An agent that works for longer is not the one that was uninstalled: that one has its grace period, 30 s,
+/// and is told to end as often as kubelet starts it.
+const AGENT_FOR: Duration = Duration::from_secs(90);
 
 /// Something of an agent cannot be removed: the agent is there.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +94,8 @@ fn clean(args: &CleanupArgs) -> Result<Found, BpfError> {
 /// For the pods of a DaemonSet, which must not end: keeps the node clean, and is ready while it is.
 ///
 /// An agent that is being uninstalled may take all of its grace period, be killed at its end, or be
-/// started once more by a kubelet that has not been told yet that its pod is to go.
+/// started once more by a kubelet that has not been told yet that its pod is to go. But these pods may be
+/// forgotten, and holdfast be installed again beside them: what its agents leave to each other is theirs.
 async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
     let told = told_to_stop()?;
     let why_not = watch::Sender::new(Some("this node has not been looked at yet".to_owned()));
@@ -90,7 +103,8 @@ async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
         let server = health::readiness_server(address, why_not.subscribe())?;
         tokio::spawn(server.run());
     }
-    let mut before = None;
+    let mut before: Option<Found> = None;
+    let mut since = Instant::now();
     loop {
         // Told to stop it looks once more: what was left since its last look would stay.
         let is_last = told.is_cancelled();
@@ -99,7 +113,15 @@ async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
         if found.is_news(before.as_ref()) {
             say(&found);
         }
+        if before.as_ref().is_none_or(|before| before.is_agent() != found.is_agent()) {
+            since = Instant::now();
+        }
         if is_last {
+            return Ok(found.refuse_agent()?);
+        }
+        if since.elapsed() >= if found.is_agent() { AGENT_FOR } else { CLEAN_FOR } {
+            say_done(&found);
+            told.cancelled().await;
             return Ok(found.refuse_agent()?);
         }
         before = Some(found);
@@ -107,6 +129,15 @@ async fn stay(args: &CleanupArgs) -> anyhow::Result<()> {
             () = told.cancelled() => {}
             () = sleep(LOOK_EVERY) => {}
         }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what was done is the command's result")]
+fn say_done(found: &Found) {
+    if found.is_agent() {
+        println!("an agent works on and on, as if holdfast were installed again: giving up");
+    } else {
+        println!("clean for {} s: done", CLEAN_FOR.as_secs());
     }
 }
 

@@ -131,6 +131,8 @@ struct Reconciler {
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
+    /// All cgroups have been listed.
+    works: bool,
     /// The pod whose cgroup is being told of, and since when that is known; until its gate closes.
     found: Option<(PodUid, Monotonic)>,
 }
@@ -182,6 +184,7 @@ pub async fn run(
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
+        works: false,
         found: None,
     };
     // Dropped before what is above.
@@ -286,6 +289,7 @@ impl Reconciler {
                 if let Some(sentry) = &mut self.sentry {
                     sentry.look_again();
                 }
+                self.attend();
             }
             Some(Ok(false) | Err(_)) => self.tell_again_at = Some(now + TELL_EVERY),
         }
@@ -347,6 +351,8 @@ impl Reconciler {
                 if let Some(sentry) = &mut self.sentry {
                     sentry.listed();
                 }
+                self.works = true;
+                self.attend();
                 self.listed(Reason::CgroupsListed);
             }
         }
@@ -529,6 +535,16 @@ impl Reconciler {
         let pid = oldest_process(self.paths.get(uid)?, &self.proc_root).ok()??;
         let path = self.proc_root.join(pid.to_string()).join("ns/net");
         Netns::open(&path).ok().map(Arc::new)
+    }
+
+    /// Until an agent has listed the cgroups the gates go by what they were told of its absence: one that
+    /// dies before that has not worked.
+    fn attend(&mut self) {
+        if self.works
+            && let Err(error) = self.gates.attend()
+        {
+            tracing::warn!(%error, "closed gates cannot be told that this agent works");
+        }
     }
 
     /// A source has given its snapshot; the agent is armed when all have.

@@ -151,7 +151,7 @@ fn sign(place: &Path, pod: Option<&PodUid>) {
     let signed = removed.and_then(|()| pod.map_or(Ok(()), |pod| symlink(pod.as_str(), &signature)));
     if let Err(error) = signed {
         let signature = signature.display();
-        tracing::debug!(%signature, %error, "it cannot be told which pod's agent works");
+        tracing::warn!(%signature, %error, "it cannot be told which pod's agent works");
     }
 }
 

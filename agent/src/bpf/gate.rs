@@ -20,9 +20,10 @@ pub use self::reading::GateTotals;
 use self::state::{dns_hooks, gate_of};
 use super::{
     BpfError,
+    away::{self, Away},
     inherit::Left,
     link::Link,
-    pin::Claim,
+    pin::{self, Claim},
     program::Hook,
     socket::{SocketRemover, SocketTable},
     voice::Voices,
@@ -52,6 +53,7 @@ pub(super) struct GateMaps {
     pub(super) gates: HashMap<MapData, u64, Gate>,
     pub(super) counts: HashMap<MapData, u64, GateCounts>,
     pub(super) containers: HashMap<MapData, u64, u32>,
+    pub(super) away: Away,
     pub(super) table: SocketTable,
     pub(super) sockets: SocketRemover,
 }
@@ -148,6 +150,19 @@ impl Gates {
     pub fn begin_work_late(&mut self) -> Option<Result<bool, BpfError>> {
         let claim = self.claim.as_mut().filter(|claim| !claim.is_at_work())?;
         Some(claim.begin_work_late())
+    }
+
+    /// Tells the closed gates that an agent works, and opens them in time: none lets pass who finds a
+    /// listener any more, of whichever version its programs are.
+    ///
+    /// # Errors
+    ///
+    /// [`BpfError`] with what could not be told.
+    pub fn attend(&mut self) -> Result<(), BpfError> {
+        self.maps.away.set(None)?;
+        let Some(claim) = &self.claim else { return Ok(()) };
+        let others = claim.others().map_err(|error| pin::failed(claim.root(), error))?;
+        others.iter().map(|version| away::end_in(version)).fold(Ok(()), Result::and)
     }
 
     /// Whether gates can be left to the next agent: there is a BPF file system.

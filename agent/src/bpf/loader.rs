@@ -11,6 +11,7 @@ use aya::{
 
 use super::{
     BpfError, EventReader, Gates, LineSink, SocketTable,
+    away::Away,
     gate::GateMaps,
     inherit,
     kernel_log::KernelLog,
@@ -42,7 +43,7 @@ const PINNED: [&str; 14] = [
     EventReader::LOST_MAP,
     Sentry::MAP,
     Sentry::POST_MAP,
-    Sentry::AWAY_MAP,
+    Away::MAP,
     Sentry::BRANCHES_MAP,
     "REDIRECTED",
     "WAITING_SINCE",
@@ -145,6 +146,7 @@ pub fn load(
         gates: open(&ebpf, Gates::MAP)?,
         counts: open(&ebpf, Gates::COUNTS_MAP)?,
         containers: open(&ebpf, Gates::CONTAINERS_MAP)?,
+        away: Away::new(open(&ebpf, Away::MAP)?),
         table: table.clone(),
         sockets,
     };
@@ -301,7 +303,7 @@ fn open<T>(ebpf: &Ebpf, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
-    let (Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) =
+    let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) =
         ebpf.map(name).ok_or(BpfError::Missing { kind: "map", name })?
     else {
         return Err(BpfError::Missing { kind: "hash, array or ring", name });

@@ -20,6 +20,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::{
     BpfError,
+    away::Away,
     link::Link,
     pin::{self, failed},
     program::Hook,
@@ -32,14 +33,14 @@ use crate::{
 };
 
 /// A key that all maps of one entry have.
-const ONLY: u32 = 0;
+pub(super) const ONLY: u32 = 0;
 
 /// The handle to a node's sentry, posted or not.
 pub struct Sentry {
     directory: PathBuf,
     orders: Array<MapData, Orders>,
     post: Array<MapData, Post>,
-    away_since: Array<MapData, u64>,
+    away: Away,
     branches: HashMap<MapData, u64, u8>,
 }
 
@@ -73,7 +74,6 @@ impl Sentry {
 
     pub(super) const MAP: &'static str = "SENTRY";
     pub(super) const POST_MAP: &'static str = "POST";
-    pub(super) const AWAY_MAP: &'static str = "AWAY_SINCE";
     pub(super) const BRANCHES_MAP: &'static str = "BRANCHES";
 
     /// That of this version's agents; `None`: none of them has worked with this BPF file system.
@@ -93,7 +93,7 @@ impl Sentry {
         Ok(Some(Self {
             orders: open(&maps, Self::MAP)?,
             post: open(&maps, Self::POST_MAP)?,
-            away_since: open(&maps, Self::AWAY_MAP)?,
+            away: Away::open_in(&maps)?,
             branches: open(&maps, Self::BRANCHES_MAP)?,
             directory,
         }))
@@ -145,21 +145,7 @@ impl Sentry {
     ///
     /// [`BpfError::Map`].
     pub fn away_since(&self) -> Result<Option<Monotonic>, BpfError> {
-        let since = self.away_since.get(&ONLY, 0);
-        let since = since.map_err(|source| read_failed(Self::AWAY_MAP, source))?;
-        Ok((since != 0).then_some(Monotonic(since)))
-    }
-
-    /// Says so. While nobody does, closed gates let pass who connects to a port on which somebody
-    /// listens ([`agent_ebpf::sentry::AWAY_NS`]).
-    ///
-    /// # Errors
-    ///
-    /// [`BpfError::Map`].
-    pub fn set_away_since(&mut self, since: Option<Monotonic>) -> Result<(), BpfError> {
-        let since = since.map_or(0, |since| since.0);
-        let set = self.away_since.set(ONLY, since, 0);
-        set.map_err(|source| write_failed(Self::AWAY_MAP, source))
+        self.away.since()
     }
 
     /// Whether it is on its post.
@@ -227,8 +213,8 @@ impl Sentry {
     /// [`BpfError`] with what of it could not be posted.
     pub fn post(&mut self, pods: &Kubepods, longest: Duration) -> Result<Posting, BpfError> {
         let now = clock::now();
-        if self.away_since()?.is_none() {
-            self.set_away_since(Some(now))?;
+        if self.away.since()?.is_none() {
+            self.away.set(Some(now))?;
         }
         let until = Monotonic(self.posted()?.until_ns);
         let begins = until == Monotonic(0);
@@ -405,7 +391,7 @@ fn make_directory(path: &Path) -> Result<(), BpfError> {
     }
 }
 
-fn open<T>(maps: &Path, name: &'static str) -> Result<T, BpfError>
+pub(super) fn open<T>(maps: &Path, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -416,10 +402,10 @@ where
     })
 }
 
-fn read_failed(map: &'static str, source: MapError) -> BpfError {
+pub(super) fn read_failed(map: &'static str, source: MapError) -> BpfError {
     BpfError::Map { operation: "read", map, source: Box::new(source) }
 }
 
-fn write_failed(map: &'static str, source: MapError) -> BpfError {
+pub(super) fn write_failed(map: &'static str, source: MapError) -> BpfError {
     BpfError::Map { operation: "write to", map, source: Box::new(source) }
 }

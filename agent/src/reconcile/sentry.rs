@@ -72,9 +72,6 @@ impl SentryBooks {
     /// All cgroups have been listed, and what was reported has been done.
     pub(super) fn listed(&mut self) {
         self.listed = true;
-        if let Err(error) = self.sentry.set_away_since(None) {
-            tracing::warn!(%error, "closed gates cannot be told that this agent works");
-        }
     }
 
     /// All pods up to this one have been reported, and what was reported has been done.

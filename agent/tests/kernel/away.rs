@@ -39,7 +39,7 @@ fn left(bpffs: &BpfFs, gate: impl FnOnce(&Pod) -> SetGate) -> (Pod, Sentry) {
 fn who_connects_to_a_listener_passes_a_gate_that_no_agent_is_going_to_open() {
     let bpffs = BpfFs::new();
     let before = Instant::now();
-    let (pod, mut sentry) = left(&bpffs, |pod| pod.closed(LONG));
+    let (mut pod, _sentry) = left(&bpffs, |pod| pod.closed(LONG));
     for address in addresses() {
         let _listener = TcpListener::bind(address).unwrap();
         let connecting = pod.connect(address);
@@ -52,7 +52,8 @@ fn who_connects_to_a_listener_passes_a_gate_that_no_agent_is_going_to_open() {
     thread::sleep(Duration::from_millis(1_200));
     assert!(waiting.is_waiting());
 
-    sentry.set_away_since(None).unwrap();
+    pod.inherit(&LoadOptions::default(), &bpffs.0).expect("it was left");
+    pod.gates().attend().unwrap();
     let _listener = TcpListener::bind(proxy(Ipv4Addr::LOCALHOST)).unwrap();
     let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
     thread::sleep(Duration::from_millis(1_200));

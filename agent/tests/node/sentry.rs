@@ -440,6 +440,7 @@ fn an_agent_that_could_not_tell_that_it_works_tells_it_later() {
     agent.wait_message(SOON, "it is known now that an agent works").unwrap();
     assert_nothing_on_root(&node);
     assert_eq!(sentry.until().unwrap(), None);
+    assert_eq!(sentry.away_since().unwrap(), None);
 }
 
 #[test]

@@ -84,16 +84,23 @@ pub(super) fn hold<const LOUD: bool>(ctx: &SkBuffContext) -> Option<Answer> {
         return None;
     }
     match treatment {
-        Treatment::Pass => None,
-        Treatment::Hold if is_dns => attempt.wait::<LOUD>(Some(DNS_BUDGET_NS)),
-        Treatment::Hold => attempt.wait::<LOUD>(None),
-        Treatment::Guard => attempt.wait::<LOUD>(Some(gate.guard_ns)),
-        Treatment::Refuse => attempt.refuse::<LOUD>(),
+        Treatment::Pass => return None,
+        Treatment::Hold if is_dns => return attempt.wait::<LOUD>(Some(DNS_BUDGET_NS)),
+        Treatment::Hold => {
+            let answer = attempt.wait::<LOUD>(None);
+            // Its own time is over before the gate's.
+            if answer.is_some() || now >= gate.refuse_until_ns {
+                return answer;
+            }
+        }
+        Treatment::Guard => return attempt.wait::<LOUD>(Some(gate.guard_ns)),
+        Treatment::Refuse => {}
         Treatment::Observe => {
             attempt.observe::<LOUD>();
-            None
+            return None;
         }
     }
+    attempt.refuse::<LOUD>()
 }
 
 /// Whether who connects to a port on which somebody listens passes, be the proxy ready or not.
@@ -140,8 +147,9 @@ impl Attempt<'_> {
         record::of_packet(self.ctx, self.found.pod, IPPROTO_TCP)
     }
 
-    /// Drops the SYN: until the gate's deadline, or for `budget` from the socket's first drop. A
-    /// budget needs the socket's storage; without, the SYN passes.
+    /// Drops the SYN: until the gate's deadline, which is an earlier one for a socket that has waited
+    /// since before the gate closed, or for `budget` from the socket's first drop. A budget needs the
+    /// socket's storage; without, the SYN passes.
     #[inline(always)]
     fn wait<const LOUD: bool>(&self, budget: Option<u64>) -> Option<Answer> {
         let Self { ctx, syn, found, sk, now } = *self;

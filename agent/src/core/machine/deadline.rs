@@ -68,7 +68,7 @@ impl Pod {
             reason,
             // Since nobody was known to wait; not since it is set anew: the next agent counts from it for
             // whoever has come meanwhile.
-            since: self.first_wait.or(nobody_at).unwrap_or(context.now),
+            since: self.first_wait.or(nobody_at).or(self.closed_since).unwrap_or(context.now),
             reached_before,
             deadline,
             refuse_until: refuses.then(|| deadline + REFUSE_AHEAD),

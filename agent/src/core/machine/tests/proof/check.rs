@@ -111,10 +111,10 @@ impl World {
         let known = |cookie| pod.is_some_and(|pod| pod.held.contains(cookie, None));
         // Those that are known to wait; and, where none is, those that this closing made wait and nobody
         // has told of, of whom the count tells.
-        // Two bounds are not of one socket, for which the kernel would have to limit each one's wait: one
-        // whose report is lost waits as long as the first that is known of, who may come up to a timeout
-        // later; and one that nobody has told of when a gate closes that has guarded, or refused, until
-        // then begins anew with it.
+        // Each one's wait is the kernel's to limit (`World::check_waits`). Of the gate's own deadline two
+        // bounds are not of one socket: of one whose report is lost it counts from the first that is known
+        // of, who may come up to a timeout later; and of one that nobody has told of when a gate closes that
+        // has guarded, or refused, until then it counts from the closing.
         let held = || {
             self.kernel
                 .sockets

@@ -50,6 +50,8 @@ pub(super) struct Kernel {
     pub(super) ring: VecDeque<KernelEvent>,
     /// The pods on whose proxy's port somebody listens.
     pub(super) listens: BTreeMap<CgroupId, bool>,
+    /// The shortest time after which a closed gate has let go of one whose own time was over.
+    pub(super) shortest: Option<Duration>,
     cookies: u64,
     closings: u64,
 }
@@ -254,6 +256,13 @@ impl Kernel {
         }
         let counts = is_first && treatment != Treatment::Pass;
         let drops = self.drops(&socket, now);
+        let is_over = treatment == Treatment::Hold && !drops;
+        if is_over {
+            let waited = now.since(socket.connect_at);
+            self.shortest = Some(self.shortest.map_or(waited, |shortest| shortest.min(waited)));
+        }
+        let refuse_until = self.gates.get(&pod).map_or(0, |gate| gate.gate.refuse_until_ns);
+        let treatment = if is_over && now.0 < refuse_until { Treatment::Refuse } else { treatment };
         if counts
             && (drops || treatment != Treatment::Guard)
             && let Some(gate) = self.gates.get_mut(&pod)

@@ -30,7 +30,9 @@ pub(super) struct World {
     pub(super) lost_news: bool,
     /// So many of the next gates cannot be worked, for want of something that may be there again, or is not.
     pub(super) fails: (u8, bool),
-    /// The longest time that a connect may be held, and when the last order to close ends.
+    /// The shortest and the longest time that a connect may be held, and when the last order to close
+    /// ends.
+    shortest: Duration,
     longest: Duration,
     ordered: Monotonic,
     pub(super) counts: bool,
@@ -57,6 +59,7 @@ impl World {
             failed: BTreeSet::new(),
             lost_news: false,
             fails: (0, false),
+            shortest: ms(setup.timeout_ms),
             longest: ms(setup.timeout_ms),
             ordered: Monotonic(0),
             counts: true,
@@ -104,13 +107,16 @@ impl World {
     }
 
     /// Nobody waits longer than the time that was chosen, or until the last order ends, and a
-    /// retransmission: whatever was lost, failed or taken over.
+    /// retransmission: whatever was lost, failed or taken over. Nor does a closed gate let go of anybody
+    /// for its own time's sake before that time is over.
     fn check_waits(&self) -> Result<()> {
         let late = self.kernel.sockets.iter().find(|socket| {
             let end = (socket.connect_at + self.longest).max(self.ordered);
             self.now > end + RETRY
         });
         anyhow::ensure!(late.is_none(), "waits for too long at {}: {late:?}", self.now);
+        let early = self.kernel.shortest.filter(|shortest| *shortest < self.shortest);
+        anyhow::ensure!(early.is_none(), "a closed gate has let go too early: after {early:?}");
         Ok(())
     }
 
@@ -125,7 +131,10 @@ impl World {
             Step::MakeObject(slot, shape, hold) => self.cluster.make_object(slot, shape, hold),
             Step::Label(slot, hold) => self.cluster.change(slot, |object| object.hold = hold),
             Step::Timeout(slot, timeout) => {
-                self.longest = self.longest.max(timeout.map_or(Duration::ZERO, ms));
+                if let Some(timeout) = timeout.map(ms) {
+                    self.shortest = self.shortest.min(timeout);
+                    self.longest = self.longest.max(timeout);
+                }
                 self.cluster.change(slot, |object| object.timeout_ms = timeout);
             }
             Step::Terminate(slot) => self.cluster.change(slot, |object| object.terminating = true),
