@@ -11,6 +11,7 @@ mod inventory;
 mod kernel_log;
 mod link;
 mod loader;
+mod map;
 mod part;
 mod pin;
 mod place;

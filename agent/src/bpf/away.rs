@@ -7,7 +7,7 @@ use aya::maps::{Array, MapData};
 
 use super::{
     BpfError,
-    sentry::{ONLY, open, read_failed, write_failed},
+    map::{ONLY, open, read_failed, write_failed},
 };
 use crate::core::Monotonic;
 

@@ -23,6 +23,7 @@ use super::{
     away::{self, Away},
     inherit::Left,
     link::Link,
+    map::write_failed,
     pin::{self, Claim},
     program::Hook,
     socket::{SocketRemover, SocketTable},
@@ -403,8 +404,4 @@ impl Gates {
 
 fn keys<V: aya::Pod>(map: &HashMap<MapData, u64, V>) -> Vec<u64> {
     map.keys().filter_map(Result::ok).collect()
-}
-
-fn write_failed(map: &'static str, source: MapError) -> BpfError {
-    BpfError::Map { operation: "write to", map, source: Box::new(source) }
 }

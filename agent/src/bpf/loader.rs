@@ -15,6 +15,7 @@ use super::{
     gate::GateMaps,
     inherit,
     kernel_log::KernelLog,
+    map,
     part::KernelPart,
     pin::{self, Claim},
     program::Programs,
@@ -309,10 +310,5 @@ where
         return Err(BpfError::Missing { kind: "hash, array or ring", name });
     };
     let opened = data.fd().as_fd().try_clone_to_owned().map_err(MapError::from);
-    let opened = opened.and_then(MapData::from_fd).and_then(Map::from_map_data);
-    opened.and_then(T::try_from).map_err(|source| BpfError::Map {
-        operation: "open",
-        map: name,
-        source: Box::new(source),
-    })
+    map::typed(opened.and_then(MapData::from_fd), name)
 }

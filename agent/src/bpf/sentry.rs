@@ -16,12 +16,13 @@ use std::{
 };
 
 use agent_ebpf::{Post, Sentry as Orders, sentry::MAX_SENTRY_PORTS};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError};
 
 use super::{
     BpfError,
     away::Away,
     link::Link,
+    map::{ONLY, open, read_failed, write_failed},
     pin::{self, failed},
     program::Hook,
     sys,
@@ -31,9 +32,6 @@ use crate::{
     core::{CgroupId, Monotonic},
     node::Kubepods,
 };
-
-/// A key that all maps of one entry have.
-pub(super) const ONLY: u32 = 0;
 
 /// The handle to a node's sentry, posted or not.
 pub struct Sentry {
@@ -389,23 +387,4 @@ fn make_directory(path: &Path) -> Result<(), BpfError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, error)),
         _ => Ok(()),
     }
-}
-
-pub(super) fn open<T>(maps: &Path, name: &'static str) -> Result<T, BpfError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    let opened = MapData::from_pin(maps.join(name)).and_then(Map::from_map_data);
-    opened.and_then(T::try_from).map_err(|source| {
-        let source = Box::new(source);
-        BpfError::Map { operation: "open", map: name, source }
-    })
-}
-
-pub(super) fn read_failed(map: &'static str, source: MapError) -> BpfError {
-    BpfError::Map { operation: "read", map, source: Box::new(source) }
-}
-
-pub(super) fn write_failed(map: &'static str, source: MapError) -> BpfError {
-    BpfError::Map { operation: "write to", map, source: Box::new(source) }
 }
