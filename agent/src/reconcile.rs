@@ -131,8 +131,6 @@ struct Reconciler {
     paths: HashMap<PodUid, PathBuf>,
     netns: HashMap<PodUid, Arc<Netns>>,
     armed_told: bool,
-    /// All cgroups have been listed.
-    works: bool,
     /// The pod whose cgroup is being told of, and since when that is known; until its gate closes.
     found: Option<(PodUid, Monotonic)>,
 }
@@ -184,7 +182,6 @@ pub async fn run(
         paths: HashMap::new(),
         netns: HashMap::new(),
         armed_told: false,
-        works: false,
         found: None,
     };
     // Dropped before what is above.
@@ -289,7 +286,9 @@ impl Reconciler {
                 if let Some(sentry) = &mut self.sentry {
                     sentry.look_again();
                 }
-                self.attend();
+                if self.readiness.has_met(Reason::CgroupsListed) {
+                    self.attend();
+                }
             }
             Some(Ok(false) | Err(_)) => self.tell_again_at = Some(now + TELL_EVERY),
         }
@@ -351,7 +350,6 @@ impl Reconciler {
                 if let Some(sentry) = &mut self.sentry {
                     sentry.listed();
                 }
-                self.works = true;
                 self.attend();
                 self.listed(Reason::CgroupsListed);
             }
@@ -540,9 +538,7 @@ impl Reconciler {
     /// Until an agent has listed the cgroups the gates go by what they were told of its absence: one that
     /// dies before that has not worked.
     fn attend(&mut self) {
-        if self.works
-            && let Err(error) = self.gates.attend()
-        {
+        if let Err(error) = self.gates.attend() {
             tracing::warn!(%error, "closed gates cannot be told that this agent works");
         }
     }

@@ -84,9 +84,14 @@ impl Readiness {
         self.state.borrow().is_armed()
     }
 
+    /// Whether this has happened.
+    pub(crate) fn has_met(&self, reason: Reason) -> bool {
+        *self.state.borrow().clone().met(reason)
+    }
+
     /// Whether the gates are worked: the kernel has taken the programs.
     pub(crate) fn is_working(&self) -> bool {
-        *self.state.borrow().clone().met(Reason::ProgramsLoaded)
+        self.has_met(Reason::ProgramsLoaded)
     }
 
     /// Whether another agent works here.
