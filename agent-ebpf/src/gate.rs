@@ -68,8 +68,8 @@ pub struct Gate {
     /// `state` says and whether or not an agent still runs.
     pub deadline_ns: u64,
     /// `CLOCK_MONOTONIC` nanoseconds from which the deadline counts: for whoever has waited longer it
-    /// ends earlier ([`Self::holds_until`]). A note for the next agent, too. These first two fields keep their places in all versions of the ABI, so that no
-    /// upgrade moves a deadline.
+    /// ends earlier ([`Self::holds_until`]). A note for the next agent, too. These first two fields keep
+    /// their places in all versions of the ABI, so that no upgrade moves a deadline.
     pub since_ns: u64,
     /// What [`GateCounts::reached`] was when nobody waited; [`SOMEBODY_WAITS`]: since `since_ns`
     /// somebody does, as far as is known. A note for the next agent, too.

@@ -161,16 +161,14 @@ pub(crate) struct Hold {
     pub(crate) held_by: u32,
 }
 
-/// Who has dropped a socket's packets.
+/// Who drops a socket's packets.
 #[repr(u32)]
 #[derive(Clone, Copy)]
 pub(crate) enum HeldBy {
-    /// The gate of its pod, if anybody.
+    /// The gate of its pod, if anybody; the sentry may have before.
     Gate = 0,
     /// The sentry alone: no agent knows of the socket.
     Sentry = 1,
-    /// The sentry at first, then the gate.
-    Both = 2,
 }
 
 /// How a socket that is to fail although its SYN is dropped gets there.

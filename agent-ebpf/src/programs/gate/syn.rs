@@ -186,7 +186,7 @@ impl Attempt<'_> {
         let from_sentry = hold.is_sentrys();
         if hold.drops == 1 || from_sentry {
             if from_sentry {
-                hold.held_by = HeldBy::Both as u32;
+                hold.held_by = HeldBy::Gate as u32;
             } else {
                 hold.first_ns = now;
             }
