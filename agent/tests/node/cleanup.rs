@@ -7,8 +7,6 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU8, Ordering},
-    thread,
-    time::Duration,
 };
 
 use holdfast::{
@@ -19,15 +17,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, backend_v4, bpf};
+use testbed::{Node, PodSpec, bpf};
 
 use crate::common::{
-    LATE, SOON, binary, dials, enabled_node, eventually, get, options, start_agent_with, wait_for,
+    SOON, assert_nothing_on_root, assert_waits, binary, enabled_node, eventually, get, held_pod,
+    keeping, options, start_agent_with, wait_for,
 };
-
-fn keeping() -> AgentOptions {
-    options().arg("--on-exit").arg("keep")
-}
 
 fn command(node: &Node) -> Command {
     let mut command = Command::new(binary());
@@ -45,24 +40,9 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A pod with an application that waits.
-fn held_pod(node: &Node, agent: &Agent, name: &str) -> (Pod, Process) {
-    let pod = node.create_pod(PodSpec::new("shop", name)).unwrap();
-    wait_for(agent, &pod, "gate closed");
-    let app = dials(&pod, "app", backend_v4());
-    wait_for(agent, &pod, "connect held");
-    (pod, app)
-}
-
-fn assert_waits(app: &Process) {
-    thread::sleep(LATE);
-    assert!(app.wait_attempt(Duration::ZERO).is_err(), "{:?}", app.records());
-}
-
 fn assert_nothing_left(node: &Node) {
     assert!(!node.bpffs().join("holdfast").exists());
-    let on_root = || bpf::programs_on(node.kubepods().path()).unwrap();
-    eventually("no program is left on the root of the pods", || on_root().is_empty());
+    assert_nothing_on_root(node);
 }
 
 /// `holdfast cleanup --stay`, as in the pods of the hook's DaemonSet.

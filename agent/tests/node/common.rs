@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps};
+use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
 
 /// The label that enables a namespace.
 pub(crate) const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
@@ -160,4 +160,33 @@ pub(crate) fn events(node: &Node, pod: &Pod) -> Vec<Value> {
     let mut all = node.api().events();
     all.retain(|event| event["regarding"]["name"] == pod.name());
     all
+}
+
+/// Options of an agent that leaves its gates to the next one.
+pub(crate) fn keeping() -> AgentOptions {
+    options().arg("--on-exit").arg("keep")
+}
+
+/// A pod with an application that waits.
+pub(crate) fn held_pod(node: &Node, agent: &Agent, name: &str) -> (Pod, Process) {
+    let pod = node.create_pod(PodSpec::new("shop", name)).unwrap();
+    wait_for(agent, &pod, "gate closed");
+    let app = dials(&pod, "app", backend_v4());
+    wait_for(agent, &pod, "connect held");
+    (pod, app)
+}
+
+/// A hold, and nothing else, explains that it still has no connection.
+pub(crate) fn assert_waits(app: &Process) {
+    thread::sleep(LATE);
+    assert!(app.wait_attempt(Duration::ZERO).is_err(), "{:?}", app.records());
+}
+
+/// The programs on the root of kubelet's tree: the sentry's.
+pub(crate) fn on_root(node: &Node) -> Vec<&'static str> {
+    bpf::programs_on(node.kubepods().path()).unwrap()
+}
+
+pub(crate) fn assert_nothing_on_root(node: &Node) {
+    eventually("no program is left on the root of the pods", || on_root(node).is_empty());
 }

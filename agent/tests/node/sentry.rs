@@ -12,25 +12,13 @@ use serde_json::Value;
 use testbed::{Agent, AgentOptions, Node, Pod, PodSpec, Process, apps, backend_v4, bpf};
 
 use crate::common::{
-    LATE, SOON, binary, dials, enabled_node, eventually, get, idle, options, served_at,
-    start_agent_with, wait_for,
+    LATE, SOON, assert_nothing_on_root, assert_waits, binary, dials, enabled_node, eventually, get,
+    idle, keeping, on_root, options, served_at, start_agent_with, wait_for,
 };
 
 const BY_AGENT: &str = "sentry posted until an agent works";
 const BY_SENTRY: &str = "no agent works; sentry posted until one does";
 const RELIEVED: &str = "sentry relieved: this agent works";
-
-fn keeping() -> AgentOptions {
-    options().arg("--on-exit").arg("keep")
-}
-
-fn on_root(node: &Node) -> Vec<&'static str> {
-    bpf::programs_on(node.kubepods().path()).unwrap()
-}
-
-fn assert_nothing_on_root(node: &Node) {
-    eventually("no program is left on the root of the pods", || on_root(node).is_empty());
-}
 
 /// Waits for a line of the sentry's process.
 fn told(sentry: &Process, message: &str) {
@@ -43,11 +31,6 @@ fn new_pod(node: &Node, name: &str) -> (Pod, Process) {
     let app = dials(&pod, "app", backend_v4());
     app.wait_connecting(SOON).unwrap();
     (pod, app)
-}
-
-fn assert_waits(app: &Process) {
-    thread::sleep(LATE);
-    assert!(app.wait_attempt(Duration::ZERO).is_err(), "{:?}", app.records());
 }
 
 /// Kills the agent, beside which a sentry's process stands by.

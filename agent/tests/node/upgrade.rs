@@ -9,35 +9,21 @@ use agent_ebpf::sentry::AWAY_NS;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use testbed::{
-    Agent, AgentOptions, Node, PROXY, Pod, PodSpec, Process, Resource, api::Trouble, apps,
-    backend_v4, bpf,
+    Agent, Node, PROXY, PodSpec, Process, Resource, api::Trouble, apps, backend_v4, bpf,
 };
 
 use crate::common::{
-    LATE, SOON, assert_released, assert_released_by_itself, dials, enabled_node, eventually, idle,
-    options, start_agent_with, wait_for,
+    LATE, SOON, assert_released, assert_released_by_itself, dials, enabled_node, eventually,
+    held_pod, idle, keeping, options, start_agent_with, wait_for,
 };
 
 const STANDS_BY: &str = "standing by for the agent that works on this node to end";
-
-fn keeping() -> AgentOptions {
-    options().arg("--on-exit").arg("keep")
-}
 
 /// Starts the agent that is to follow the one that runs.
 fn follower(node: &Node) -> Agent {
     let agent = node.start_agent(&keeping()).unwrap();
     agent.wait_message(SOON, STANDS_BY).unwrap();
     agent
-}
-
-/// A pod with an application that waits.
-fn held_pod(node: &Node, agent: &Agent, name: &str) -> (Pod, Process) {
-    let pod = node.create_pod(PodSpec::new("shop", name)).unwrap();
-    wait_for(agent, &pod, "gate closed");
-    let app = dials(&pod, "app", backend_v4());
-    wait_for(agent, &pod, "connect held");
-    (pod, app)
 }
 
 fn is_waiting(app: &Process) -> bool {
