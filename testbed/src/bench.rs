@@ -6,9 +6,11 @@
 //! the same document.
 
 pub mod document;
+mod first;
 mod machine;
 pub mod plot;
 pub mod quick;
+mod schedule;
 pub mod stats;
 mod table;
 
@@ -77,9 +79,8 @@ pub struct Part {
 }
 
 /// All parts, in the order of the document: a line for each.
-const PARTS: &[Part] = &[
-    // Part::of::<NAME::Numbers>("NAME", "what it measures"),
-];
+const PARTS: &[Part] =
+    &[Part::of::<first::First>("first", "time to first connection, next to what others do")];
 
 /// All parts, in the order of the document.
 pub fn parts() -> impl Iterator<Item = &'static Part> {

@@ -82,6 +82,15 @@ fn median(samples: impl Iterator<Item = f64>) -> Option<Ratio> {
     })
 }
 
+/// The mean of the middle half, which a few samples from elsewhere do not move; `None` of none.
+#[must_use]
+pub fn middle_mean(samples: &[f64]) -> Option<f64> {
+    let sorted = sorted(samples.iter().copied());
+    let quarter = sorted.len() / 4;
+    let middle = sorted.get(quarter..sorted.len() - quarter)?;
+    (!middle.is_empty()).then(|| middle.iter().sum::<f64>() / middle.len() as f64)
+}
+
 fn sorted(samples: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut sorted: Vec<f64> = samples.collect();
     sorted.sort_by(f64::total_cmp);
@@ -105,6 +114,13 @@ mod tests {
         let expected = Percentiles { count: 30, p50: 15.0, p90: 27.0, p99: 30.0 };
         assert_eq!(Percentiles::of(&samples), Some(expected));
         assert_eq!(Percentiles::of(&[]), None);
+    }
+
+    #[test]
+    fn the_mean_of_the_middle_half_forgets_both_ends() {
+        assert_eq!(middle_mean(&[9000.0, 2.0, 4.0, 3.0, 1.0, 0.0, 5.0, 6.0]), Some(3.5));
+        assert_eq!(middle_mean(&[7.0]), Some(7.0));
+        assert_eq!(middle_mean(&[]), None);
     }
 
     #[test]
