@@ -5,6 +5,7 @@
 //! `docs/benchmarks.md`. Documents are made from the [`Results`] alone, so that the same JSON gives
 //! the same document.
 
+mod detect;
 pub mod document;
 mod first;
 mod machine;
@@ -79,8 +80,10 @@ pub struct Part {
 }
 
 /// All parts, in the order of the document: a line for each.
-const PARTS: &[Part] =
-    &[Part::of::<first::First>("first", "time to first connection, next to what others do")];
+const PARTS: &[Part] = &[
+    Part::of::<first::First>("first", "time to first connection, next to what others do"),
+    Part::of::<detect::Detect>("detect", "from readiness to the agent's knowing, and its price"),
+];
 
 /// All parts, in the order of the document.
 pub fn parts() -> impl Iterator<Item = &'static Part> {

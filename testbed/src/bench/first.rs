@@ -10,9 +10,8 @@ use std::{f64::consts::GOLDEN_RATIO, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use self::play::Case;
-pub use self::{
-    play::{Cell, Start},
+use self::{
+    play::{Case, Cell, Start},
     way::Way,
 };
 use super::{
@@ -41,11 +40,11 @@ const QUICK_RUNS: u32 = 50;
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct First {
+pub(crate) struct First {
     /// How many pods of each way in each cell were wanted.
-    pub runs: u32,
+    pub(crate) runs: u32,
     /// Each pod that was played.
-    pub starts: Vec<Start>,
+    pub(crate) starts: Vec<Start>,
 }
 
 // === impl First ===

@@ -42,31 +42,31 @@ pub(super) struct Case {
 
 /// How late the proxy is, and how long the application boots.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// From the pod's start to the proxy's readiness, about.
-    pub ready_ms: u64,
+    pub(crate) ready_ms: u64,
     /// From the application's start to its first connect.
-    pub boot_ms: u64,
+    pub(crate) boot_ms: u64,
 }
 
 /// What came of it. Times are milliseconds from the pod's start.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Start {
+pub(crate) struct Start {
     /// What was done.
-    pub way: Way,
+    pub(crate) way: Way,
     /// In which cell.
-    pub cell: Cell,
+    pub(crate) cell: Cell,
     /// Overlapped with no other.
-    pub is_alone: bool,
+    pub(crate) is_alone: bool,
     /// When the proxy became ready.
-    pub ready_ms: f64,
+    pub(crate) ready_ms: f64,
     /// How long the application needed from its container's start to its connect, when nothing was
     /// in its way.
-    pub application_ms: f64,
+    pub(crate) application_ms: f64,
     /// When its first connection was there.
-    pub connected_ms: f64,
+    pub(crate) connected_ms: f64,
     /// How often it was started.
-    pub starts: u32,
+    pub(crate) starts: u32,
 }
 
 /// The node with its agent.
@@ -184,13 +184,13 @@ fn nanos(time: Duration) -> u64 {
 impl Start {
     /// From the proxy's readiness to the connection.
     #[must_use]
-    pub fn after_ready_ms(&self) -> f64 {
+    pub(crate) fn after_ready_ms(&self) -> f64 {
         self.connected_ms - self.ready_ms
     }
 
     /// By how much the connection came later than the later of application and proxy.
     #[must_use]
-    pub fn excess_ms(&self) -> f64 {
+    pub(crate) fn excess_ms(&self) -> f64 {
         self.connected_ms - self.ready_ms.max(self.application_ms)
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One of them.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub(crate) enum Way {
     /// The application dies of its first connect, and kubelet starts it again.
     Nothing,
     /// A postStart hook of the proxy's container, until whose end kubelet starts no other one.
@@ -57,7 +57,7 @@ pub(super) enum First {
 
 impl Way {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Nothing,
         Self::PostStart,
         Self::NativeSidecar,
@@ -71,7 +71,7 @@ impl Way {
 
     /// As people read it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
             Self::PostStart => "postStart loop, 500 ms",
