@@ -9,20 +9,23 @@ use plotters::{
         ranged1d::{AsRangedCoord, ValueFormatter},
     },
     prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
 };
 
 use super::table::number;
 
 /// Width and height in pixels: the text column of a rendered document, and half as high.
 const SIZE: (u32, u32) = (860, 440);
-/// Of the text, in pixels. No font is asked for its measures: the reader's own sans-serif is used,
-/// and the places are those of a usual one.
-const TEXT: u32 = 14;
+/// Height of a line of text in pixels; its letters are drawn at four fifths of it. No font is asked
+/// for its measures: the reader's own sans-serif is used, and the places are those of a usual one.
+const TEXT: u32 = 16;
+/// A usual letter's width, as a share of the line's height.
+const LETTER: f64 = 0.45;
 /// A line with no more points than this has them marked: each is a measurement of its own.
 const MARKED_POINTS: usize = 24;
-/// Okabe and Ito's colours, which colour-blind readers tell apart as well; yellow, which a white
-/// ground swallows, left out.
-const COLOURS: [RGBColor; 7] = [
+/// Okabe and Ito's colours, which colour-blind readers tell apart as well, without yellow, which a
+/// white ground swallows; then some more.
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -30,7 +33,13 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(230, 159, 0),
     RGBColor(0, 0, 0),
+    RGBColor(130, 130, 130),
+    RGBColor(130, 80, 50),
+    RGBColor(90, 40, 140),
 ];
+/// A line's sample in the legend, and the room beside it.
+const SAMPLE: i32 = 22;
+const GAP: i32 = 8;
 
 /// One drawing.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +141,7 @@ impl Plot {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
             // The reader's page may be dark; the drawing brings its own ground.
             area.fill(&WHITE)?;
+            let area = self.draw_legend(&area)?;
             match (self.x.scale, self.y.scale) {
                 (Scale::Linear, Scale::Linear) => self.draw(&area, x, y),
                 (Scale::Linear, Scale::Log) => self.draw(&area, x, y.log_scale()),
@@ -141,6 +151,27 @@ impl Plot {
             area.present()?;
         }
         Ok(svg)
+    }
+
+    /// On the right; gives what is left.
+    fn draw_legend<'a>(&self, area: &Area<'a>) -> Result<Area<'a>> {
+        let longest = self.series.iter().map(|series| series.name.chars().count()).max();
+        let letters = longest.unwrap_or_default() as f64 * LETTER * f64::from(TEXT);
+        let (width, height) = area.dim_in_pixel();
+        let legend = letters.ceil() as i32 + SAMPLE + 3 * GAP;
+        let (chart, legend) = area.split_horizontally(width.cast_signed() - legend);
+        let line_height = TEXT.cast_signed() * 3 / 2;
+        let lines = i32::try_from(self.series.len()).unwrap_or(i32::MAX);
+        let top = (height.cast_signed() - lines.saturating_mul(line_height)) / 2;
+        for ((series, colour), line) in self.series.iter().zip(colours()).zip(0..) {
+            let middle = top + line * line_height;
+            let sample = vec![(0, middle), (SAMPLE, middle)];
+            legend.draw(&PathElement::new(sample, colour.stroke_width(3)))?;
+            let place = Pos::new(HPos::Left, VPos::Center);
+            let style = ("sans-serif", TEXT).into_text_style(&legend).pos(place);
+            legend.draw(&Text::new(series.name.clone(), (SAMPLE + GAP, middle), style))?;
+        }
+        Ok(chart)
     }
 
     fn draw<X, Y>(&self, area: &Area<'_>, x: X, y: Y) -> Result<()>
@@ -154,6 +185,7 @@ impl Plot {
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", TEXT + 2))
             .margin(12)
+            .margin_right(TEXT * 2)
             .x_label_area_size(TEXT * 3)
             .y_label_area_size(TEXT * 5)
             .build_cartesian_2d(x, y)?;
@@ -166,30 +198,21 @@ impl Plot {
             .label_style(font)
             .light_line_style(WHITE)
             .draw()?;
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+        for (series, colour) in self.series.iter().zip(colours()) {
             let has = |point: &&(f64, f64)| self.x.has(point.0) && self.y.has(point.1);
             let points: Vec<(f64, f64)> = series.points.iter().filter(has).copied().collect();
             let marked = if points.len() <= MARKED_POINTS { points.clone() } else { Vec::new() };
-            let line = colour.stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(points, line))?
-                .label(&series.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], line));
+            chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
             chart.draw_series(
                 marked.into_iter().map(|point| Circle::new(point, 3, colour.filled())),
             )?;
         }
-        if self.series.len() > 1 {
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
-                .background_style(WHITE.mix(0.85))
-                .border_style(BLACK.mix(0.3))
-                .label_font(font)
-                .draw()?;
-        }
         Ok(())
     }
+}
+
+fn colours() -> impl Iterator<Item = &'static RGBColor> {
+    COLOURS.iter().cycle()
 }
 
 /// A tick of an axis: no digits that a round number does not need.
@@ -217,9 +240,8 @@ mod tests {
         for word in ["pods &lt;10&gt;", "nothing &amp; more", ">\nhold", ">\nms", ">\npods"] {
             assert!(svg.contains(word), "{word} is not in {svg}");
         }
-        // The two lines, and their two samples in the legend.
-        let lines = svg.matches("stroke-width=\"2\"").count();
-        assert_eq!(lines, 4, "{svg}");
+        assert_eq!(svg.matches("stroke-width=\"2\"").count(), 2, "the lines: {svg}");
+        assert_eq!(svg.matches("stroke-width=\"3\"").count(), 2, "their samples: {svg}");
         assert_eq!(svg.matches("<circle").count(), 10);
         assert!(svg.contains("#FFFFFF"), "a reader's dark page would show through");
     }
