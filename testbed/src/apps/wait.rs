@@ -8,7 +8,7 @@ use super::testbed_app;
 use crate::process::Command;
 
 /// A process that asks the proxy whether it is ready, or boots, or dials, or all of them; becomes a
-/// [`Command`]. Prints `waited` with its moment once the proxy has said that it is ready, then as
+/// [`Command`]. Prints `started` with its moment, `waited` once the proxy has said that it is ready, then as
 /// [`super::connect`].
 #[derive(Clone, Debug)]
 pub struct Waiter {

@@ -18,6 +18,7 @@ use super::{
     Measure, Options, QuickRatio, Section,
     schedule::{self, STAGGER},
 };
+use crate::{Agent, Node};
 
 /// How late proxies are, and how long applications boot, in milliseconds.
 const READY_MS: [u64; 3] = [500, 2_000, 10_000];
@@ -52,13 +53,13 @@ pub(crate) struct First {
 impl Measure for First {
     fn measure(options: &Options) -> Result<Self> {
         let runs = options.runs_or(RUNS);
-        let (node, _agent) = play::node(options)?;
+        let (node, agent) = play::node(options)?;
         let cells =
             READY_MS.iter().flat_map(|&ready_ms| BOOT_MS.map(|boot_ms| Cell { ready_ms, boot_ms }));
         let all: Vec<Case> = cells.flat_map(|cell| cases(&Way::ALL, cell, runs, false)).collect();
-        let mut starts = run(&node, all, STAGGER)?;
+        let mut starts = run(&node, &agent, all, STAGGER)?;
         let alone = cases(&[Way::Hold, Way::Ideal], ALONE_CELL, runs.min(ALONE_RUNS), true);
-        starts.extend(run(&node, alone, ALONE)?);
+        starts.extend(run(&node, &agent, alone, ALONE)?);
         Ok(Self { runs, starts })
     }
 
@@ -67,9 +68,10 @@ impl Measure for First {
     }
 
     fn quick(options: &Options) -> Result<Vec<QuickRatio>> {
-        let (node, _agent) = play::node(options)?;
+        let (node, agent) = play::node(options)?;
         let runs = options.runs_or(QUICK_RUNS);
-        let starts = run(&node, cases(&[Way::Hold, Way::Ideal], ALONE_CELL, runs, false), STAGGER)?;
+        let cases = cases(&[Way::Hold, Way::Ideal], ALONE_CELL, runs, false);
+        let starts = run(&node, &agent, cases, STAGGER)?;
         report::quick(&starts)
     }
 }
@@ -92,7 +94,7 @@ fn proxy_after(cell: Cell, random: f64) -> Duration {
     (ready + spread.mul_f64(random)).saturating_sub(spread / 2 + ENVOY_BOOT)
 }
 
-fn run(node: &crate::Node, mut cases: Vec<Case>, step: Duration) -> Result<Vec<Start>> {
+fn run(node: &Node, agent: &Agent, mut cases: Vec<Case>, step: Duration) -> Result<Vec<Start>> {
     /// So many pods may be lost to a machine that is busy, or the run counts for nothing.
     const MAY_FAIL: f64 = 0.02;
     // A drift of the machine must favour no way; and what is random is the same in every run.
@@ -103,10 +105,11 @@ fn run(node: &crate::Node, mut cases: Vec<Case>, step: Duration) -> Result<Vec<S
     let minutes = step.as_secs_f64() * plan.len() as f64 / 60.0;
     eprintln!("first: {} pods, about {minutes:.1} minutes", plan.len());
     let played = schedule::play(node, &plan, step, play::play)?;
+    let opened_ns = play::opened_ns(&agent.logs());
     let (total, mut starts, mut last) = (played.len(), Vec::new(), None);
     for played in played {
         match played {
-            Ok(start) => starts.push(start),
+            Ok(played) => starts.push(played.into_start(&opened_ns)),
             Err(error) => {
                 eprintln!("first: {error:#}");
                 last = Some(error);

@@ -71,7 +71,7 @@ pub(super) fn measure(node: &Node, agent: &Agent, until_s: &[f64]) -> Result<Vec
     let address = line["address"].as_str().context("metrics without an address")?.parse()?;
     let books = Books { node, address };
     let before = books.read()?;
-    sleep_until(before.ns + nanos(IDLE));
+    sleep_until(before.ns + nanos(IDLE.saturating_sub(OLDEST)));
     let after = books.read()?;
     // Per millisecond of the clock.
     let idle = (after.cpu_ms - before.cpu_ms) / ms(after.ns - before.ns);
@@ -94,7 +94,8 @@ fn of(books: &Books<'_>, proxies: Proxies, until_s: &[f64], idle: f64) -> Result
     until_s
         .iter()
         .map(|until| {
-            sleep_until(first.ns + nanos(Duration::from_secs_f64(*until)));
+            let until_read = Duration::from_secs_f64(*until).saturating_sub(OLDEST);
+            sleep_until(first.ns + nanos(until_read));
             let now = books.read()?;
             let pods = PODS as f64;
             let idle_ms = idle * ms(now.ns - first.ns);
@@ -147,7 +148,7 @@ impl Proxies {
 // === impl Books ===
 
 impl Books<'_> {
-    /// The metrics are asked for first: what they cost counts for the next reading, as all else.
+    /// After [`OLDEST`].
     fn read(&self) -> Result<Reading> {
         std::thread::sleep(OLDEST);
         let text = self.scrape().context("read the agent's metrics")?;

@@ -35,6 +35,7 @@ pub(crate) struct Args {
 /// Waits, boots, dials; true when that came to a connection, or none was wanted.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let started_ns = monotonic_ns();
+    report::event("started", 0, json!({"ns": started_ns}));
     if let Some(every) = args.every {
         wait(args.first_at, Duration::from_millis(every));
         report::event("waited", 0, json!({"ns": monotonic_ns()}));
