@@ -123,9 +123,6 @@ impl Drop for ReadyObserver {
 
 impl Shared {
     fn poll(&self, endpoint: Endpoint, first_ns: u64, every: Duration) -> Option<u64> {
-        if every < POLL_EVERY {
-            go_first();
-        }
         sleep_until(first_ns);
         while !self.stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
@@ -136,14 +133,6 @@ impl Shared {
         }
         None
     }
-}
-
-/// Has the scheduler run this thread before all ordinary ones: the moment that it sees is not to be
-/// later than that of those who are measured. Where that is not allowed it competes with them.
-fn go_first() {
-    let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: 0 is the calling thread, and the parameter lives until the call returns.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
 }
 
 impl Endpoint {
