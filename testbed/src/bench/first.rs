@@ -145,7 +145,8 @@ mod tests {
     fn phases_fill_their_period_in_every_part_of_the_delays() {
         let cases = cases(&[Way::NativeSidecar], ALONE_CELL, 50, false);
         for part in cases.chunks(10) {
-            let mut phases: Vec<f64> = part.iter().map(|case| case.phase).collect();
+            let phases = part.iter().map(|case| case.phase);
+            let mut phases: Vec<f64> = phases.chain([0.0, 1.0]).collect();
             phases.sort_by(f64::total_cmp);
             let gaps = phases.windows(2).map(|two| two[1] - two[0]);
             assert!(gaps.fold(0.0, f64::max) < 0.2, "{phases:?}");
