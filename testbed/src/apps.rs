@@ -7,6 +7,7 @@
 pub mod hostile;
 mod load;
 mod lookup;
+mod wait;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 pub use self::{
     load::{Flood, Load, flood, load},
     lookup::{Lookup, Resolver, lookup},
+    wait::{Waiter, waiter},
 };
 use crate::process::{Command, Process};
 
