@@ -10,7 +10,9 @@ mod machine;
 pub mod plot;
 pub mod quick;
 pub mod stats;
+mod steady;
 mod table;
+mod target;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -77,9 +79,10 @@ pub struct Part {
 }
 
 /// All parts, in the order of the document: a line for each.
-const PARTS: &[Part] = &[
-    // Part::of::<NAME::Numbers>("NAME", "what it measures"),
-];
+const PARTS: &[Part] = &[Part::of::<steady::Steady>(
+    "steady",
+    "what an open gate costs a pod, and the programs in the kernel",
+)];
 
 /// All parts, in the order of the document.
 pub fn parts() -> impl Iterator<Item = &'static Part> {
