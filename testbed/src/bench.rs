@@ -6,9 +6,11 @@
 //! the same document.
 
 pub mod document;
+mod growth;
 mod machine;
 pub mod plot;
 pub mod quick;
+mod scale;
 pub mod stats;
 mod steady;
 mod table;
@@ -79,10 +81,13 @@ pub struct Part {
 }
 
 /// All parts, in the order of the document: a line for each.
-const PARTS: &[Part] = &[Part::of::<steady::Steady>(
-    "steady",
-    "what an open gate costs a pod, and the programs in the kernel",
-)];
+const PARTS: &[Part] = &[
+    Part::of::<steady::Steady>(
+        "steady",
+        "what an open gate costs a pod, and the programs in the kernel",
+    ),
+    Part::of::<scale::Scale>("scale", "what many pods and many waiting sockets take on one node"),
+];
 
 /// All parts, in the order of the document.
 pub fn parts() -> impl Iterator<Item = &'static Part> {
