@@ -55,8 +55,11 @@ pub(crate) struct Size {
     pub(crate) pods: u32,
     /// Agents that were started there.
     pub(crate) starts: Vec<Start>,
-    /// The agent's memory in MiB, before anything else happens, and the most that it has had by then.
+    /// The agent's memory in MiB, before anything else happens.
     pub(crate) rss_mib: f64,
+    /// Of it what is not the program itself.
+    pub(crate) anonymous_mib: f64,
+    /// The most that it has had by then.
     pub(crate) peak_rss_mib: f64,
     /// What the agent takes while nothing happens.
     pub(crate) idle: Idle,
@@ -111,6 +114,7 @@ impl Measure for Scale {
                 pods,
                 starts,
                 rss_mib: mib(usage.rss_kib),
+                anonymous_mib: mib(usage.anonymous_kib),
                 peak_rss_mib: mib(usage.peak_rss_kib),
                 idle,
                 attach_ms,
@@ -120,13 +124,7 @@ impl Measure for Scale {
                 for sockets in SOCKETS {
                     eprintln!("scale: {sockets} sockets");
                     for _ in 0..runs {
-                        releases.push(release::measure(
-                            &node,
-                            &agent,
-                            &release_lanes,
-                            &options.agent,
-                            sockets,
-                        )?);
+                        releases.push(release::measure(&node, &agent, &release_lanes, sockets)?);
                     }
                 }
             }
@@ -153,7 +151,7 @@ impl Measure for Scale {
             if pods == QUICK_PODS[0] {
                 for sockets in QUICK_SOCKETS {
                     let of_run = |_| {
-                        release::measure(&node, &agent, &lanes, &options.agent, sockets)
+                        release::measure(&node, &agent, &lanes, sockets)
                             .map(|release| release.all_ms)
                     };
                     let all = (0..runs).map(of_run).collect::<Result<Vec<f64>>>()?;

@@ -91,7 +91,15 @@ impl Work {
         match self {
             Self::Connect => "connects",
             Self::Request => "requests",
-            Self::Bytes => "bytes",
+            Self::Bytes => "MiB",
+        }
+    }
+
+    /// How many of what the loop counts are one of that.
+    const fn unit(self) -> f64 {
+        match self {
+            Self::Connect | Self::Request => 1.0,
+            Self::Bytes => 1024.0 * 1024.0,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::CStr,
     fs::File,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
@@ -99,12 +98,13 @@ impl Runs {
     }
 }
 
-/// The programs of this one cgroup, by their names, with their runs for all cgroups they are on.
-pub fn runs_on(cgroup: &Path) -> Result<BTreeMap<String, Runs>> {
+/// The runs of the programs of this one cgroup, by their hooks, for all cgroups they are on. Of their
+/// names the kernel keeps too little to tell them apart.
+pub fn runs_on(cgroup: &Path) -> Result<BTreeMap<&'static str, Runs>> {
     let of = || format!("ask for the programs of {}", cgroup.display());
     let dir = File::open(cgroup).with_context(of)?;
     let mut all = BTreeMap::new();
-    for (_, attach_type) in CGROUP_ATTACH_TYPES {
+    for (hook, attach_type) in CGROUP_ATTACH_TYPES {
         let mut ids = vec![0_u32; count(&dir, attach_type).with_context(of)? as usize];
         if ids.is_empty() {
             continue;
@@ -118,14 +118,16 @@ pub fn runs_on(cgroup: &Path) -> Result<BTreeMap<String, Runs>> {
         };
         bpf(BPF_PROG_QUERY, &mut query).with_context(of)?;
         for id in ids {
-            let (name, runs) = runs_of(id).with_context(|| format!("ask for the program {id}"))?;
-            all.insert(name, runs);
+            let runs = runs_of(id).with_context(|| format!("ask for the program {id}"))?;
+            let sum: &mut Runs = all.entry(hook).or_default();
+            sum.count += runs.count;
+            sum.nanos += runs.nanos;
         }
     }
     Ok(all)
 }
 
-fn runs_of(id: u32) -> Result<(String, Runs)> {
+fn runs_of(id: u32) -> Result<Runs> {
     let mut asked = ById { id, ..ById::default() };
     let fd = owned(bpf(BPF_PROG_GET_FD_BY_ID, &mut asked)?)?;
     let mut program = ProgramInfo::default();
@@ -135,9 +137,8 @@ fn runs_of(id: u32) -> Result<(String, Runs)> {
         info: (&raw mut program) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut info)?;
-    let ProgramInfo { name, run_time_ns, run_cnt, .. } = program;
-    let name = CStr::from_bytes_until_nul(&name)?.to_string_lossy().into_owned();
-    Ok((name, Runs { count: run_cnt, nanos: run_time_ns }))
+    let ProgramInfo { run_time_ns, run_cnt, .. } = program;
+    Ok(Runs { count: run_cnt, nanos: run_time_ns })
 }
 
 #[cfg(test)]
@@ -147,7 +148,6 @@ mod tests {
     #[test]
     fn the_counts_are_where_the_kernel_has_them() {
         // As pahole prints `struct bpf_prog_info`.
-        assert_eq!(std::mem::offset_of!(ProgramInfo, name), 64);
         assert_eq!(std::mem::offset_of!(ProgramInfo, run_time_ns), 192);
         assert_eq!(std::mem::offset_of!(ProgramInfo, run_cnt), 200);
     }

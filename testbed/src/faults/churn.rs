@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
 use super::{
     Due, Fault, NAMESPACE, Run, SOON, Tally, Trials,
@@ -104,11 +103,7 @@ fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
 
 /// All pods of this node were the churn's, and are gone.
 fn knows_no_pod(agent: &Agent) -> Result<()> {
-    nothing_left("the agent knows pods that are gone", || {
-        let printed = agent.command(["pods", "-o", "json"])?;
-        ensure!(printed.status.success(), "{printed:?}");
-        serde_json::from_slice::<Vec<Value>>(&printed.stdout).context("read the agent's pods")
-    })
+    nothing_left("the agent knows pods that are gone", || agent.pods())
 }
 
 /// Pods, one after another in each lane.

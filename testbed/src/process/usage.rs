@@ -15,7 +15,9 @@ use super::Process;
 pub struct Usage {
     /// Its memory in KiB.
     pub rss_kib: u64,
-    /// The most that this ever was.
+    /// Of it what no file is behind: heap and stacks, not the program itself.
+    pub anonymous_kib: u64,
+    /// The most that its memory ever was.
     pub peak_rss_kib: u64,
     /// Its threads.
     pub threads: u64,
@@ -35,6 +37,7 @@ impl Process {
         let cpu = ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).and_then(clock_gettime);
         Ok(Usage {
             rss_kib: status.vmrss.with_context(of)?,
+            anonymous_kib: status.rssanon.with_context(of)?,
             peak_rss_kib: status.vmhwm.with_context(of)?,
             threads: status.threads,
             cpu: cpu.with_context(of)?.into(),

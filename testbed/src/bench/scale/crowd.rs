@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{ApiUse, load::api_use};
 use crate::{
@@ -121,7 +120,9 @@ impl<'a> Crowd<'a> {
         let listed_ns = listed("pods").max(listed("namespaces")).context("nothing was listed")?;
         ensure!(started_ns < listed_ns && listed_ns < armed_ns, "armed before all was listed");
         let pods = self.members.len();
-        eventually("all gates are open", || Ok(open_gates(&agent)? == pods))?;
+        eventually("all gates are open", || {
+            Ok(agent.pods()?.iter().filter(|pod| pod["state"] == "open").count() == pods)
+        })?;
         let start = Start {
             listed_ms: ms_between(started_ns, listed_ns),
             armed_after_list_ms: ms_between(listed_ns, armed_ns),
@@ -130,12 +131,4 @@ impl<'a> Crowd<'a> {
         };
         Ok((agent, start))
     }
-}
-
-fn open_gates(agent: &Agent) -> Result<usize> {
-    let printed = agent.command(["pods", "-o", "json"])?;
-    ensure!(printed.status.success(), "{printed:?}");
-    let pods: Vec<Value> =
-        serde_json::from_slice(&printed.stdout).context("read the agent's pods")?;
-    Ok(pods.iter().filter(|pod| pod["state"] == "open").count())
 }

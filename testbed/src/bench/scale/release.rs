@@ -1,19 +1,26 @@
 //! Many sockets that wait, and go on at once.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
-    Agent, Lane, Node,
+    Agent, Lane, Node, PROXY, PROXY_ID, PROXY_PORT, Pod, PodSpec, Process, apps, backend_v4,
     bench::stats::Percentiles,
     clock::{monotonic_ns, ms_between},
-    light::{self, LightProxy, SOON},
+    light::{self, NAMESPACE, SOON},
 };
 
-/// Sockets of one pod at most: a proxy's accept queue takes more.
+/// Sockets of one pod at most.
 const SOCKETS_A_POD: u32 = 250;
+
+/// What a proxy's queue takes: it accepts nobody, so that the cores are the agent's and the kernel's.
+const BACKLOG: u32 = 1024;
+
+/// How long connections stay: until all are measured.
+const STAY: Duration = Duration::from_secs(5);
 
 /// From the start of the first proxy to the readiness of all: each is told how long it is to wait.
 const READY_AFTER: Duration = Duration::from_millis(1_500);
@@ -43,44 +50,70 @@ pub(super) fn lanes(sockets: &[u32]) -> usize {
     sockets.iter().map(|sockets| pods(*sockets) as usize).max().unwrap_or_default()
 }
 
-pub(super) fn measure(
-    node: &Node,
-    agent: &Agent,
-    lanes: &[Lane],
-    holdfast: &Path,
+/// A pod whose application waits.
+struct Waiting {
+    pod: Pod,
+    app: Process,
     sockets: u32,
-) -> Result<Release> {
+}
+
+impl Waiting {
+    /// Whose proxy is ready as soon as it listens.
+    fn begin(node: &Node, lane: &Lane, name: String, sockets: u32) -> Result<Self> {
+        let ready = format!("tcp://:{PROXY_PORT}");
+        let spec = PodSpec::new(NAMESPACE, name).annotation("holdfast.dev/ready", ready);
+        let pod = light::attached_of(node, lane, spec)?;
+        let client = apps::connect(backend_v4())?.nonblocking().count(sockets).summed();
+        let app = pod.start_container("app", client.hold_open(STAY))?;
+        app.wait_record(SOON, |line| line["event"] == "connecting")?;
+        Ok(Self { pod, app, sockets })
+    }
+
+    fn start_proxy(&self, delay: Duration) -> Result<Process> {
+        let listener = apps::late_listener(PROXY_PORT, BACKLOG, delay)?;
+        self.pod.start_container(PROXY, listener.user(PROXY_ID, PROXY_ID))
+    }
+
+    /// When its connects ended.
+    fn ends_ns(&self) -> Result<Vec<u64>> {
+        let told = self.app.wait_record(SOON, |line| line["event"] == "connects")?;
+        let ends = told["ends_ns"].as_array().context("connects without their ends")?;
+        let ends: Vec<u64> = ends.iter().filter_map(Value::as_u64).collect();
+        ensure!(ends.len() == self.sockets as usize, "sockets that waited: {told}");
+        Ok(ends)
+    }
+}
+
+pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) -> Result<Release> {
     let mut waiting = Vec::new();
     let mut left = sockets;
     for (number, lane) in lanes.iter().take(pods(sockets) as usize).enumerate() {
         let name = format!("waiting-{}-{number}", monotonic_ns());
-        let pod = light::attached(node, lane, name)?;
         let count = left.min(SOCKETS_A_POD);
         left -= count;
-        let app = light::dial_many(&pod, count)?;
-        waiting.push((pod, app, count));
+        waiting.push(Waiting::begin(node, lane, name, count)?);
     }
     ensure!(left == 0, "too few networks for {sockets} sockets");
     let ready_at = monotonic_ns() + READY_AFTER.as_nanos() as u64;
     let mut proxies = Vec::new();
-    for (pod, _, _) in &waiting {
+    for pod in &waiting {
         let delay = Duration::from_nanos(ready_at.saturating_sub(monotonic_ns()));
-        proxies.push(LightProxy::start(pod, holdfast, delay)?);
+        proxies.push(pod.start_proxy(delay)?);
     }
     let (mut after_ready, mut after_open) = (Vec::new(), Vec::new());
     let (mut last_ready, mut last_end) = (0, 0);
-    for ((pod, app, count), proxy) in waiting.iter().zip(&proxies) {
-        let ready_ns = proxy.wait_ready()?;
-        let attempts = app.wait_attempts(SOON, *count as usize)?;
+    for (waiting, proxy) in waiting.iter().zip(&proxies) {
+        let listening = proxy.wait_record(SOON, |line| line["event"] == "listening")?;
+        let ready_ns = listening["mono_ns"].as_u64().context("no instant in \"listening\"")?;
+        let ends = waiting.ends_ns()?;
         let opened = agent.wait_log(SOON, |line| {
-            line["message"] == "gate opened" && line["pod_uid"] == pod.uid()
+            line["message"] == "gate opened" && line["pod_uid"] == waiting.pod.uid()
         })?;
         let opened_ns = opened["mono_ns"].as_u64().context("no instant in \"gate opened\"")?;
-        for attempt in attempts {
-            ensure!(attempt.is_connected(), "a socket that waited: {attempt:?}");
-            after_ready.push(ms_between(ready_ns, attempt.end_ns));
-            after_open.push(ms_between(opened_ns, attempt.end_ns));
-            last_end = last_end.max(attempt.end_ns);
+        for end_ns in ends {
+            after_ready.push(ms_between(ready_ns, end_ns));
+            after_open.push(ms_between(opened_ns, end_ns));
+            last_end = last_end.max(end_ns);
         }
         last_ready = last_ready.max(ready_ns);
     }

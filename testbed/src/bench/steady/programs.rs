@@ -30,8 +30,8 @@ pub(crate) enum Situation {
 /// One program's runs in one situation.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct ProgramCost {
-    /// The program, as the kernel has its name.
-    pub(crate) program: String,
+    /// The hook that it is on.
+    pub(crate) hook: String,
     /// The situation.
     pub(crate) situation: Situation,
     /// How often it ran.
@@ -57,6 +57,17 @@ impl Situation {
 // === impl ProgramCost ===
 
 impl ProgramCost {
+    /// As the documents call the program.
+    pub(super) fn program(&self) -> &str {
+        match self.hook.as_str() {
+            "egress" => "gate",
+            "connect4" | "connect6" => "connect",
+            "sock_ops" => "retransmit",
+            "sock_release" => "release",
+            hook => hook,
+        }
+    }
+
     pub(super) fn nanos_a_run(&self) -> f64 {
         self.nanos as f64 / self.runs as f64
     }
@@ -98,14 +109,14 @@ pub(super) fn measure(scene: &mut Scene) -> Result<Vec<ProgramCost>> {
 /// What has run meanwhile.
 fn costs(
     situation: Situation,
-    before: &BTreeMap<String, Runs>,
-    after: &BTreeMap<String, Runs>,
+    before: &BTreeMap<&str, Runs>,
+    after: &BTreeMap<&str, Runs>,
     done: u64,
 ) -> Vec<ProgramCost> {
-    let cost = |(program, after): (&String, &Runs)| {
-        let Runs { count, nanos } = after.since(before.get(program).copied().unwrap_or_default());
-        let program = program.clone();
-        (count > 0).then_some(ProgramCost { program, situation, runs: count, nanos, done })
+    let cost = |(hook, after): (&&str, &Runs)| {
+        let Runs { count, nanos } = after.since(before.get(hook).copied().unwrap_or_default());
+        let hook = (*hook).to_owned();
+        (count > 0).then_some(ProgramCost { hook, situation, runs: count, nanos, done })
     };
     after.iter().filter_map(cost).collect()
 }
@@ -117,11 +128,11 @@ mod tests {
     #[test]
     fn only_what_has_run_meanwhile_has_a_cost() {
         let runs = |count, nanos| Runs { count, nanos };
-        let before = [("gate".to_owned(), runs(10, 500)), ("release".to_owned(), runs(7, 70))];
-        let after = [("gate".to_owned(), runs(30, 1300)), ("release".to_owned(), runs(7, 70))];
+        let before = [("egress", runs(10, 500)), ("sock_release", runs(7, 70))];
+        let after = [("egress", runs(30, 1300)), ("sock_release", runs(7, 70))];
         let costs = costs(Situation::Closed, &before.into(), &after.into(), 20);
         assert_eq!(costs.len(), 1);
-        assert_eq!((costs[0].program.as_str(), costs[0].runs), ("gate", 20));
+        assert_eq!((costs[0].hook.as_str(), costs[0].runs), ("egress", 20));
         assert!((costs[0].nanos_a_run() - 40.0).abs() < 1e-9);
     }
 }

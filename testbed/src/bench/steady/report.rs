@@ -55,7 +55,7 @@ fn rates(steady: &Steady) -> String {
     let rate = |work: Work, state| {
         let of = steady.rounds.iter().filter(|round| round.work == work);
         let rates: Vec<f64> = of.filter_map(|round| round.rates.get(&state).copied()).collect();
-        Percentiles::of(&rates).map_or_else(|| "-".into(), |rates| number(rates.p50))
+        Percentiles::of(&rates).map_or_else(|| "-".into(), |rates| number(rates.p50 / work.unit()))
     };
     let row = |work: Work| {
         let mut row = vec![format!("{}/s", work.counted())];
@@ -89,7 +89,7 @@ fn programs_table(programs: &[ProgramCost]) -> String {
             .contains(&cost.situation)
             .then(|| number(cost.nanos as f64 / cost.done as f64));
         vec![
-            format!("`{}`, {}", cost.program, cost.situation.as_str()),
+            format!("`{}` ({}), {}", cost.program(), cost.hook, cost.situation.as_str()),
             cost.runs.to_string(),
             number(cost.nanos_a_run()),
             per_connection.unwrap_or_else(|| "-".into()),
@@ -134,7 +134,7 @@ mod tests {
         let rounds = Work::ALL.map(|work| Round { work, rates: rates.into() }).to_vec();
         let situation = Situation::GuardedConnects;
         let gate =
-            ProgramCost { program: "gate".into(), situation, runs: 90, nanos: 1800, done: 10 };
+            ProgramCost { hook: "egress".into(), situation, runs: 90, nanos: 1800, done: 10 };
         Steady { round_ms: 300, rounds, programs: vec![gate] }
     }
 

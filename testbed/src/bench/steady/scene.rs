@@ -3,7 +3,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{State, Work};
 use crate::{
@@ -88,7 +88,7 @@ impl Scene {
         let agent = self.agent.insert(agent);
         agent.wait_message(SOON, "agent armed")?;
         eventually(&format!("the pod's gate is {gate}"), || {
-            Ok(gate_of(agent)?.as_deref() == Some(gate))
+            Ok(agent.pods()?.iter().any(|pod| pod["pod"] == POD && pod["state"] == gate))
         })?;
         ensure!(
             self.has_programs()? == (state == State::Guarded),
@@ -114,16 +114,4 @@ impl Scene {
         let field = |name: &str| round[name].as_u64().context("a round without its numbers");
         Ok(Loop { count: field("count")?, time: Duration::from_nanos(field("nanos")?) })
     }
-}
-
-/// The state of the pod's gate, as the agent tells it, once it knows of it.
-fn gate_of(agent: &Agent) -> Result<Option<String>> {
-    let printed = agent.command(["pods", "-o", "json"])?;
-    if !printed.status.success() {
-        return Ok(None);
-    }
-    let pods: Vec<Value> =
-        serde_json::from_slice(&printed.stdout).context("read the agent's pods")?;
-    let pod = pods.iter().find(|pod| pod["name"] == POD);
-    Ok(pod.and_then(|pod| pod["state"].as_str()).map(str::to_owned))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use axum::{Router, body::Bytes, extract::Path, http::StatusCode, routing::get};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-use testbed::{BACKEND_PORTS, pattern};
+use testbed::{BACKEND_PORTS, clock::monotonic_ns, pattern};
 
 use crate::{name_server, report};
 
@@ -33,6 +33,12 @@ pub(crate) struct ListenArgs {
     /// The accept queue's length.
     #[arg(long, default_value_t = 128)]
     backlog: i32,
+    /// How many milliseconds to do nothing before.
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// Leave every connection in the queue, where it costs nothing.
+    #[arg(long)]
+    never_accept: bool,
 }
 
 /// Where to serve.
@@ -45,6 +51,9 @@ pub(crate) struct ServeArgs {
 
 /// Accepts and keeps every connection; each is reported with its peer.
 pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
+    thread::sleep(Duration::from_millis(args.delay));
+    // Before anybody can be accepted: whatever comes of it comes after this instant.
+    let mono_ns = monotonic_ns();
     let sockets = [
         SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)),
         SocketAddr::from((Ipv6Addr::LOCALHOST, args.port)),
@@ -52,7 +61,10 @@ pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
     .into_iter()
     .map(|address| bind(address, args.backlog))
     .collect::<Result<Vec<_>>>()?;
-    report::event("listening", 0, json!({"port": args.port}));
+    report::event("listening", 0, json!({"port": args.port, "mono_ns": mono_ns}));
+    if args.never_accept {
+        return pause();
+    }
     thread::scope(|scope| {
         for socket in &sockets {
             scope.spawn(move || {
