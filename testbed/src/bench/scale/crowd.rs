@@ -28,7 +28,7 @@ pub(super) struct Crowd<'a> {
     options: AgentOptions,
     lanes: Vec<Lane>,
     members: Vec<Member>,
-    _proxies: Vec<LightProxy>,
+    proxies: Vec<LightProxy>,
 }
 
 struct Member {
@@ -56,7 +56,7 @@ impl<'a> Crowd<'a> {
     pub(super) fn new(node: &'a Node, agent: &Path) -> Result<Self> {
         let options = AgentOptions::new(agent).arg("--on-exit").arg("detach");
         let lanes = light::lanes(node, LANES)?;
-        let mut crowd = Self { node, options, lanes, members: Vec::new(), _proxies: Vec::new() };
+        let mut crowd = Self { node, options, lanes, members: Vec::new(), proxies: Vec::new() };
         for number in 0..LANES {
             let pod = node.pod(PodSpec::new(NAMESPACE, format!("first-{number}")))?;
             pod.publish()?;
@@ -64,7 +64,7 @@ impl<'a> Crowd<'a> {
             pod.start_sandbox_in(&crowd.lanes[number])?;
             let proxy = LightProxy::start(&pod, agent, Duration::ZERO)?;
             proxy.wait_ready()?;
-            crowd._proxies.push(proxy);
+            crowd.proxies.push(proxy);
             crowd.members.push(Member { _pod: pod, _processes: Vec::new() });
         }
         Ok(crowd)

@@ -22,8 +22,10 @@ const BACKLOG: u32 = 1024;
 /// How long connections stay: until all are measured.
 const STAY: Duration = Duration::from_secs(5);
 
-/// From the start of the first proxy to the readiness of all: each is told how long it is to wait.
-const READY_AFTER: Duration = Duration::from_millis(1_500);
+/// From the start of the first proxy to the readiness of all, each of which is told how long it is to
+/// wait: some time, and more for each, as long as a busy machine takes to start one.
+const READY_AFTER: Duration = Duration::from_millis(500);
+const READY_AFTER_A_POD: Duration = Duration::from_millis(50);
 
 /// Sockets that waited, and were released together.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -94,7 +96,8 @@ pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) 
         waiting.push(Waiting::begin(node, lane, name, count)?);
     }
     ensure!(left == 0, "too few networks for {sockets} sockets");
-    let ready_at = monotonic_ns() + READY_AFTER.as_nanos() as u64;
+    let ready_after = READY_AFTER + READY_AFTER_A_POD * pods(sockets);
+    let ready_at = monotonic_ns() + ready_after.as_nanos() as u64;
     let mut proxies = Vec::new();
     for pod in &waiting {
         let delay = Duration::from_nanos(ready_at.saturating_sub(monotonic_ns()));

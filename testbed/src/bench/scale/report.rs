@@ -20,11 +20,11 @@ const RELEASE_MS: f64 = 250.0;
 /// An exponent of a power law up to here is linear: as much as two decades and some noise tell.
 const LINEAR: f64 = 1.1;
 
-/// A number of each size, and its name.
-type Figure = (&'static str, fn(&Size) -> f64);
+/// A number of each size, or of each release, and its name.
+type Figure<T> = (&'static str, fn(&T) -> f64);
 
 /// What grows with the pods.
-const OF_PODS: [Figure; 8] = [
+const OF_PODS: [Figure<Size>; 8] = [
     ("process start to list, ms", |size| median(size, |start| start.listed_ms)),
     ("list to armed, ms", |size| median(size, |start| start.armed_after_list_ms)),
     ("attach p99, ms", |size| size.attach_ms.p99),
@@ -36,7 +36,7 @@ const OF_PODS: [Figure; 8] = [
 ];
 
 /// What grows with the sockets.
-const OF_SOCKETS: [(&str, fn(&Release) -> f64); 3] = [
+const OF_SOCKETS: [Figure<Release>; 3] = [
     ("p50", |release| release.after_ready_ms.p50),
     ("p99", |release| release.after_ready_ms.p99),
     ("all", |release| release.all_ms),

@@ -134,11 +134,11 @@ pub(crate) fn serve(ports: &[u16]) -> Result<bool> {
 
 async fn bytes(Path(length): Path<usize>) -> Result<Bytes, StatusCode> {
     static BEGINNING: LazyLock<Bytes> = LazyLock::new(|| pattern::bytes(KEPT_BODY).into());
-    match length {
-        0..=KEPT_BODY => Ok(BEGINNING.slice(..length)),
-        ..=MAX_BODY => Ok(pattern::bytes(length).into()),
-        _ => Err(StatusCode::PAYLOAD_TOO_LARGE),
+    if length > MAX_BODY {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
+    let is_kept = length <= KEPT_BODY;
+    Ok(if is_kept { BEGINNING.slice(..length) } else { pattern::bytes(length).into() })
 }
 
 /// How often each name was visited: what a client has sent, it may not live to tell.
