@@ -11,6 +11,7 @@ mod resource;
 mod routes;
 mod select;
 mod store;
+mod traffic;
 mod trouble;
 mod watch;
 
@@ -32,10 +33,12 @@ pub use self::{
     access::{Access, Rule},
     resource::Resource,
     store::{Events, Refusal},
+    traffic::{Flow, Flows},
     trouble::{Asked, Trouble},
 };
 use self::{
     store::{Key, Store},
+    traffic::Traffic,
     trouble::Troubles,
 };
 
@@ -68,6 +71,7 @@ struct Shared {
     store: Arc<Mutex<Store>>,
     news: Arc<Sender<u64>>,
     troubles: Troubles,
+    traffic: Traffic,
 }
 
 impl Shared {
@@ -116,6 +120,7 @@ impl Api {
                 store: Arc::default(),
                 news: Arc::new(Sender::new(0)),
                 troubles: Troubles::default(),
+                traffic: Traffic::default(),
             },
             address,
             _reserved: reserved,
@@ -363,6 +368,11 @@ impl Api {
             .get(&(verb.to_owned(), resource.to_owned()))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// How much clients have asked for and were told, whatever became of it.
+    pub fn traffic(&self) -> Flows {
+        self.shared.traffic.so_far()
     }
 
     /// Everything that clients have asked for, granted or not.

@@ -8,12 +8,16 @@
 mod detect;
 pub mod document;
 mod first;
+mod growth;
 mod machine;
 pub mod plot;
 pub mod quick;
+mod scale;
 mod schedule;
 pub mod stats;
+mod steady;
 mod table;
+mod target;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -83,6 +87,11 @@ pub struct Part {
 const PARTS: &[Part] = &[
     Part::of::<first::First>("first", "time to first connection, next to what others do"),
     Part::of::<detect::Detect>("detect", "from readiness to the agent's knowing, and its price"),
+    Part::of::<steady::Steady>(
+        "steady",
+        "what an open gate costs a pod, and the programs in the kernel",
+    ),
+    Part::of::<scale::Scale>("scale", "what many pods and many waiting sockets take on one node"),
 ];
 
 /// All parts, in the order of the document.

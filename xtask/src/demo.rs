@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `bench`, `guard-cost` and `faults`: build the agent and the testbed as users run them,
+//! `cargo xtask demo`, `bench` and `faults`: build the agent and the testbed as users run them,
 //! and have a program of the testbed show what they do.
 
 use std::{
@@ -33,14 +33,6 @@ pub(crate) struct Args {
     options: Vec<OsString>,
 }
 
-/// Options of `cargo xtask guard-cost`.
-#[derive(clap::Args)]
-pub(crate) struct GuardCostArgs {
-    /// Options of the measurement itself: --json, --pairs N, --round MILLISECONDS.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
-    options: Vec<OsString>,
-}
-
 /// Options of `cargo xtask faults`.
 #[derive(clap::Args)]
 pub(crate) struct FaultsArgs {
@@ -66,10 +58,6 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
         options.push(shown(workspace, &workspace.target.join("demo/node.html")).into());
     }
     show(workspace, "demo", "holdfast-demo", options)
-}
-
-pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<()> {
-    show(workspace, "guard-cost", "holdfast-guard-cost", args.options)
 }
 
 pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {

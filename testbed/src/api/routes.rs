@@ -144,12 +144,13 @@ async fn serve(
         is_open: false,
     };
     let (trouble, changed) = shared.troubles.of(&asked);
+    let asking = shared.traffic.asked(asked.verb, asked.resource, body.len());
     let answer = answer(&shared, &method, &uri, &headers, &parameters, &body);
     let answer = async { answer.await.into_response() };
-    match trouble {
+    asking.answered(match trouble {
         Some(trouble) => trouble.befall(changed, answer).await,
         None => answer.await,
-    }
+    })
 }
 
 async fn answer(
