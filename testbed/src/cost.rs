@@ -6,7 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use crate::{Agent, AgentOptions, Node, Pod, PodSpec, Process, Proxy, apps, backend_v4, bpf};
+use crate::{
+    Agent, AgentOptions, Node, Pod, PodSpec, Process, Proxy, apps, backend_v4, bench::stats::Ratio,
+    bpf,
+};
 
 const NAMESPACE: &str = "shop";
 const GUARD: &str = "holdfast.dev/guard";
@@ -42,17 +45,6 @@ pub struct Series {
     pub pairs: Vec<(f64, f64)>,
 }
 
-/// A ratio with its uncertainty.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ratio {
-    /// The median of the pairs' ratios, with programs to without.
-    pub median: f64,
-    /// The lower end of the median's 95% confidence interval.
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
-}
-
 impl Work {
     /// As users read it.
     #[must_use]
@@ -65,25 +57,10 @@ impl Work {
 }
 
 impl Series {
-    /// The ratio of the rates, over all pairs. By order, not by mean: a round in which the machine
-    /// did something else counts as one round, however long that took.
+    /// The ratio of the rates, with programs to without; `None` without pairs.
     #[must_use]
-    pub fn ratio(&self) -> Ratio {
-        /// Of the normal distribution, two-sided.
-        const Z_95: f64 = 1.96;
-        let mut ratios: Vec<f64> =
-            self.pairs.iter().map(|(without, with)| with / without).collect();
-        ratios.sort_by(f64::total_cmp);
-        // How many ratios lie below the true median is binomial: n/2, give or take sqrt(n)/2.
-        let count = ratios.len() as f64;
-        let spread = Z_95 * count.sqrt() / 2.0;
-        let at = |rank: f64| ratios[rank.clamp(0.0, count - 1.0) as usize];
-        let middle = (count - 1.0) / 2.0;
-        Ratio {
-            median: f64::midpoint(at(middle.floor()), at(middle.ceil())),
-            low: at((middle - spread).floor()),
-            high: at((middle + spread).ceil()),
-        }
+    pub fn ratio(&self) -> Option<Ratio> {
+        Ratio::of_pairs(&self.pairs)
     }
 
     /// The mean rates without and with programs, in rounds of the loop a second.
@@ -186,20 +163,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_the_median_s_with_the_spread_around_it() {
-        let pairs = |ratios: &[f64]| ratios.iter().map(|ratio| (100.0, 100.0 * ratio)).collect();
-        let series = |ratios: &[f64]| Series { work: Work::Connect, pairs: pairs(ratios) };
-        let even = series(&[0.99; 20]).ratio();
-        assert!([even.median, even.low, even.high].iter().all(|ratio| (ratio - 0.99).abs() < 1e-9));
-        // One round that was disturbed moves nothing.
-        let mut ratios = [1.0; 21];
-        ratios[3] = 0.1;
-        assert!((series(&ratios).ratio().median - 1.0).abs() < 1e-9);
-        let ramp: Vec<f64> = (0..101).map(|step| 0.95 + f64::from(step) / 1000.0).collect();
-        let Ratio { median, low, high } = series(&ramp).ratio();
-        assert!((median - 1.0).abs() < 1e-9);
-        assert!((0.988..0.992).contains(&low) && (1.008..1.012).contains(&high), "{low} {high}");
-        let (without, with) = series(&[0.9, 1.1]).rates();
+    fn rates_are_the_means_of_each_side() {
+        let pairs = vec![(100.0, 90.0), (100.0, 110.0)];
+        let (without, with) = Series { work: Work::Connect, pairs }.rates();
         assert!((without - 100.0).abs() < 1e-9 && (with - 100.0).abs() < 1e-9);
     }
 }

@@ -28,6 +28,7 @@
 mod agent;
 pub mod api;
 pub mod apps;
+pub mod bench;
 pub mod bpf;
 mod browser;
 mod capture;

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde_json::json;
 use testbed::{
     agent_binary,
-    cost::{self, Options, Ratio},
+    bench::stats::Ratio,
+    cost::{self, Options},
 };
 
 /// Measures connections and requests through a real proxy, with and without the guard, turn by
@@ -52,7 +53,7 @@ fn run(args: Args) -> Result<()> {
         );
     }
     for series in cost::measure(&options)? {
-        let Ratio { median, low, high } = series.ratio();
+        let Ratio { median, low, high } = series.ratio().context("no pairs of rounds")?;
         let (without, with) = series.rates();
         let work = series.work.as_str();
         if json {
