@@ -358,6 +358,11 @@ impl Api {
         self.shared.change(|store| store.cuts += 1);
     }
 
+    /// Watches that begin from now on have a bookmark this often.
+    pub fn bookmark_every(&self, pause: Duration) {
+        self.shared.lock().bookmark_every = pause;
+    }
+
     /// Says this line in every open watch of a resource, whatever it is.
     pub fn say(&self, resource: Resource, line: &str) {
         self.shared.change(|store| store.said.push((resource, format!("{line}\n").into_bytes())));

@@ -40,6 +40,8 @@ pub struct Came {
     pub verb: String,
     /// The resource's plural name, or the path of something else, such as `/version`.
     pub resource: String,
+    /// What stands behind the question mark.
+    pub query: String,
     /// The status of its answer.
     pub code: u16,
 }
@@ -111,6 +113,7 @@ impl Counter {
             token: asked.token.map(str::to_owned),
             verb: kind.0.clone(),
             resource: kind.1.clone(),
+            query: asked.query.to_owned(),
             code: response.status().as_u16(),
         };
         {
