@@ -5,6 +5,7 @@
 //! `docs/benchmarks.md`. Documents are made from the [`Results`] alone, so that the same JSON gives
 //! the same document.
 
+pub mod cluster;
 pub mod document;
 mod machine;
 pub mod plot;
@@ -77,9 +78,8 @@ pub struct Part {
 }
 
 /// All parts, in the order of the document: a line for each.
-const PARTS: &[Part] = &[
-    // Part::of::<NAME::Numbers>("NAME", "what it measures"),
-];
+const PARTS: &[Part] =
+    &[Part::of::<cluster::Numbers>("cluster", "what each node costs the API server")];
 
 /// All parts, in the order of the document.
 pub fn parts() -> impl Iterator<Item = &'static Part> {
