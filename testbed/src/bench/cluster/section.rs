@@ -94,7 +94,7 @@ fn restarts(numbers: &Numbers) -> String {
         );
         row
     };
-    let rows: Vec<_> = numbers.restarts.iter().chain([&numbers.gone]).map(row).collect();
+    let rows: Vec<_> = [&numbers.gone].into_iter().chain(&numbers.restarts).map(row).collect();
     let head = [
         "API server",
         "first agent s",
@@ -111,7 +111,9 @@ fn restarts(numbers: &Numbers) -> String {
         "When the API server goes away and comes back, {} agents: from its return until an agent watches everything again. \
          Agents wait 0.8 s after the first error, then twice as long each time, up to 10 s, and up to half as long again by chance, so they come \
          back one by one. With its history a server lets watches go on where they were, and nothing is listed again. A real server that \
-         restarts has lost it; the agent then waits once more before it lists, as after any error. A watch lasts {} to {} s, then it is taken up again where it was.\n\n{}",
+         restarts has lost it; the agent then waits once more before it lists, as after any error. \
+         The rows were measured one after another, and pauses go on growing until two minutes have passed without an error: a trouble that comes \
+         alone is over sooner. A watch lasts {} to {} s, then it is taken up again where it was.\n\n{}",
         numbers.gone.agents,
         number(shortest),
         number(longest),
