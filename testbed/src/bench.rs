@@ -5,6 +5,7 @@
 //! `docs/benchmarks.md`. Documents are made from the [`Results`] alone, so that the same JSON gives
 //! the same document.
 
+pub mod cluster;
 mod detect;
 pub mod document;
 mod first;
@@ -92,6 +93,7 @@ const PARTS: &[Part] = &[
         "what an open gate costs a pod, and the programs in the kernel",
     ),
     Part::of::<scale::Scale>("scale", "what many pods and many waiting sockets take on one node"),
+    Part::of::<cluster::Numbers>("cluster", "what each node costs the API server"),
 ];
 
 /// All parts, in the order of the document.

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{ApiUse, load::api_use};
 use crate::{
     Agent, AgentOptions, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process,
-    api::Flow,
+    api::Came,
     apps,
     clock::{monotonic_ns, ms_between},
     light::{self, LightProxy, NAMESPACE, SOON, eventually},
@@ -107,17 +107,14 @@ impl<'a> Crowd<'a> {
     }
 
     fn start_agent(&self) -> Result<(Agent, Start)> {
-        let before = self.node.api().traffic();
+        let (before, begun) = (self.node.api().total_cost(), Instant::now());
         let started_ns = monotonic_ns();
         let agent = self.node.start_agent(&self.options)?;
         let armed = agent.wait_message(SOON, "agent armed")?;
         let armed_ns = armed["mono_ns"].as_u64().context("no instant in \"agent armed\"")?;
-        let flows = self.node.api().traffic();
-        let listed = |resource: &str| {
-            let list = flows.get(&("list".to_owned(), resource.to_owned()));
-            list.map(|Flow { answered_ns, .. }| *answered_ns)
-        };
-        let listed_ns = listed("pods").max(listed("namespaces")).context("nothing was listed")?;
+        let came = self.node.api().came(begun);
+        let lists = came.iter().filter(|came| came.answered_ns < armed_ns && is_list(came));
+        let listed_ns = lists.map(|came| came.answered_ns).max().context("nothing was listed")?;
         ensure!(started_ns < listed_ns && listed_ns < armed_ns, "armed before all was listed");
         let pods = self.members.len();
         eventually("all gates are open", || {
@@ -127,8 +124,15 @@ impl<'a> Crowd<'a> {
             listed_ms: ms_between(started_ns, listed_ns),
             armed_after_list_ms: ms_between(listed_ns, armed_ns),
             armed_ms: ms_between(started_ns, armed_ns),
-            api: api_use(&before, &self.node.api().traffic()),
+            api: api_use(before, self.node.api().total_cost()),
         };
         Ok((agent, start))
     }
+}
+
+/// Whether it asks for all there is: a list, or a watch that begins with it.
+fn is_list(came: &Came) -> bool {
+    let of_these = ["pods", "namespaces"].contains(&came.resource.as_str());
+    let is_stream = came.verb == "watch" && came.query.contains("sendInitialEvents=true");
+    of_these && (came.verb == "list" || is_stream)
 }

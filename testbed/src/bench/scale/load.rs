@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{ApiUse, Idle};
 use crate::{
     Agent, Lane, Node, Pod, PodSpec,
-    api::{Flow, Flows},
+    api::Count,
     bench::stats::Percentiles,
     bpf::programs_on,
     clock::{monotonic_ns, ms_between},
@@ -56,11 +56,8 @@ pub(crate) struct Storm {
 }
 
 /// What was asked between two moments.
-pub(super) fn api_use(before: &Flows, after: &Flows) -> ApiUse {
-    let none = Flow::default();
-    let since = after.iter().map(|(kind, flow)| *flow - *before.get(kind).unwrap_or(&none));
-    let Flow { requests, received, sent, answered_ns: _ } =
-        since.fold(none, |sum, flow| sum + flow);
+pub(super) fn api_use(before: Count, after: Count) -> ApiUse {
+    let Count { requests, received, sent, open: _ } = after.since(before);
     // What the server has received the agent has sent.
     ApiUse { requests, sent: received, received: sent }
 }
@@ -68,11 +65,12 @@ pub(super) fn api_use(before: &Flows, after: &Flows) -> ApiUse {
 /// Nothing happens for so long.
 pub(super) fn idle(node: &Node, agent: &Agent, time: Duration) -> Result<Idle> {
     thread::sleep(SETTLES_WITHIN);
-    let (before, cpu, start) = (node.api().traffic(), agent.process().usage()?.cpu, Instant::now());
+    let (before, cpu, start) =
+        (node.api().total_cost(), agent.process().usage()?.cpu, Instant::now());
     thread::sleep(time);
     let (cpu, took) = (agent.process().usage()?.cpu - cpu, start.elapsed());
     let cpu_percent = 100.0 * cpu.as_secs_f64() / took.as_secs_f64();
-    let api = api_use(&before, &node.api().traffic());
+    let api = api_use(before, node.api().total_cost());
     Ok(Idle { seconds: took.as_secs_f64(), cpu_percent, api })
 }
 
@@ -111,7 +109,8 @@ pub(super) fn storm(
     pods: u32,
 ) -> Result<Storm> {
     let samples = Mutex::new(Vec::new());
-    let (before, cpu, start) = (node.api().traffic(), agent.process().usage()?.cpu, Instant::now());
+    let (before, cpu, start) =
+        (node.api().total_cost(), agent.process().usage()?.cpu, Instant::now());
     light::paced(lanes, 0..pods, POD_EVERY, |number, _, lane| {
         let pod = node.pod(PodSpec::new(NAMESPACE, format!("storm-{number}")))?;
         pod.publish()?;
@@ -134,7 +133,7 @@ pub(super) fn storm(
         cpu_percent: 100.0 * (usage.cpu - cpu).as_secs_f64() / took,
         rss_mib: usage.rss_kib as f64 / 1024.0,
         attach_ms: Percentiles::of(&samples).context("a storm of no pods")?,
-        api: api_use(&before, &node.api().traffic()),
+        api: api_use(before, node.api().total_cost()),
     })
 }
 
@@ -144,13 +143,10 @@ mod tests {
 
     #[test]
     fn only_what_was_asked_meanwhile_counts() {
-        let kind = |verb: &str| (verb.to_owned(), "pods".to_owned());
-        let flow = |requests, received, sent| Flow { requests, received, sent, answered_ns: 7 };
-        let before = Flows::from([(kind("list"), flow(3, 0, 300))]);
-        let after =
-            Flows::from([(kind("list"), flow(4, 0, 500)), (kind("create"), flow(1, 50, 60))]);
+        let before = Count { requests: 3, received: 0, sent: 300, open: 1 };
+        let after = Count { requests: 5, received: 50, sent: 560, open: 2 };
         let expected = ApiUse { requests: 2, sent: 50, received: 260 };
-        assert_eq!(api_use(&before, &after), expected);
-        assert_eq!(api_use(&after, &after), ApiUse::default());
+        assert_eq!(api_use(before, after), expected);
+        assert_eq!(api_use(after, after), ApiUse::default());
     }
 }
