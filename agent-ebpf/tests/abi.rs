@@ -100,7 +100,7 @@ fn a_number_is_the_kind_that_has_it_or_none() {
         let kind = EventKind::from_raw(raw);
         assert_eq!(kind.map(|kind| kind as u32), (1..=8).contains(&raw).then_some(raw));
         let note = Note::from_raw(u64::from(raw));
-        assert_eq!(note.map(|note| note as u32), (1..=24).contains(&raw).then_some(raw));
+        assert_eq!(note.map(|note| note as u32), (1..=25).contains(&raw).then_some(raw));
     }
     assert_eq!(Note::from_raw(1 << 32 | 1), None);
 }
