@@ -324,8 +324,11 @@ impl Machine {
             return;
         };
         if let Some(pod) = self.pods.get_mut(&uid) {
+            let first = actions.len();
             pod.kernel(event, actions);
             self.evaluate(&uid, now, actions);
+            // Whoever reads that a connect waits may rely on its deadline, though the agent dies then.
+            actions[first..].sort_by_key(|action| matches!(action, Action::Log(..)));
         }
     }
 

@@ -303,3 +303,21 @@ fn who_only_wants_to_look_refuses_nobody() {
     };
     assert!(!run.actions.iter().any(refuses));
 }
+
+#[test]
+fn a_gate_that_is_told_anew_goes_on_counting_from_when_it_closed() {
+    let mut run = running(TestRules { guard: true, ..TestRules::default() });
+    run.apply(500_000, populated(PROXY, false));
+    // Of whoever waits by now nobody has told, nor how many have come.
+    let mut annotated = view();
+    annotated.annotations.insert("holdfast.dev/on-timeout".to_owned(), "refuse".to_owned());
+    let actions = run.apply(540_000, Event::PodApplied(annotated));
+    let told = actions.iter().find_map(|action| match action {
+        Action::SetGate(set) => match set.state {
+            GateSetting::Closed { since, deadline, .. } => Some((since, deadline)),
+            GateSetting::Guarded { .. } => None,
+        },
+        _ => None,
+    });
+    assert_eq!(told, Some((at(500_000), at(560_000))));
+}

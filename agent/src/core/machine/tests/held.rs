@@ -198,3 +198,14 @@ fn who_found_nobody_listening_through_an_open_gate_was_not_the_sentrys() {
         .any(|action| matches!(action, Action::Log(_, Line::Held(connect)) if !connect.by_sentry));
     assert!(held, "{actions:?}");
 }
+
+#[test]
+fn a_connect_that_waits_is_told_of_once_the_kernel_has_its_deadline() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let actions = run.apply(900, held(900, 1));
+    let place = |wanted: fn(&Action) -> bool| actions.iter().position(wanted).unwrap();
+    let set = place(|action| matches!(action, Action::SetGate(_)));
+    let told = place(|action| matches!(action, Action::Log(_, Line::Held(_))));
+    assert!(set < told, "{actions:?}");
+}
