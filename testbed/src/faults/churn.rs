@@ -71,6 +71,8 @@ fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
     let churn = Churn { run, node: &node, tally: Mutex::default() };
     // What is made once, such as the first connection for Events, is made by now.
     churn.pods(&lanes, 0..at_a_time)?;
+    // Nor is anything left of them: what is, is not to be missed afterwards.
+    knows_no_pod(&agent)?;
     let before = Footprint::of(&node, &agent)?.compare(&node, &agent, None)?;
     let pods = run.trials() * PODS_A_TRIAL;
     let middle = at_a_time + pods / 2;
