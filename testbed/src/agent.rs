@@ -192,6 +192,13 @@ impl Agent {
         self.asking(args).output().context("run a command that asks the agent")
     }
 
+    /// The pods that it knows, as `holdfast pods -o json` prints them.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        let printed = self.command(["pods", "-o", "json"])?;
+        ensure!(printed.status.success(), "{printed:?}");
+        serde_json::from_slice(&printed.stdout).context("read the agent's pods")
+    }
+
     /// Such a command, to be run otherwise.
     pub fn asking<S: AsRef<OsStr>>(
         &self,

@@ -6,6 +6,7 @@
 //! no agent asks for answers 404 with a `Status`, as a real server does.
 
 mod access;
+mod count;
 mod reply;
 mod resource;
 mod routes;
@@ -30,11 +31,13 @@ use tokio::sync::{oneshot, watch::Receiver, watch::Sender};
 
 pub use self::{
     access::{Access, Rule},
+    count::{Came, Count},
     resource::Resource,
     store::{Events, Refusal},
     trouble::{Asked, Trouble},
 };
 use self::{
+    count::Counter,
     store::{Key, Store},
     trouble::Troubles,
 };
@@ -68,6 +71,7 @@ struct Shared {
     store: Arc<Mutex<Store>>,
     news: Arc<Sender<u64>>,
     troubles: Troubles,
+    counter: Counter,
 }
 
 impl Shared {
@@ -116,6 +120,7 @@ impl Api {
                 store: Arc::default(),
                 news: Arc::new(Sender::new(0)),
                 troubles: Troubles::default(),
+                counter: Counter::default(),
             },
             address,
             _reserved: reserved,
@@ -137,11 +142,20 @@ impl Api {
 
     /// A kubeconfig (JSON, which is YAML) without credentials.
     pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_of(&json!({}))
+    }
+
+    /// The same for a client whose requests are to be told from others': all carry this bearer token.
+    pub fn kubeconfig_with_token(&self, token: &str) -> String {
+        self.kubeconfig_of(&json!({ "token": token }))
+    }
+
+    fn kubeconfig_of(&self, user: &Value) -> String {
         json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "testbed", "cluster": {"server": self.url()}}],
-            "users": [{"name": "agent", "user": {}}],
+            "users": [{"name": "agent", "user": user}],
             "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": "agent"}}],
             "current-context": "testbed",
         })
@@ -344,6 +358,11 @@ impl Api {
         self.shared.change(|store| store.cuts += 1);
     }
 
+    /// Watches that begin from now on have a bookmark this often.
+    pub fn bookmark_every(&self, pause: Duration) {
+        self.shared.lock().bookmark_every = pause;
+    }
+
     /// Says this line in every open watch of a resource, whatever it is.
     pub fn say(&self, resource: Resource, line: &str) {
         self.shared.change(|store| store.said.push((resource, format!("{line}\n").into_bytes())));
@@ -363,6 +382,21 @@ impl Api {
             .get(&(verb.to_owned(), resource.to_owned()))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// What the requests with this verb for a resource's plural name have cost so far.
+    pub fn cost(&self, verb: &str, resource: &str) -> Count {
+        self.shared.counter.count(verb, resource)
+    }
+
+    /// What all requests have cost so far.
+    pub fn total_cost(&self) -> Count {
+        self.shared.counter.total()
+    }
+
+    /// The requests that came since then, in the order in which they were answered.
+    pub fn came(&self, since: Instant) -> Vec<Came> {
+        self.shared.counter.came(since)
     }
 
     /// Everything that clients have asked for, granted or not.

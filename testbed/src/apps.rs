@@ -7,6 +7,7 @@
 pub mod hostile;
 mod load;
 mod lookup;
+mod wait;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 pub use self::{
     load::{Flood, Load, flood, load},
     lookup::{Lookup, Resolver, lookup},
+    wait::{Waiter, waiter},
 };
 use crate::process::{Command, Process};
 
@@ -110,6 +112,14 @@ impl Client {
     #[must_use]
     pub fn nonblocking(self) -> Self {
         self.flag("--nonblocking")
+    }
+
+    /// One line `connecting` when all its sockets have begun and one `connects` when all have ended,
+    /// with the ends of those that are connected (`ends_ns`) and how many are not (`failed`).
+    /// Non-blocking sockets only.
+    #[must_use]
+    pub fn summed(self) -> Self {
+        self.flag("--sum")
     }
 
     /// With TCP Fast Open.
@@ -224,6 +234,13 @@ pub fn listener(port: u16, backlog: u32) -> Result<Command> {
         "--backlog",
         &backlog.to_string(),
     ]))
+}
+
+/// As [`listener`], after some time, and one that accepts nobody: connections wait in its queue. Its
+/// line `listening` has the instant (`mono_ns`).
+pub fn late_listener(port: u16, backlog: u32, delay: Duration) -> Result<Command> {
+    let delay = delay.as_millis().to_string();
+    Ok(listener(port, backlog)?.args(["--never-accept", "--delay", &delay]))
 }
 
 /// A server on a port of every address, of both families, that answers `GET /port` with it.

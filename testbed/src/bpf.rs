@@ -1,5 +1,7 @@
 //! Which BPF programs are attached to a cgroup, and what is in a map, asked from the kernel itself.
 
+mod runs;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -13,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+pub use self::runs::{Counting, Runs, runs_on};
 use crate::cgroup::Cgroup;
 
 const BPF_MAP_TYPE_HASH: u32 = 1;
@@ -150,10 +153,7 @@ impl PinnedMap {
         let of = || format!("open the map {}", path.display());
         let name = CString::new(path.as_os_str().as_bytes()).with_context(of)?;
         let mut object = Object { pathname: name.as_ptr() as u64, ..Object::default() };
-        let fd = bpf(BPF_OBJ_GET, &mut object).with_context(of)?;
-        let fd = i32::try_from(fd).with_context(of)?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = owned(bpf(BPF_OBJ_GET, &mut object).with_context(of)?).with_context(of)?;
         let mut map = MapInfo::default();
         let mut info = InfoByFd {
             fd: number(&fd),
@@ -242,6 +242,13 @@ impl PinnedMap {
 /// The kernel takes descriptors as `u32`; those of an open file are never negative.
 fn number(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd().cast_unsigned()
+}
+
+/// A descriptor that [`bpf`] has answered with.
+fn owned(fd: libc::c_long) -> Result<OwnedFd> {
+    let fd = i32::try_from(fd)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `T` is the part of `union bpf_attr` that `command` uses.

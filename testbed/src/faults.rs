@@ -9,7 +9,6 @@ mod agent;
 mod api;
 mod churn;
 mod footprint;
-mod light;
 mod report;
 mod resources;
 mod start;
@@ -25,19 +24,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::{
-    start::SOON,
-    tally::{Due, Tally},
-};
+use self::tally::{Due, Tally};
 
 pub use self::report::{Report, Row, replace_in, rows_in};
-use crate::{AgentOptions, Node, Process};
-
-/// The label that enables a namespace.
-const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
-
-/// The namespace of the pods that are held.
-const NAMESPACE: &str = "shop";
+use crate::{
+    AgentOptions, Node, Process,
+    light::{self, ENABLED, NAMESPACE, SOON, node},
+};
 
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug)]
@@ -124,13 +117,6 @@ impl Run {
     fn agent(&self) -> AgentOptions {
         AgentOptions::new(&self.binary).log_level("info").arg("--on-exit").arg("keep")
     }
-}
-
-/// A node whose namespace [`NAMESPACE`] is enabled.
-fn node() -> Result<Node> {
-    let node = Node::new()?;
-    node.api().put_namespace(NAMESPACE, &ENABLED);
-    Ok(node)
 }
 
 /// Waits until nothing is left of what `left` finds; `what` says so otherwise.

@@ -28,13 +28,13 @@
 mod agent;
 pub mod api;
 pub mod apps;
+pub mod bench;
 pub mod bpf;
 mod browser;
 mod capture;
 mod cgroup;
 pub mod clock;
 mod container;
-pub mod cost;
 pub mod demo;
 pub mod dns;
 pub mod e2e;
@@ -42,6 +42,7 @@ pub mod faults;
 mod fixtures;
 pub mod interrupt;
 mod lane;
+mod light;
 mod mesh;
 mod netns;
 mod node;
@@ -70,7 +71,7 @@ pub use self::{
         backend_v4, backend_v4_mapped, backend_v6,
     },
     pod::{Container, PROXY, Pod, PodSpec, RestartPolicy},
-    process::{Command, Process, User},
+    process::{Command, Process, Usage, User},
     promtool::promtool,
     proxy::{Endpoint, Proxy, ReadyObserver},
     redirect::{DNS_PORT, Inbound, PROXY_ID, PROXY_PORT, Redirect, Tool},

@@ -1,6 +1,7 @@
 //! Processes of the node: started straight into their cgroup and namespace, watched until they end.
 
 mod launch;
+mod usage;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,6 +18,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 pub(crate) use self::launch::Network;
+pub use self::usage::Usage;
 use crate::cgroup::Cgroup;
 
 /// After the process has ended, how long its output may stay open: a grandchild can hold the pipe.

@@ -104,7 +104,7 @@ pub(crate) fn copy_for_all(binary: &Path, copy: &Path) -> Result<()> {
         .with_context(|| format!("copy {} to {}", binary.display(), copy.display()))
 }
 
-fn installed_envoy() -> Result<PathBuf> {
+pub(crate) fn installed_envoy() -> Result<PathBuf> {
     let binary = match std::env::var_os(ENVOY_VARIABLE) {
         Some(path) => PathBuf::from(path),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/envoy/envoy"),

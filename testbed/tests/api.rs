@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::{pin::pin, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::{
@@ -26,7 +31,7 @@ use testbed::{
     Api as TestApi, Recording, Resource,
     api::{Access, Events, Refusal, Rule},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -413,4 +418,58 @@ async fn what_is_not_granted_is_refused_and_kept_on_record() {
     let expected = expected
         .map(|(verb, resource, space)| (verb.into(), resource.into(), space.map(String::from)));
     assert_eq!(asked, expected);
+}
+
+/// The body of what is asked for without kube, and so byte by byte.
+fn body(api: &TestApi, path: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(api.address()).unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    // An answer that came in chunks would not be its own length.
+    assert!(head.contains("content-length"), "{head}");
+    body.to_owned()
+}
+
+#[tokio::test]
+async fn requests_are_counted_with_their_bytes_until_their_answers_have_ended() {
+    let api = TestApi::start().unwrap();
+    put_pod(&api, "a", "node1");
+    let start = Instant::now();
+    let page = body(&api, "/api/v1/pods?limit=1", "one");
+    body(&api, "/api/v1/bogus", "two");
+    let listed = api.cost("list", "pods");
+    assert_eq!((listed.requests, listed.sent, listed.open), (1, page.len() as u64, 0));
+    let came = api.came(start);
+    let told: Vec<_> =
+        came.iter().map(|came| (came.token.as_deref(), came.verb.as_str(), came.code)).collect();
+    assert_eq!(told, [(Some("one"), "list", 200), (Some("two"), "list", 404)]);
+    assert!(came.iter().all(|came| came.at >= start) && api.came(Instant::now()).is_empty());
+
+    let pods: Api<Pod> = Api::all(client(&api).await);
+    let parameters = WatchParams::default().disable_bookmarks();
+    let mut watch = Box::pin(pods.watch(&parameters, "0").await.unwrap());
+    timeout(SOON, watch.next()).await.unwrap().unwrap().unwrap();
+    let before = api.cost("watch", "pods");
+    assert_eq!((before.requests, before.open), (1, 1));
+    put_pod(&api, "b", "node1");
+    timeout(SOON, watch.next()).await.unwrap().unwrap().unwrap();
+    assert!(api.cost("watch", "pods").since(before).sent > 100);
+    drop((watch, pods));
+    timeout(SOON, async {
+        while api.total_cost().open > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let posted = r#"{"metadata":{"name":"c","namespace":"shop"}}"#;
+    let pods: Api<Pod> = Api::namespaced(client(&api).await, "shop");
+    pods.create(&PostParams::default(), &serde_json::from_str(posted).unwrap()).await.unwrap();
+    assert!(api.cost("create", "pods").received >= posted.len() as u64);
 }

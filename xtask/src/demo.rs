@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `guard-cost` and `faults`: build the agent and the testbed as users run them,
+//! `cargo xtask demo`, `bench` and `faults`: build the agent and the testbed as users run them,
 //! and have a program of the testbed show what they do.
 
 use std::{
@@ -19,22 +19,17 @@ use crate::{
 /// The demo's option that names where the node page is kept.
 const PAGE: &str = "--page";
 
-/// The fault suite's option that runs nothing.
+/// The option of fault suite and benchmarks that runs nothing.
 const LIST: &str = "--list";
+
+/// The benchmarks' option that only shows, or writes, what an earlier run has measured.
+const FROM: &str = "--from";
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Options of the demo itself: --json, --trials N, --proxy-delay SECONDS, --page FILE.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "DEMO OPTIONS")]
-    options: Vec<OsString>,
-}
-
-/// Options of `cargo xtask guard-cost`.
-#[derive(clap::Args)]
-pub(crate) struct GuardCostArgs {
-    /// Options of the measurement itself: --json, --pairs N, --round MILLISECONDS.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     options: Vec<OsString>,
 }
 
@@ -47,28 +42,54 @@ pub(crate) struct FaultsArgs {
     options: Vec<OsString>,
 }
 
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Options of the benchmarks themselves: --json FILE, --write, --from FILE, --runs N, --quick,
+    /// --record, --list, or names of parts.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+}
+
 pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
     let mut options = args.options;
-    if !options.iter().any(|option| option.as_encoded_bytes().starts_with(PAGE.as_bytes())) {
+    if !has(&options, PAGE) {
         options.push(PAGE.into());
         options.push(shown(workspace, &workspace.target.join("demo/node.html")).into());
     }
     show(workspace, "demo", "holdfast-demo", options)
 }
 
-pub(crate) fn guard_cost(workspace: &Workspace, args: GuardCostArgs) -> Result<()> {
-    show(workspace, "guard-cost", "holdfast-guard-cost", args.options)
-}
-
 pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {
     let program = "holdfast-faults";
-    if args.options.iter().any(|option| option == LIST) {
-        // For words no agent has to be built, and nothing has to be fast.
-        let mut command = workspace.cargo();
-        command.args(["run", "--quiet", "-p", "testbed", "--bin", program, "--"]);
-        return console::run_visible(command.args(args.options));
+    if has(&args.options, LIST) {
+        return tell(workspace, program, args.options);
     }
     show(workspace, "faults", program, args.options)
+}
+
+pub(crate) fn bench(workspace: &Workspace, args: BenchArgs) -> Result<()> {
+    let program = "holdfast-bench";
+    if has(&args.options, LIST) || has(&args.options, FROM) {
+        return tell(workspace, program, args.options);
+    }
+    show(workspace, "bench", program, args.options)
+}
+
+/// Whether an option is given, as `--option` or as `--option=value`.
+fn has(options: &[OsString], name: &str) -> bool {
+    let name = name.as_bytes();
+    options.iter().any(|option| {
+        let rest = option.as_encoded_bytes().strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
+    })
+}
+
+/// Runs a program for its words alone: no agent has to be built, and nothing has to be fast.
+fn tell(workspace: &Workspace, program: &str, options: Vec<OsString>) -> Result<()> {
+    let mut command = workspace.cargo();
+    command.args(["run", "--quiet", "-p", "testbed", "--bin", program, "--"]);
+    console::run_visible(command.args(options))
 }
 
 /// A path as a person in the checkout, where the program runs, types it.
@@ -105,4 +126,17 @@ fn show(
         .current_dir(&workspace.root)
         .exec();
     Err(error).with_context(|| format!("run {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_is_found_with_its_value_or_without() {
+        let options = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert!(has(&options(&["a", "--from", "b"]), FROM));
+        assert!(has(&options(&["--from=b"]), FROM));
+        assert!(!has(&options(&["--fromage", "from"]), FROM));
+    }
 }

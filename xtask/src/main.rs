@@ -42,8 +42,9 @@ enum Cli {
     Demo(demo::Args),
     /// Play the cases of the cluster test, on a cluster or on the testbed (then needs root).
     E2e(e2e::Args),
-    /// Measure what the guard costs a pod whose proxy is ready (needs root; about two minutes).
-    GuardCost(demo::GuardCostArgs),
+    /// Measure what holdfast does for a pod's start and what it costs, next to what people use instead
+    /// (needs root).
+    Bench(demo::BenchArgs),
     /// Break what can break while applications start, and count what becomes of their connects
     /// (needs root).
     Faults(demo::FaultsArgs),
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
         Cli::Chart(args) => chart::run(&workspace, &args),
         Cli::Demo(args) => demo::run(&workspace, args),
         Cli::E2e(args) => e2e::run(&workspace, args),
-        Cli::GuardCost(args) => demo::guard_cost(&workspace, args),
+        Cli::Bench(args) => demo::bench(&workspace, args),
         Cli::Faults(args) => demo::faults(&workspace, args),
         Cli::Image(args) => image::run(&workspace, &args),
         Cli::LintEbpf => lint_ebpf::run(&workspace),

@@ -1,9 +1,11 @@
 //! Events: what a pod's owner should know and can act on, in `kubectl describe pod`.
 //!
 //! Nothing waits for them. They pass a limit for each pod and reason, a bounded queue, and one task
-//! that takes as long as the API server does; what is too much is dropped and counted.
+//! that takes as long as the API server does, or longer if the node has many to tell; what is too much
+//! is dropped and counted.
 
 mod limit;
+mod pace;
 
 use std::{
     borrow::Cow,
@@ -21,11 +23,11 @@ use kube::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::limit::Limit;
+use self::{limit::Limit, pace::Pace};
 use crate::core::{PodName, PodUid};
 
 /// What the events are reported by, as `kubectl describe` names it.
@@ -91,6 +93,7 @@ pub struct EventPublisher {
     queue: mpsc::Receiver<Notice>,
     shared: Arc<Shared>,
     publish_timeout: Duration,
+    pace: Pace,
     forbidden_told: bool,
     warned_at: Option<Instant>,
     failed: u64,
@@ -142,6 +145,7 @@ pub fn events(client: Client, node: &str) -> (EventSink, EventPublisher) {
         queue,
         shared,
         publish_timeout: PUBLISH_TIMEOUT,
+        pace: Pace::default(),
         forbidden_told: false,
         warned_at: None,
         failed: 0,
@@ -233,6 +237,7 @@ impl EventPublisher {
     }
 
     async fn publish(&mut self, notice: Notice) {
+        sleep(self.pace.before_event(Instant::now())).await;
         let Notice { pod, kind, reason, action, note } = notice;
         let PodRef { namespace, name, uid } = pod;
         let event = Event {

@@ -1,9 +1,12 @@
-//! A snapshot, then deltas: kube's watcher, which lists in pages, follows bookmarks and backs off
-//! on errors; after 410, in whichever form, the objects are listed again.
+//! A snapshot, then deltas: kube's watcher, which lists in pages or has the list streamed, follows
+//! bookmarks and backs off on errors; after 410, in whichever form, the objects are listed again.
 
+mod anew;
 mod heard;
 mod pace;
 mod trouble;
+
+use std::ops::RangeInclusive;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
@@ -17,21 +20,28 @@ use kube::{
 };
 
 pub use self::heard::Watches;
-use self::{heard::Heard, pace::Patience, trouble::Trouble};
+use self::{
+    anew::{Initial, anew_when_refused},
+    heard::Heard,
+    pace::Patience,
+    trouble::Trouble,
+};
 use super::{convert, kept::Kept, object::PodObject};
 use crate::core::Event;
 
 /// Namespaces a page: a list of a large cluster's does not come in one answer.
 const NAMESPACES_A_PAGE: u32 = 500;
 
-/// Pods a page. A page is in memory at once, twice as text, then as text and as objects. Of the 1.5 MiB
+/// Pods a page, where the server does not stream its list. A page is in memory at once, twice as text, then as text and as objects. Of the 1.5 MiB
 /// of an object that the API server stores it makes up to 9 MiB of JSON: six bytes for each `<`. So a
 /// page takes some 40 MiB at worst, and the 110 pods of a usual node take 55 requests.
 const PODS_A_PAGE: u32 = 2;
 
 /// Seconds after which the server ends a watch and it is taken up again from where it was; well
-/// below the time after which a connection that died silently would be noticed otherwise.
-const WATCH_TIMEOUT_SECONDS: u32 = 120;
+/// below the time after which a connection that died silently would be noticed otherwise. Which of these is
+/// left to chance: the nodes of a cluster, which have all come back to the same server within some
+/// seconds, would come back to it together ever after.
+const WATCH_TIMEOUT_SECONDS: RangeInclusive<u32> = 90..=120;
 
 /// The pods of the node `node`.
 pub fn watch_pods(
@@ -43,7 +53,16 @@ pub fn watch_pods(
     let config = config(PODS_A_PAGE).fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
     let pods = Api::<PodObject>::all(heard.listen(client));
-    let events = anew_when_refused(move || watcher(pods.clone(), config.clone()));
+    // A list that asks for a node's pods makes a server without a cache for it read those of the whole
+    // cluster from etcd, and so does its every next page; a streamed one comes from its cache.
+    let events = anew_when_refused(Initial::Streamed, move |initial| {
+        let config = config.clone();
+        let config = match initial {
+            Initial::Streamed => config.streaming_lists(),
+            Initial::Paged => config,
+        };
+        watcher(pods.clone(), config)
+    });
     let events = events.backoff(Patience::default());
     collect(
         "pods",
@@ -64,7 +83,9 @@ pub fn watch_namespaces(
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
-    let events = anew_when_refused(move || watcher(namespaces.clone(), config(NAMESPACES_A_PAGE)));
+    let events = anew_when_refused(Initial::Paged, move |_| {
+        watcher(namespaces.clone(), config(NAMESPACES_A_PAGE))
+    });
     let events = events.backoff(Patience::default());
     collect(
         "namespaces",
@@ -78,38 +99,8 @@ pub fn watch_namespaces(
 }
 
 fn config(page_size: u32) -> watcher::Config {
-    watcher::Config::default().page_size(page_size).timeout(WATCH_TIMEOUT_SECONDS)
-}
-
-/// Starts the watcher anew, so with a list, when the server refuses a watch for what it asks: with the
-/// HTTP status 410 (Gone), or because the version is none, as a bookmark may have told it. kube's
-/// watcher lists again only after 410 in an event of a running watch; after a status it would ask for
-/// the same version for ever.
-fn anew_when_refused<K, S>(
-    start: impl Fn() -> S,
-) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
-where
-    S: Stream<Item = watcher::Result<WatchEvent<K>>>,
-{
-    stream::unfold((Box::pin(start()), start), |(mut events, start)| async move {
-        let event = events.next().await?;
-        if event.as_ref().is_err_and(is_refusal) {
-            events.set(start());
-        }
-        Some((event, (events, start)))
-    })
-}
-
-/// Whether another version may be answered otherwise.
-fn is_refusal(error: &watcher::Error) -> bool {
-    /// What has nothing to do with the version (RFC 9110, RFC 6585): nobody or somebody without
-    /// the right has asked, too slowly, or too often.
-    const OF_ANY_VERSION: [u16; 4] = [401, 403, 408, 429];
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            if (400..500).contains(&status.code) && !OF_ANY_VERSION.contains(&status.code)
-    )
+    let timeout = fastrand::u32(WATCH_TIMEOUT_SECONDS);
+    watcher::Config::default().page_size(page_size).timeout(timeout)
 }
 
 /// Turns the watcher's initial sequence into one list, and objects into views.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use testbed::{
     Agent, AgentOptions, Cgroup, CgroupDriver, Node, Pod, PodSpec, Process, Qos, Recording,
-    api::Refusal, apps, backend_v4, bpf,
+    api::{Asked, Refusal, Trouble},
+    apps, backend_v4, bpf,
 };
 
 use crate::common::{
@@ -166,6 +167,52 @@ fn a_list_is_read_to_its_last_page() {
         bpf::programs_below(pod.cgroup()).unwrap().is_empty()
     });
     assert_eq!(dial(&pod).wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
+}
+
+/// All that asks for a node's pods as a stream.
+fn is_streamed_list(asked: &Asked<'_>) -> bool {
+    asked.query.contains("sendInitialEvents=true")
+}
+
+#[test]
+fn the_pods_there_are_come_in_one_request_or_in_pages_where_the_server_cannot() {
+    /// Three pages.
+    const PODS: usize = 6;
+    /// To see that the agent may list pods at all.
+    const PROBES: u64 = 1;
+    type Hook = fn(&Asked<'_>) -> Option<Trouble>;
+    let servers: [(Hook, u64); 3] = [
+        (|_| None, PROBES),
+        (
+            |asked| {
+                is_streamed_list(asked).then_some(Trouble::Status { code: 422, retry_after: None })
+            },
+            PROBES + 3,
+        ),
+        // It ends the watch without having said where the list ends.
+        (
+            |asked| {
+                let nothing = Trouble::Lines { lines: Vec::new(), after: Duration::ZERO };
+                is_streamed_list(asked).then_some(nothing)
+            },
+            PROBES + 3,
+        ),
+    ];
+    for (server, lists) in servers {
+        let node = enabled_node();
+        let pods: Vec<Pod> = (0..PODS)
+            .map(|number| node.create_pod(PodSpec::new("shop", format!("pod-{number}"))).unwrap())
+            .collect();
+        node.api().trouble(server);
+        let agent = start_agent(&node);
+        assert_eq!(node.api().requests("list", "pods"), lists);
+        for pod in &pods {
+            wait_for(&agent, pod, "gate closed");
+        }
+        // What comes later is heard of as well.
+        assert_holds(&node, &agent, "later");
+        assert_eq!(node.api().requests("list", "pods"), lists);
+    }
 }
 
 #[test]

@@ -106,9 +106,9 @@ fn life(rules: &[Rule], with_extras: bool) -> BTreeSet<Access> {
     wait_for(&agent, &pod, "gate detached");
 
     // Watches that break, and begin again with a list.
-    let lists = api.requests("list", "pods");
+    let lists = api.requests("list", "namespaces");
     api.expire_history();
-    eventually("another list", || api.requests("list", "pods") > lists);
+    eventually("another list", || api.requests("list", "namespaces") > lists);
     api.stop();
     agent.wait_message(SOON, "watch interrupted; trying again").unwrap();
     let watches = api.requests("watch", "namespaces");

@@ -1,5 +1,7 @@
 //! Paths, methods and parameters of the Kubernetes API.
 
+use std::time::Instant;
+
 use axum::{
     Router,
     body::Bytes,
@@ -143,13 +145,15 @@ async fn serve(
         token: token.and_then(|value| value.strip_prefix("Bearer ")),
         is_open: false,
     };
+    let at = Instant::now();
     let (trouble, changed) = shared.troubles.of(&asked);
     let answer = answer(&shared, &method, &uri, &headers, &parameters, &body);
     let answer = async { answer.await.into_response() };
-    match trouble {
+    let response = match trouble {
         Some(trouble) => trouble.befall(changed, answer).await,
         None => answer.await,
-    }
+    };
+    shared.counter.answered(at, &asked, body.len(), response)
 }
 
 async fn answer(

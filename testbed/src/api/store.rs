@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -86,6 +87,8 @@ pub(super) struct Store {
     pub(super) cuts: u64,
     /// Lines that open watches were made to say.
     pub(super) said: Vec<(Resource, Vec<u8>)>,
+    /// Between two bookmarks of a watch that begins now.
+    pub(super) bookmark_every: Duration,
     pub(super) refusal: Refusal,
     pub(super) events: Events,
     pub(super) requests: BTreeMap<(String, String), u64>,
@@ -93,6 +96,9 @@ pub(super) struct Store {
     /// What clients may do; all as long as nothing is said.
     pub(super) granted: Option<Vec<Rule>>,
 }
+
+/// A real API server sends one about every minute; a test cannot wait that long to see one.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 
 /// What becomes of a client's attempt to write an Event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +124,7 @@ impl Default for Store {
             expiry: 0,
             cuts: 0,
             said: Vec::new(),
+            bookmark_every: BOOKMARK_EVERY,
             refusal: Refusal::default(),
             events: Events::default(),
             requests: BTreeMap::new(),

@@ -23,8 +23,6 @@ use super::{
     trouble::{Asked, Trouble},
 };
 
-/// A real API server sends one about every minute; a test cannot wait that long to see one.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 /// What a real server takes, at least, for a watch without `timeoutSeconds`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
@@ -47,6 +45,7 @@ struct Watch {
     said: usize,
     news: Receiver<u64>,
     bookmarks: bool,
+    bookmark_every: Duration,
     next_bookmark: Instant,
     ends: Instant,
     unsent: VecDeque<Vec<u8>>,
@@ -105,7 +104,8 @@ pub(super) fn start(
         said: store.said.len(),
         news,
         bookmarks,
-        next_bookmark: now + BOOKMARK_EVERY,
+        bookmark_every: store.bookmark_every,
+        next_bookmark: now + store.bookmark_every,
         ends: now + timeout,
         unsent,
         is_over,
@@ -156,7 +156,7 @@ impl Watch {
                 }
                 changed = troubles.changed() => changed.ok()?,
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    self.next_bookmark = Instant::now() + self.bookmark_every;
                     let Scope { resource, shape, .. } = &self.scope;
                     return Some(shape.bookmark(*resource, self.version, false));
                 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{HeldRun, Run};
-use crate::clock::ms_between;
+use crate::{bench::stats, clock::ms_between};
 
 /// The outcome of the demonstration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -122,10 +122,9 @@ impl HeldRun {
     }
 }
 
-/// The nearest-rank percentile of sorted figures.
+/// The percentile of sorted figures, as it is printed.
 fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().map(rounded)
+    stats::percentile(sorted, percent).map(rounded)
 }
 
 /// To the microsecond: finer digits are noise.
@@ -184,13 +183,5 @@ mod tests {
         assert_eq!(report.after_ready_ms_p50, Some(50.0));
         assert_eq!(report.after_ready_ms_p99, Some(99.0));
         assert!(!report.is_success());
-    }
-
-    #[test]
-    fn percentiles_are_nearest_rank() {
-        let figures: Vec<f64> = (1..=30).map(f64::from).collect();
-        assert_eq!(percentile(&figures, 50), Some(15.0));
-        assert_eq!(percentile(&figures, 99), Some(30.0));
-        assert_eq!(percentile(&[], 50), None);
     }
 }

@@ -9,10 +9,7 @@ use std::{thread, time::Duration};
 use anyhow::Result;
 
 use self::moments::Moment;
-use super::{
-    Due, Fault, Run, Tally, Trials, node,
-    start::{SOON, Start},
-};
+use super::{Due, Fault, Run, SOON, Tally, Trials, node, start::Start};
 use crate::{Agent, Node};
 
 pub(super) const FAULTS: &[Fault] = &[

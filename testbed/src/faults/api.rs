@@ -23,10 +23,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::bench::{Bench, Customise, patient, plain};
-use super::{
-    Due, Fault, NAMESPACE, Run, Tally, Trials,
-    start::{SOON, Start},
-};
+use super::{Due, Fault, NAMESPACE, Run, SOON, Tally, Trials, start::Start};
 use crate::{
     Agent, AgentOptions, Cgroup,
     api::{Asked, Events, Resource, Trouble},

@@ -1,23 +1,18 @@
 //! Pods that come and go fifty times a second.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
 use super::{
-    Due, Fault, NAMESPACE, Run, Tally, Trials,
+    Due, Fault, NAMESPACE, Run, SOON, Tally, Trials,
     footprint::Footprint,
     light::{self, LightProxy, dial, wait_gate},
     node, nothing_left,
-    start::SOON,
 };
 use crate::{Agent, Lane, Node, Pod, PodSpec, apps};
 
@@ -110,11 +105,7 @@ fn churn(run: &Run, tally: &mut Tally) -> Result<()> {
 
 /// All pods of this node were the churn's, and are gone.
 fn knows_no_pod(agent: &Agent) -> Result<()> {
-    nothing_left("the agent knows pods that are gone", || {
-        let printed = agent.command(["pods", "-o", "json"])?;
-        ensure!(printed.status.success(), "{printed:?}");
-        serde_json::from_slice::<Vec<Value>>(&printed.stdout).context("read the agent's pods")
-    })
+    nothing_left("the agent knows pods that are gone", || agent.pods())
 }
 
 /// Pods, one after another in each lane.
@@ -128,30 +119,7 @@ struct Churn<'a> {
 
 impl Churn<'_> {
     fn pods(&self, lanes: &[Lane], numbers: std::ops::Range<u32>) -> Result<()> {
-        let next = AtomicU32::new(numbers.start);
-        let began = Instant::now();
-        let work = |number: usize, lane: &Lane| -> Result<()> {
-            loop {
-                let pod = next.fetch_add(1, Ordering::Relaxed);
-                if pod >= numbers.end {
-                    return Ok(());
-                }
-                let due = began + POD_EVERY * (pod - numbers.start);
-                thread::sleep(due.saturating_duration_since(Instant::now()));
-                self.pod(pod, number, lane).with_context(|| format!("pod {pod}"))?;
-            }
-        };
-        thread::scope(|scope| {
-            let work = &work;
-            let workers: Vec<_> = lanes
-                .iter()
-                .enumerate()
-                .map(|(number, lane)| scope.spawn(move || work(number, lane)))
-                .collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-        })
+        light::paced(lanes, numbers, POD_EVERY, |pod, name, lane| self.pod(pod, name, lane))
     }
 
     /// One pod, from its cgroup to its removal.

@@ -47,10 +47,11 @@ impl Footprint {
     /// Looks now.
     pub(super) fn of(node: &Node, agent: &Agent) -> Result<Self> {
         let proc = PathBuf::from(format!("/proc/{}", agent.pid()));
+        let usage = agent.process().usage()?;
         Ok(Self {
-            rss_kib: status(&proc, "VmRSS:")?,
+            rss_kib: usize::try_from(usage.rss_kib)?,
             files: entries(&proc.join("fd"))?.len(),
-            threads: status(&proc, "Threads:")?,
+            threads: usize::try_from(usage.threads)?,
             of_pods: OfPods {
                 elements: elements(node)?,
                 pins: pins(&holdfast_dir(node)),
@@ -124,14 +125,6 @@ fn watches(proc: &Path) -> Result<usize> {
     let descriptors = entries(&proc.join("fdinfo"))?;
     let infos = descriptors.iter().filter_map(|path| fs::read_to_string(path).ok());
     Ok(infos.map(|info| info.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum())
-}
-
-fn status(proc: &Path, field: &str) -> Result<usize> {
-    let path = proc.join("status");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.and_then(|number| number.parse().ok()).with_context(|| format!("{field} in {text}"))
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -11,9 +11,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{
-    Due, Run, Tally,
+    Due, Run, SOON, Tally,
     light::{self, LightProxy},
-    start::SOON,
 };
 use crate::{Agent, AgentOptions, Lane, Node, Pod, Process};
 

@@ -1,14 +1,9 @@
 //! A pod that starts as they all do: its application dials at once, its proxy comes later.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
-use super::{Due, NAMESPACE, Tally};
+use super::{Due, NAMESPACE, SOON, Tally};
 use crate::{Node, Pod, PodSpec, Process, Proxy, apps, backend_v4};
-
-/// Longer than anything takes that is not stuck.
-pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// A pod on its way.
 #[derive(Debug)]

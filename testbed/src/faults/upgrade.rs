@@ -14,10 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use self::{leftovers::Objects, load::Load};
-use super::{
-    Due, Fault, Run, Tally, Trials, node, sentry,
-    start::{SOON, Start},
-};
+use super::{Due, Fault, Run, SOON, Tally, Trials, node, sentry, start::Start};
 use crate::{Agent, Node, clock::monotonic_ns, proxy};
 
 pub(super) const FAULTS: &[Fault] = &[Fault {

@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{clock::monotonic_ns, netns::Netns};
+use crate::{
+    clock::{monotonic_ns, sleep_until},
+    netns::Netns,
+};
 
 /// Any status from 200 to 299: Dapr answers 204.
 const READY: &[u8] = b"HTTP/1.1 2";
@@ -57,13 +60,18 @@ struct Shared {
 
 impl ReadyObserver {
     pub(crate) fn start(netns: Netns, endpoint: Endpoint) -> Self {
+        Self::start_at(netns, endpoint, 0, POLL_EVERY)
+    }
+
+    /// Begins to poll at a moment of `CLOCK_MONOTONIC`, with these pauses.
+    pub(crate) fn start_at(netns: Netns, endpoint: Endpoint, ns: u64, every: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let observer = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             let outcome = netns
                 .enter()
                 .map_err(|error| format!("{error:#}"))
-                .map(|()| observer.poll(endpoint));
+                .map(|()| observer.poll(endpoint, ns, every));
             let outcome = match outcome {
                 Ok(None) => return,
                 Ok(Some(ready)) => Ok(ready),
@@ -114,20 +122,22 @@ impl Drop for ReadyObserver {
 }
 
 impl Shared {
-    fn poll(&self, endpoint: Endpoint) -> Option<u64> {
+    fn poll(&self, endpoint: Endpoint, first_ns: u64, every: Duration) -> Option<u64> {
+        sleep_until(first_ns);
         while !self.stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
             if endpoint.is_ready() {
                 return Some(monotonic_ns());
             }
-            thread::sleep(POLL_EVERY.saturating_sub(asked.elapsed()));
+            thread::sleep(every.saturating_sub(asked.elapsed()));
         }
         None
     }
 }
 
 impl Endpoint {
-    fn is_ready(self) -> bool {
+    /// Asks once.
+    pub fn is_ready(self) -> bool {
         let (port, path) = match self {
             Self::Http { port, path } => (port, Some(path)),
             Self::Tcp { port } => (port, None),

@@ -187,7 +187,8 @@ async fn repeats_become_one_event_that_counts_up_to_the_limit() {
 #[tokio::test]
 async fn not_all_of_a_storm_is_remembered() {
     let server = Server::new(Mood::Willing).await;
-    let (sink, publisher) = events(server.client(), "node-1");
+    let (sink, mut publisher) = events(server.client(), "node-1");
+    publisher.pace = Pace::any();
     let publishing = tokio::spawn(publisher.run(CancellationToken::new()));
     warn(&sink, pod(0), "once");
     server.wait_asked(1).await;

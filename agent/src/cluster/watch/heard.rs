@@ -61,7 +61,7 @@ impl Heard {
         let namespace = client.default_namespace().to_owned();
         let (heard, pace) = (self.clone(), Pace::default());
         let service = service_fn(move |request: Request<Body>| {
-            let (client, heard) = (client.clone(), heard.clone());
+            let (client, heard, pace) = (client.clone(), heard.clone(), pace.clone());
             let pause = if is_watch(request.uri()) {
                 pace.before_watch(Instant::now())
             } else {
@@ -72,6 +72,9 @@ impl Heard {
                 let response = client.send(request).await?;
                 // An error says nothing about what is watched.
                 let succeeded = response.status().is_success();
+                if !succeeded {
+                    pace.refused();
+                }
                 Ok::<_, kube::Error>(response.map(|body| {
                     body.map_frame(move |frame| {
                         if succeeded {

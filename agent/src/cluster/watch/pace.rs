@@ -79,6 +79,11 @@ impl Pace {
         watched.began = Some(now + pause);
         pause
     }
+
+    /// It was not answered as a watch: whoever asks again has his own pauses.
+    pub(super) fn refused(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).began = None;
+    }
 }
 
 #[cfg(test)]
@@ -121,5 +126,14 @@ mod tests {
         // One that ends as they all do.
         now += Duration::from_secs(120);
         assert_eq!(pace.before_watch(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_watch_that_is_refused_has_not_begun() {
+        let pace = Pace::default();
+        let now = Instant::now();
+        assert_eq!(pace.before_watch(now), Duration::ZERO);
+        pace.refused();
+        assert_eq!(pace.before_watch(now + Duration::from_millis(1)), Duration::ZERO);
     }
 }

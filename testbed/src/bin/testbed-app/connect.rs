@@ -30,6 +30,10 @@ pub(crate) struct Args {
     /// All sockets from one thread, with epoll.
     #[arg(long, conflicts_with_all = ["fast_open", "connect_timeout"])]
     pub(crate) nonblocking: bool,
+    /// One line when all have begun and one when all have ended, in the place of two for each: where
+    /// thousands end at once the lines would be what is measured.
+    #[arg(long, requires = "nonblocking")]
+    pub(crate) sum: bool,
     /// TCP Fast Open with the request of --get as payload.
     #[arg(long, requires = "get")]
     pub(crate) fast_open: Option<FastOpen>,

@@ -23,6 +23,8 @@ struct Connection {
     index: u32,
     socket: Socket,
     start_ns: u64,
+    /// When connect() ended, if it came to a connection.
+    connected_ns: Option<u64>,
     phase: Phase,
 }
 
@@ -37,6 +39,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let mut all = Vec::new();
     for index in 0..args.count {
         all.push(start(args, index, &epoll)?);
+    }
+    if args.sum {
+        report::event("connecting", 0, json!({"count": args.count}));
     }
     let mut open = all.iter().filter(|one| !one.is_done()).count();
     let mut events = [EpollEvent::empty(); BATCH];
@@ -55,6 +60,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             }
         }
     }
+    if args.sum {
+        let ends: Vec<u64> = all.iter().filter_map(|one| one.connected_ns).collect();
+        report::event("connects", 0, json!({"failed": all.len() - ends.len(), "ends_ns": ends}));
+    }
     if let Some(time) = args.hold_open {
         thread::sleep(time);
     }
@@ -65,14 +74,17 @@ fn start(args: &Args, index: u32, epoll: &Epoll) -> Result<Connection> {
     let to = socket::destination(args);
     let socket = socket::new(args).context("make a socket")?;
     socket.set_nonblocking(true).context("set O_NONBLOCK")?;
+    if !args.sum {
+        let start_ns = monotonic_ns();
+        report::event(
+            "connecting",
+            index,
+            json!({"to": to.to_string(), "start_ns": start_ns, "pid": process::id()}),
+        );
+    }
     let start_ns = monotonic_ns();
-    report::event(
-        "connecting",
-        index,
-        json!({"to": to.to_string(), "start_ns": start_ns, "pid": process::id()}),
-    );
-    let start_ns = monotonic_ns();
-    let mut connection = Connection { index, socket, start_ns, phase: Phase::Connecting };
+    let mut connection =
+        Connection { index, socket, start_ns, connected_ns: None, phase: Phase::Connecting };
     match connection.socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         // Over loopback a connect may well be over at once, either way.
@@ -120,7 +132,10 @@ impl Connection {
     }
 
     fn connected(&mut self, args: &Args, result: &io::Result<()>) -> Result<()> {
-        report::attempt(self.index, self.start_ns, result);
+        self.connected_ns = result.is_ok().then(monotonic_ns);
+        if !args.sum {
+            report::attempt(self.index, self.start_ns, result);
+        }
         if result.is_err() {
             self.phase = Phase::Done { ok: false };
             return Ok(());

@@ -16,6 +16,7 @@ mod report;
 mod serve;
 mod socket;
 mod throughput;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Command {
     InNetns(connect::Args),
     /// Sends a forged SYN over loopback from a raw socket.
     RawSyn(raw_syn::Args),
+    /// Waits until the proxy is ready, boots, dials.
+    Wait(wait::Args),
     /// Repeats connects or requests for some time and counts them.
     Throughput(throughput::Args),
     /// Looks a name up and reports how that went.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::ForkConnect(args) => connect::run_in_child(&args),
         Command::InNetns(args) => connect::run_in_own_netns(&args),
         Command::RawSyn(args) => raw_syn::run(&args),
+        Command::Wait(args) => wait::run(&args),
         Command::Throughput(args) => throughput::run(&args),
         Command::Lookup(args) => lookup::run(&args),
         Command::Load(args) => load::run(&args),

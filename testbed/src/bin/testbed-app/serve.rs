@@ -3,21 +3,24 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use axum::{Router, extract::Path, http::StatusCode, routing::get};
+use axum::{Router, body::Bytes, extract::Path, http::StatusCode, routing::get};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-use testbed::{BACKEND_PORTS, pattern};
+use testbed::{BACKEND_PORTS, clock::monotonic_ns, pattern};
 
 use crate::{name_server, report};
 
 /// Larger bodies would only measure memory.
 const MAX_BODY: usize = 64 << 20;
+/// Bodies up to here are parts of one that is kept: where bytes a second are measured, making them
+/// would be a part of it.
+const KEPT_BODY: usize = 1 << 20;
 /// For the backend: never the bottleneck of a test that dials a thousand times at once.
 const BACKEND_BACKLOG: i32 = 4096;
 
@@ -30,6 +33,12 @@ pub(crate) struct ListenArgs {
     /// The accept queue's length.
     #[arg(long, default_value_t = 128)]
     backlog: i32,
+    /// How many milliseconds to do nothing before.
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// Leave every connection in the queue, where it costs nothing.
+    #[arg(long)]
+    never_accept: bool,
 }
 
 /// Where to serve.
@@ -42,6 +51,9 @@ pub(crate) struct ServeArgs {
 
 /// Accepts and keeps every connection; each is reported with its peer.
 pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
+    thread::sleep(Duration::from_millis(args.delay));
+    // Before anybody can be accepted: whatever comes of it comes after this instant.
+    let mono_ns = monotonic_ns();
     let sockets = [
         SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)),
         SocketAddr::from((Ipv6Addr::LOCALHOST, args.port)),
@@ -49,7 +61,10 @@ pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
     .into_iter()
     .map(|address| bind(address, args.backlog))
     .collect::<Result<Vec<_>>>()?;
-    report::event("listening", 0, json!({"port": args.port}));
+    report::event("listening", 0, json!({"port": args.port, "mono_ns": mono_ns}));
+    if args.never_accept {
+        return pause();
+    }
     thread::scope(|scope| {
         for socket in &sockets {
             scope.spawn(move || {
@@ -117,11 +132,13 @@ pub(crate) fn serve(ports: &[u16]) -> Result<bool> {
     })
 }
 
-async fn bytes(Path(length): Path<usize>) -> Result<Vec<u8>, StatusCode> {
+async fn bytes(Path(length): Path<usize>) -> Result<Bytes, StatusCode> {
+    static BEGINNING: LazyLock<Bytes> = LazyLock::new(|| pattern::bytes(KEPT_BODY).into());
     if length > MAX_BODY {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    Ok(pattern::bytes(length))
+    let is_kept = length <= KEPT_BODY;
+    Ok(if is_kept { BEGINNING.slice(..length) } else { pattern::bytes(length).into() })
 }
 
 /// How often each name was visited: what a client has sent, it may not live to tell.

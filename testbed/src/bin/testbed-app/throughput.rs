@@ -33,26 +33,41 @@ enum What {
     Connect,
     /// Requests over one connection.
     Request,
+    /// Requests for much over one connection; counted in bytes of their answers.
+    Bytes,
 }
 
 /// Ends a connection at once, with a reset: a loop would otherwise run out of local ports, which
 /// rest for a minute in TIME_WAIT.
 const NO_LINGER: Option<Duration> = Some(Duration::ZERO);
 
+/// What is asked for where requests are counted: an answer of a head and the few digits of a port.
+const LITTLE: &str = "/port";
+/// What is asked for where bytes are: of an answer as long as this a request is no part that counts.
+const MUCH: &str = "/bytes/1048576";
+/// What one read takes at most.
+const BUFFER: usize = 64 << 10;
+
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let Args { to, what, millis } = args;
+    let path = match what {
+        What::Connect | What::Request => LITTLE,
+        What::Bytes => MUCH,
+    };
+    let mut buffer = vec![0; BUFFER];
+    let mut request = |stream: &TcpStream| request(stream, *to, path, &mut buffer);
     let kept = connect(*to)?;
     // The first way through the proxy is longer than all others.
-    request(&kept, *to)?;
+    request(&kept)?;
     let time = Duration::from_millis(*millis);
-    let mut count = 0_u64;
+    let mut count = 0;
     let started = Instant::now();
     while started.elapsed() < time {
         match what {
-            What::Connect => request(&connect(*to)?, *to)?,
-            What::Request => request(&kept, *to)?,
+            What::Connect => request(&connect(*to)?).map(|_| count += 1)?,
+            What::Request => request(&kept).map(|_| count += 1)?,
+            What::Bytes => count += request(&kept)?,
         }
-        count += 1;
     }
     let nanos = started.elapsed().as_nanos() as u64;
     report::event("round", 0, json!({"count": count, "nanos": nanos}));
@@ -66,27 +81,33 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request and its answer; the connection stays.
-fn request(mut stream: &TcpStream, to: SocketAddr) -> Result<()> {
-    write!(stream, "GET /port HTTP/1.1\r\nHost: {to}\r\n\r\n")?;
-    let mut answer = [0; 1024];
-    let mut len = 0;
-    // The backend's answer to /port is a head and the few digits of its port.
-    loop {
-        let read = stream.read(&mut answer[len..])?;
+/// One request and its answer, of which the body's length is told; the connection stays.
+fn request(mut stream: &TcpStream, to: SocketAddr, path: &str, buffer: &mut [u8]) -> Result<u64> {
+    const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\n\r\n")?;
+    let mut read_into = |buffer: &mut [u8]| -> Result<usize> {
+        let read = stream.read(buffer)?;
         ensure!(read > 0, "the connection ended within an answer");
-        len += read;
-        let text = &answer[..len];
-        if let Some(end) = text.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&text[..end]).to_ascii_lowercase();
-            let body = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length:"))
-                .and_then(|length| length.trim().parse::<usize>().ok())
-                .context("an answer without a length")?;
-            if len >= end + 4 + body {
-                return Ok(());
-            }
+        Ok(read)
+    };
+    let mut len = 0;
+    let head = loop {
+        len += read_into(&mut buffer[len..])?;
+        let text = &buffer[..len];
+        if let Some(end) = text.windows(END_OF_HEAD.len()).position(|four| four == END_OF_HEAD) {
+            break end;
         }
+    };
+    let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
+    let body = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .and_then(|length| length.trim().parse::<usize>().ok())
+        .context("an answer without a length")?;
+    let mut got = len - head - END_OF_HEAD.len();
+    while got < body {
+        got += read_into(buffer)?;
     }
+    ensure!(got == body, "more than an answer has come");
+    Ok(body as u64)
 }

@@ -8,12 +8,7 @@ use super::{begin, held, wait_held};
 use crate::{
     PodSpec, apps, backend_v4,
     clock::monotonic_ns,
-    faults::{
-        Due, NAMESPACE, Run, Tally,
-        light::LightProxy,
-        node, sentry,
-        start::{SOON, Start},
-    },
+    faults::{Due, NAMESPACE, Run, SOON, Tally, light::LightProxy, node, sentry, start::Start},
 };
 
 /// Pods at their own gates, then pods that started afterwards: the processes are gone, what they have

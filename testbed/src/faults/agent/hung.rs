@@ -13,12 +13,7 @@ use super::held;
 use crate::{
     Agent,
     clock::monotonic_ns,
-    faults::{
-        Due, Run, Tally,
-        light::LightProxy,
-        node,
-        start::{SOON, Start},
-    },
+    faults::{Due, Run, SOON, Tally, light::LightProxy, node, start::Start},
 };
 
 /// The `timeoutSeconds` of the chart's probes.

@@ -13,10 +13,9 @@ use crate::{
     Agent, Node, Pod, PodSpec, Process, apps, backend_v4, bpf,
     clock::monotonic_ns,
     faults::{
-        Due, NAMESPACE, Run, Tally, footprint,
+        Due, NAMESPACE, Run, SOON, Tally, footprint,
         light::{LightProxy, eventually},
         node, nothing_left, sentry,
-        start::SOON,
     },
 };
 

@@ -10,10 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use procfs::process::Process as Proc;
 use serde_json::Value;
 
-use super::super::{
-    Due, ENABLED, NAMESPACE, Run, Tally, node,
-    start::{SOON, Start},
-};
+use super::super::{Due, ENABLED, NAMESPACE, Run, SOON, Tally, node, start::Start};
 use crate::{Agent, AgentOptions, Node, Pod, PodSpec, api::Api};
 
 /// How long a pod's connects wait at most, unless it is another fault's matter: for longer than

@@ -16,11 +16,10 @@ use nix::{
 
 use super::{
     super::{
-        Due, Fault, NAMESPACE, Run, Tally, Trials,
+        Due, Fault, NAMESPACE, Run, SOON, Tally, Trials,
         footprint::Footprint,
         light::{self, dial, eventually, wait_gate},
         node,
-        start::SOON,
     },
     Waiting, start,
 };

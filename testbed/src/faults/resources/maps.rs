@@ -7,11 +7,10 @@ use nix::sys::signal::Signal;
 
 use super::{
     super::{
-        Due, Fault, Run, Tally, Trials,
+        Due, Fault, Run, SOON, Tally, Trials,
         footprint::{self, Footprint},
         light::{self, LightProxy, dial, dial_many, eventually, wait_gate},
         node,
-        start::SOON,
     },
     Waiting, start,
 };

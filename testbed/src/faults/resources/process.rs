@@ -6,11 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     super::{
-        Due, Fault, NAMESPACE, Run, Tally, Trials,
+        Due, Fault, NAMESPACE, Run, SOON, Tally, Trials,
         footprint::Footprint,
         light::{self, LightProxy, dial, dial_many, wait_gate},
         node,
-        start::SOON,
     },
     Waiting,
     control::Control,

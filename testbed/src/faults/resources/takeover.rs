@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    super::{Due, Fault, Run, Tally, Trials, light, node, start::SOON},
+    super::{Due, Fault, Run, SOON, Tally, Trials, light, node},
     Waiting, start,
 };
 use crate::clock::monotonic_ns;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
-    super::{Due, NAMESPACE, Run, Tally, start::SOON},
+    super::{Due, NAMESPACE, Run, SOON, Tally},
     scene::{Scene, Sniffer, spec},
 };
 use crate::{PodSpec, apps, apps::hostile, backend_v4};

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    super::{NAMESPACE, Run, Tally, start::SOON},
+    super::{NAMESPACE, Run, SOON, Tally},
     scene::{Scene, spec},
 };
 use crate::{Pod, PodSpec, apps, backend_v4};

@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Result, ensure};
 
 use super::{
-    super::{Due, Run, Tally, start::SOON},
+    super::{Due, Run, SOON, Tally},
     scene::{Scene, spec},
 };
 use crate::{

@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use procfs::process::Process as Statistics;
 
-use super::super::{
-    Due, NAMESPACE, Run, Tally, node,
-    start::{SOON, Start},
-};
+use super::super::{Due, NAMESPACE, Run, SOON, Tally, node, start::Start};
 use crate::{Agent, Capture, Node, PROXY_PORT, Pod, PodSpec};
 
 /// Neighbours that start at the same time.

@@ -13,9 +13,9 @@ use crate::{
     Lane, Node, PodSpec,
     apps::Attempt,
     faults::{
-        NAMESPACE, Run,
+        NAMESPACE, Run, SOON,
         light::{self, LightProxy},
-        start::{SOON, Start},
+        start::Start,
     },
 };
 

@@ -1,17 +1,27 @@
 //! Pods that cost little: in a network that is there already, with the small proxy of a test pod.
 
 use std::{
+    ops::Range,
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{NAMESPACE, start::SOON};
 use crate::{
     Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::programs_on,
 };
+
+/// Longer than anything takes that is not stuck.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// The namespace of the pods that are held.
+pub(crate) const NAMESPACE: &str = "shop";
+
+/// The label that enables it.
+pub(crate) const ENABLED: [(&str, &str); 1] = [("holdfast.dev/hold", "enabled")];
 
 /// Between two looks at what nobody tells of.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -23,12 +33,19 @@ const BUILDERS: usize = 4;
 /// each would be what is measured. It listens on the same ports, answers the same
 /// readiness endpoint, and passes on what is redirected to it.
 #[derive(Debug)]
-pub(super) struct LightProxy {
+pub(crate) struct LightProxy {
     process: Process,
 }
 
+/// A node whose namespace [`NAMESPACE`] is enabled.
+pub(crate) fn node() -> Result<Node> {
+    let node = Node::new()?;
+    node.api().put_namespace(NAMESPACE, &ENABLED);
+    Ok(node)
+}
+
 /// Makes `count` networks.
-pub(super) fn lanes(node: &Node, count: usize) -> Result<Vec<Lane>> {
+pub(crate) fn lanes(node: &Node, count: usize) -> Result<Vec<Lane>> {
     thread::scope(|scope| {
         let builders: Vec<_> = (0..BUILDERS)
             .map(|first| {
@@ -45,12 +62,12 @@ pub(super) fn lanes(node: &Node, count: usize) -> Result<Vec<Lane>> {
 }
 
 /// A pod of the enabled namespace whose gate is attached, and whose containers can start.
-pub(super) fn attached(node: &Node, lane: &Lane, name: impl Into<String>) -> Result<Pod> {
+pub(crate) fn attached(node: &Node, lane: &Lane, name: impl Into<String>) -> Result<Pod> {
     attached_of(node, lane, PodSpec::new(NAMESPACE, name))
 }
 
 /// As [`attached`], a pod that says more of itself.
-pub(super) fn attached_of(node: &Node, lane: &Lane, spec: PodSpec) -> Result<Pod> {
+pub(crate) fn attached_of(node: &Node, lane: &Lane, spec: PodSpec) -> Result<Pod> {
     let pod = node.pod(spec)?;
     pod.publish()?;
     pod.create_cgroup()?;
@@ -60,12 +77,12 @@ pub(super) fn attached_of(node: &Node, lane: &Lane, spec: PodSpec) -> Result<Pod
 }
 
 /// Starts an application that dials once.
-pub(super) fn dial(pod: &Pod) -> Result<Process> {
+pub(crate) fn dial(pod: &Pod) -> Result<Process> {
     pod.start_container("app", apps::connect(backend_v4())?)
 }
 
 /// Starts an application that dials so many times at once, and waits until it has.
-pub(super) fn dial_many(pod: &Pod, count: u32) -> Result<Process> {
+pub(crate) fn dial_many(pod: &Pod, count: u32) -> Result<Process> {
     let app =
         pod.start_container("app", apps::connect(backend_v4())?.nonblocking().count(count))?;
     let mut begun = 0;
@@ -80,7 +97,7 @@ pub(super) fn dial_many(pod: &Pod, count: u32) -> Result<Process> {
 ///
 /// Kubelet takes hundreds of milliseconds from a pod's cgroup to its first process, in which its gate
 /// is attached. Here a busy machine may take longer for the one, and nothing takes time for the other.
-pub(super) fn wait_gate(pod: &Pod) -> Result<()> {
+pub(crate) fn wait_gate(pod: &Pod) -> Result<()> {
     let path = pod.cgroup().path();
     eventually(&format!("programs on {}", path.display()), || {
         Ok(programs_on(path)?.contains(&"egress"))
@@ -88,7 +105,7 @@ pub(super) fn wait_gate(pod: &Pod) -> Result<()> {
 }
 
 /// Waits until something holds of which nobody tells.
-pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + SOON;
     while !holds()? {
         ensure!(Instant::now() < deadline, "never happened: {what}");
@@ -97,11 +114,45 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) ->
     Ok(())
 }
 
+/// Does `work` for each of `numbers`, one every so often and each in a lane that nobody else uses
+/// meanwhile; later, if all lanes are busy. `work` gets the number, the lane's own, and the lane.
+pub(crate) fn paced(
+    lanes: &[Lane],
+    numbers: Range<u32>,
+    every: Duration,
+    work: impl Fn(u32, usize, &Lane) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicU32::new(numbers.start);
+    let began = Instant::now();
+    let worker = |lane_number: usize, lane: &Lane| -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= numbers.end {
+                return Ok(());
+            }
+            let due = began + every * (number - numbers.start);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            work(number, lane_number, lane).with_context(|| format!("pod {number}"))?;
+        }
+    };
+    thread::scope(|scope| {
+        let worker = &worker;
+        let workers: Vec<_> = lanes
+            .iter()
+            .enumerate()
+            .map(|(number, lane)| scope.spawn(move || worker(number, lane)))
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
 // === impl LightProxy ===
 
 impl LightProxy {
     /// Starts the proxy's container; after `delay` it listens and is ready.
-    pub(super) fn start(pod: &Pod, holdfast: &Path, delay: Duration) -> Result<Self> {
+    pub(crate) fn start(pod: &Pod, holdfast: &Path, delay: Duration) -> Result<Self> {
         let delay = format!("{}ms", delay.as_millis());
         let command = Command::new(holdfast)
             .args(["testpod", "proxy", "--delay", &delay])
@@ -110,13 +161,13 @@ impl LightProxy {
     }
 
     /// The instant (`CLOCK_MONOTONIC` nanoseconds) from which on it says that it is ready.
-    pub(super) fn wait_ready(&self) -> Result<u64> {
+    pub(crate) fn wait_ready(&self) -> Result<u64> {
         let ready = self.process.wait_record(SOON, |line| line["event"] == "proxy_ready")?;
         ready["mono_ns"].as_u64().context("the proxy did not say when it became ready")
     }
 
     /// SIGKILL: the crash.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.process.kill();
     }
 }

@@ -1,0 +1,195 @@
+//! Pods that overlap, so that thousands fit into half an hour, and yet become ready one at a time.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Lane, Node, Pod, PodSpec,
+    clock::{monotonic_ns, sleep_until},
+};
+
+/// Between the starts of two pods' proxies, and so between their moments of readiness. A release and what it wakes are over in a tenth of it.
+pub(super) const STAGGER: Duration = Duration::from_millis(400);
+/// From the making of a pod's cgroup to its sandbox, as of [`Pod::set_up`].
+const CGROUP_TO_SANDBOX: Duration = Duration::from_millis(250);
+/// Before its start a pod is set up: the time above, and the wait for two quiet moments.
+const SETUP: Duration = Duration::from_millis(1500);
+/// Which part of the time between two starts of a proxy is used for what takes much of a core, such
+/// as setting a pod up: Envoy is ready a tenth of a second after its start, and what waited for it
+/// has been dealt with soon after that.
+const QUIET: [f64; 2] = [0.5, 0.8];
+
+/// One pod to play: what it is for, and when it is to be ready.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Planned<T> {
+    pub(super) case: T,
+    /// From its start to its proxy's.
+    pub(super) proxy_after: Duration,
+    /// Its start in nanoseconds after the plan's.
+    starts_ns: u64,
+}
+
+/// A pod's place in the plan while it is played.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    /// The pod's name.
+    pub(super) name: String,
+    /// From its start to its proxy's.
+    pub(super) proxy_after: Duration,
+    node: &'a Node,
+    lane: Lane,
+    grid: Grid,
+    starts_ns: u64,
+}
+
+/// The moments at which proxies start.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    origin_ns: u64,
+    step_ns: u64,
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).expect("half an hour in nanoseconds fits")
+}
+
+/// Puts `cases`, each with the time from its start to its proxy's, in their order on a grid of
+/// moments at which proxies start.
+pub(super) fn plan<T>(
+    cases: impl IntoIterator<Item = (T, Duration)>,
+    step: Duration,
+) -> Vec<Planned<T>> {
+    let cases: Vec<_> = cases.into_iter().collect();
+    // The first on the grid may be preceded by starts of pods that take longer.
+    let longest = cases.iter().map(|(_, delay)| *delay).max().unwrap_or_default() + SETUP;
+    let first = ns(longest).next_multiple_of(ns(step));
+    let mut plan: Vec<_> = (0_u64..)
+        .zip(cases)
+        .map(|(number, (case, proxy_after))| {
+            let starts_ns = first + ns(step) * number - ns(proxy_after);
+            Planned { case, proxy_after, starts_ns }
+        })
+        .collect();
+    plan.sort_by_key(|planned| planned.starts_ns);
+    plan
+}
+
+/// Plays all of them, each when its time has come, and gives what came of each.
+pub(super) fn play<T: Sync, R: Send>(
+    node: &Node,
+    plan: &[Planned<T>],
+    step: Duration,
+    play: impl Fn(&T, &Stage<'_>) -> Result<R> + Sync,
+) -> Result<Vec<Result<R>>> {
+    let overlap = plan.iter().map(|planned| planned.proxy_after + SETUP).max().unwrap_or_default();
+    let at_a_time = overlap.as_nanos() / step.as_nanos() + 1;
+    let lanes = (0..at_a_time).map(|_| node.lane()).collect::<Result<Vec<_>>>()?;
+    let lanes = Mutex::new(lanes);
+    let grid = Grid { origin_ns: monotonic_ns(), step_ns: ns(step) };
+    thread::scope(|scope| {
+        let players: Vec<_> = plan
+            .iter()
+            .enumerate()
+            .map(|(number, planned)| {
+                let starts_ns = grid.origin_ns + planned.starts_ns;
+                sleep_until(starts_ns - ns(SETUP));
+                let (lanes, play) = (&lanes, &play);
+                scope.spawn(move || {
+                    let free = lanes.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let lane = free.map_or_else(|| node.lane(), Ok)?;
+                    let proxy_after = planned.proxy_after;
+                    let name = format!("cart-{number}");
+                    let stage = Stage { name, proxy_after, node, lane, grid, starts_ns };
+                    let played = play(&planned.case, &stage)
+                        .with_context(|| format!("play pod {}", stage.name));
+                    lanes.lock().unwrap_or_else(PoisonError::into_inner).push(stage.lane);
+                    played
+                })
+            })
+            .collect();
+        let join = |player: thread::ScopedJoinHandle<'_, Result<R>>| {
+            player.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        Ok(players.into_iter().map(join).collect())
+    })
+}
+
+// === impl Stage ===
+
+impl Stage<'_> {
+    /// Sets the pod up, in a network that served another one before.
+    pub(super) fn pod(&self, spec: PodSpec) -> Result<Pod> {
+        self.grid.wait_quiet();
+        let pod = self.node.pod(spec)?;
+        pod.publish()?;
+        pod.create_cgroup()?;
+        thread::sleep(CGROUP_TO_SANDBOX);
+        self.grid.wait_quiet();
+        pod.start_sandbox_in(&self.lane)?;
+        Ok(pod)
+    }
+
+    /// Waits for the moment at which kubelet starts the containers, and gives it.
+    pub(super) fn wait_start(&self) -> u64 {
+        sleep_until(self.starts_ns);
+        monotonic_ns()
+    }
+
+    /// Takes the pod off the node.
+    pub(super) fn end(&self, pod: Pod) -> Result<()> {
+        self.grid.wait_quiet();
+        pod.delete()
+    }
+}
+
+// === impl Grid ===
+
+impl Grid {
+    /// Waits until nobody becomes ready now.
+    fn wait_quiet(self) {
+        sleep_until(self.next_quiet(monotonic_ns()));
+    }
+
+    fn next_quiet(self, now_ns: u64) -> u64 {
+        let [from, to] = QUIET.map(|part| (part * self.step_ns as f64) as u64);
+        let into = now_ns.saturating_sub(self.origin_ns) % self.step_ns;
+        match into {
+            into if into < from => now_ns + (from - into),
+            into if into < to => now_ns,
+            into => now_ns + (self.step_ns - into) + from,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_any_length_become_ready_one_at_a_time() {
+        let delays = [10_000, 500, 2_000, 9_999, 1].map(Duration::from_millis);
+        let plan = plan(delays.map(|delay| (delay, delay)), STAGGER);
+        assert!(plan.is_sorted_by_key(|planned| planned.starts_ns));
+        assert!(plan.iter().all(|planned| planned.starts_ns >= ns(SETUP)), "{plan:?}");
+        let mut ready: Vec<u64> =
+            plan.iter().map(|planned| planned.starts_ns + ns(planned.proxy_after)).collect();
+        ready.sort_unstable();
+        assert!(ready.windows(2).all(|two| two[1] - two[0] == ns(STAGGER)), "{ready:?}");
+        // What is quiet is measured from these same moments.
+        assert!(ready.iter().all(|ready| ready % ns(STAGGER) == 0), "{ready:?}");
+    }
+
+    #[test]
+    fn quiet_is_late_between_two_starts() {
+        let grid = Grid { origin_ns: 1_000, step_ns: 100 };
+        assert_eq!(grid.next_quiet(1_000), 1_050);
+        assert_eq!(grid.next_quiet(1_060), 1_060);
+        assert_eq!(grid.next_quiet(1_380), 1_450);
+        assert_eq!(grid.next_quiet(1_399), 1_450);
+    }
+}

@@ -1,0 +1,188 @@
+//! What holdfast costs a pod whose proxy is ready: the same pod and the same Envoy without holdfast,
+//! with an open gate, and with the guard, turn by turn.
+
+mod programs;
+mod report;
+mod scene;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use self::{programs::ProgramCost, scene::Scene};
+use super::{Measure, Options, QuickRatio, Section, stats::Ratio};
+
+/// Rounds of each kind in each state.
+const PAIRS: u32 = 20;
+/// How long one is.
+const ROUND: Duration = Duration::from_millis(300);
+/// Of the quick form.
+const QUICK_PAIRS: u32 = 7;
+const QUICK_ROUND: Duration = Duration::from_millis(150);
+
+/// What is on the pod.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// No agent, no program.
+    Without,
+    /// An agent works, and has taken its programs off the pod.
+    Open,
+    /// An agent works, and the guard stays attached.
+    Guarded,
+}
+
+/// What a loop repeats.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    /// connect(), one request, close: the price of a connection.
+    Connect,
+    /// Requests over one connection: the price of a request's packets.
+    Request,
+    /// Answers of 1 MiB over one connection: the price of many packets.
+    Bytes,
+}
+
+/// How often a loop came round in a second, in each state at about the same time.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Round {
+    /// What it repeated.
+    pub(crate) work: Work,
+    /// The rates.
+    pub(crate) rates: BTreeMap<State, f64>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Steady {
+    /// How long a round is, in milliseconds.
+    pub(crate) round_ms: u64,
+    /// All rounds.
+    pub(crate) rounds: Vec<Round>,
+    /// What the programs take.
+    pub(crate) programs: Vec<ProgramCost>,
+}
+
+// === impl State ===
+
+impl State {
+    /// In the order in which they take turns, there and back: neighbours share an agent.
+    pub(crate) const ALL: [Self; 3] = [Self::Without, Self::Open, Self::Guarded];
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(crate) const ALL: [Self; 3] = [Self::Connect, Self::Request, Self::Bytes];
+
+    /// As `testbed-app throughput` knows it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Request => "request",
+            Self::Bytes => "bytes",
+        }
+    }
+
+    /// What is counted a second.
+    const fn counted(self) -> &'static str {
+        match self {
+            Self::Connect => "connects",
+            Self::Request => "requests",
+            Self::Bytes => "MiB",
+        }
+    }
+
+    /// How many of what the loop counts are one of that.
+    const fn unit(self) -> f64 {
+        match self {
+            Self::Connect | Self::Request => 1.0,
+            Self::Bytes => 1024.0 * 1024.0,
+        }
+    }
+}
+
+// === impl Steady ===
+
+impl Measure for Steady {
+    fn measure(options: &Options) -> Result<Self> {
+        let mut scene = Scene::new(&options.agent)?;
+        let rounds = rounds(&mut scene, options.runs_or(PAIRS), ROUND)?;
+        let programs = programs::measure(&mut scene)?;
+        Ok(Self { round_ms: ROUND.as_millis() as u64, rounds, programs })
+    }
+
+    fn section(&self) -> Section {
+        report::section(self)
+    }
+
+    fn quick(options: &Options) -> Result<Vec<QuickRatio>> {
+        let mut scene = Scene::new(&options.agent)?;
+        let rounds = rounds(&mut scene, options.runs_or(QUICK_PAIRS), QUICK_ROUND)?;
+        let ratio = |work: Work, state, name: &str| {
+            let ratio = ratio(&rounds, work, state).context("no rounds")?;
+            Ok(QuickRatio::higher(format!("{}/s, {name}", work.counted()), ratio.median))
+        };
+        let kinds = [
+            (State::Open, "open gate to no holdfast"),
+            (State::Guarded, "guarded gate to no holdfast"),
+        ];
+        Work::ALL
+            .into_iter()
+            .flat_map(|work| kinds.map(|(state, name)| ratio(work, state, name)))
+            .collect()
+    }
+}
+
+fn rounds(scene: &mut Scene, pairs: u32, time: Duration) -> Result<Vec<Round>> {
+    // What is slow the first time is slow before anything counts.
+    for work in Work::ALL {
+        scene.round(work, time)?;
+    }
+    let mut rounds = Vec::new();
+    for pair in 0..pairs {
+        let mut states = State::ALL;
+        // Turn and turn about, so that a drift of the machine favours none.
+        if pair % 2 == 1 {
+            states.reverse();
+        }
+        let mut of_pair = Work::ALL.map(|work| Round { work, rates: BTreeMap::new() });
+        for state in states {
+            scene.enter(state)?;
+            for Round { work, rates } in &mut of_pair {
+                rates.insert(state, scene.round(*work, time)?.per_second());
+            }
+        }
+        rounds.extend(of_pair);
+    }
+    Ok(rounds)
+}
+
+/// The ratio of the rates in this state to those without holdfast.
+fn ratio(rounds: &[Round], work: Work, state: State) -> Option<Ratio> {
+    let pairs = rounds.iter().filter(|round| round.work == work);
+    let pair =
+        |Round { rates, .. }: &Round| Some((*rates.get(&State::Without)?, *rates.get(&state)?));
+    Ratio::of_pairs(&pairs.filter_map(pair).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_of_one_work_and_of_two_states() {
+        let round = |work, without, open| {
+            let rates = [(State::Without, without), (State::Open, open)];
+            Round { work, rates: rates.into() }
+        };
+        let rounds = [round(Work::Connect, 100.0, 90.0), round(Work::Request, 100.0, 50.0)];
+        let median = |work| ratio(&rounds, work, State::Open).unwrap().median;
+        assert!((median(Work::Connect) - 0.9).abs() < 1e-9);
+        assert!((median(Work::Request) - 0.5).abs() < 1e-9);
+        assert!(ratio(&rounds, Work::Bytes, State::Open).is_none());
+        assert!(ratio(&rounds, Work::Connect, State::Guarded).is_none());
+    }
+}

@@ -1,0 +1,157 @@
+//! What the rounds say.
+
+use super::{
+    State, Steady, Work,
+    programs::{ProgramCost, Situation},
+    ratio,
+};
+use crate::bench::{
+    Axis, Plot, Section, Series,
+    stats::{Percentiles, Ratio},
+    table::{number, table},
+    target::{Target, targets},
+};
+
+/// What was promised: of the rates without holdfast so much is left.
+const TARGET: f64 = 0.99;
+
+/// A situation's programs with their runs of a connection.
+const PER_CONNECTION: [Situation; 2] = [Situation::GuardedConnects, Situation::Closed];
+
+pub(super) fn section(steady: &Steady) -> Section {
+    let Steady { round_ms, rounds, programs } = steady;
+    let pairs = rounds.len() / Work::ALL.len();
+    let text = format!(
+        "One pod with Istio's rules and one Envoy whose gate has been opened, in three states, turn by turn: no holdfast at all (no agent \
+runs), holdfast with the gate open (its programs are off), and with `holdfast.dev/guard` (they stay). {pairs} rounds of {round_ms} ms in each \
+state for each kind of work, in a closed loop with one connection at a time: connect, request and close; requests over one connection; \
+and answers of 1 MiB over one connection. A ratio is the median of the rounds' ratios to the round without holdfast beside it, with its 95% interval.\n\n\
+{}\n\
+### Targets\n\n{}\n\
+### In the kernel\n\n\
+What a program's run takes, by the kernel's own count (`BPF_ENABLE_STATS`), which the reading of the clock is part of. *per connection* is \
+all its runs for one connection, request and close, or for one connect that waits, its SYN dropped and its socket closed. \
+What the kernel takes to get to a program is not in it.\n\n{}",
+        rates(steady),
+        targets(&all_targets(steady)),
+        programs_table(programs),
+    );
+    let plot = ratios_plot(steady);
+    Section {
+        title: "Steady-state cost".into(),
+        text,
+        plots: if pairs > 0 { vec![plot] } else { Vec::new() },
+    }
+}
+
+fn shown(ratio: Option<Ratio>) -> String {
+    ratio.map_or_else(
+        || "-".into(),
+        |Ratio { median, low, high }| format!("{median:.3} ({low:.3} to {high:.3})"),
+    )
+}
+
+fn rates(steady: &Steady) -> String {
+    let rate = |work: Work, state| {
+        let of = steady.rounds.iter().filter(|round| round.work == work);
+        let rates: Vec<f64> = of.filter_map(|round| round.rates.get(&state).copied()).collect();
+        Percentiles::of(&rates).map_or_else(|| "-".into(), |rates| number(rates.p50 / work.unit()))
+    };
+    let row = |work: Work| {
+        let mut row = vec![format!("{}/s", work.counted())];
+        row.extend(State::ALL.map(|state| rate(work, state)));
+        row.extend(
+            [State::Open, State::Guarded].map(|state| shown(ratio(&steady.rounds, work, state))),
+        );
+        row
+    };
+    let head = ["median", "no holdfast", "open", "guarded", "open, ratio", "guarded, ratio"];
+    table(&head, &Work::ALL.map(row))
+}
+
+fn all_targets(steady: &Steady) -> Vec<Target> {
+    let target = |work: Work, (state, name)| {
+        let ratio = ratio(&steady.rounds, work, state)?;
+        let what = format!("{}/s, {name}", work.counted());
+        Some(Target::at_least(what, TARGET, ratio.median, ""))
+    };
+    let states = [(State::Open, "open"), (State::Guarded, "guarded")];
+    Work::ALL
+        .into_iter()
+        .flat_map(|work| states.map(|state| target(work, state)))
+        .flatten()
+        .collect()
+}
+
+fn programs_table(programs: &[ProgramCost]) -> String {
+    let row = |cost: &ProgramCost| {
+        let per_connection = PER_CONNECTION
+            .contains(&cost.situation)
+            .then(|| number(cost.nanos as f64 / cost.done as f64));
+        vec![
+            format!("`{}` ({}), {}", cost.program(), cost.hook, cost.situation.as_str()),
+            cost.runs.to_string(),
+            number(cost.nanos_a_run()),
+            per_connection.unwrap_or_else(|| "-".into()),
+        ]
+    };
+    let rows: Vec<Vec<String>> = programs.iter().map(row).collect();
+    table(&["program", "runs", "ns a run", "ns per connection"], &rows)
+}
+
+/// Each pair's ratios, sorted: how sure a median is.
+fn ratios_plot(steady: &Steady) -> Plot {
+    let series = |(work, state, name): (Work, State, &str)| {
+        let of = steady.rounds.iter().filter(|round| round.work == work);
+        let ratio = |round: &super::Round| {
+            Some(round.rates.get(&state)? / round.rates.get(&State::Without)?)
+        };
+        let mut ratios: Vec<f64> = of.filter_map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let count = ratios.len() as f64;
+        let points =
+            ratios.into_iter().zip(1..).map(|(x, nth)| (100.0 * f64::from(nth) / count, x));
+        Series { name: format!("{}/s, {name}", work.counted()), points: points.collect() }
+    };
+    let states = [(State::Open, "open"), (State::Guarded, "guarded")];
+    let all =
+        Work::ALL.into_iter().flat_map(|work| states.map(|(state, name)| (work, state, name)));
+    Plot {
+        name: "steady-ratios".into(),
+        title: "Rates with holdfast to those without, round by round".into(),
+        x: Axis::linear("% of the rounds"),
+        y: Axis::linear("ratio, at most"),
+        series: all.map(series).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Round, *};
+
+    fn steady(guarded: f64) -> Steady {
+        let rates = [(State::Without, 100.0), (State::Open, 100.0), (State::Guarded, guarded)];
+        let rounds = Work::ALL.map(|work| Round { work, rates: rates.into() }).to_vec();
+        let situation = Situation::GuardedConnects;
+        let gate =
+            ProgramCost { hook: "egress".into(), situation, runs: 90, nanos: 1800, done: 10 };
+        Steady { round_ms: 300, rounds, programs: vec![gate] }
+    }
+
+    #[test]
+    fn a_rate_that_falls_misses_its_target() {
+        let text = section(&steady(100.0)).text;
+        assert_eq!(text.matches(" met |").count(), 6, "{text}");
+        let text = section(&steady(97.0)).text;
+        assert_eq!(text.matches(" met |").count(), 3, "{text}");
+        assert_eq!(text.matches("missed by 0.0200").count(), 3, "{text}");
+        assert!(text.contains("0.970 (0.970 to 0.970)"), "{text}");
+    }
+
+    #[test]
+    fn a_program_s_price_is_told_by_run_and_by_connection() {
+        let text = section(&steady(100.0)).text;
+        let row = text.lines().find(|line| line.contains("`gate`")).unwrap();
+        assert!(row.contains(" 20.0 |") && row.contains(" 180 |"), "{row}");
+    }
+}
