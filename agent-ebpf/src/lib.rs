@@ -8,6 +8,7 @@
 
 #![no_std]
 
+pub mod awaited;
 pub mod event;
 pub mod gate;
 pub mod note;
@@ -16,6 +17,7 @@ pub mod sentry;
 pub mod socket;
 
 pub use self::{
+    awaited::AwaitedPort,
     event::{Event, EventKind},
     gate::{ContainerVerdict, Gate, GateCounts, GateMode, GateState, Treatment},
     sentry::{Post, Sentry},

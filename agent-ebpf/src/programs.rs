@@ -1,5 +1,6 @@
 //! The programs, one file for each hook family, and the maps they share.
 
+pub(crate) mod awaited;
 pub(crate) mod connect;
 pub(crate) mod gate;
 pub(crate) mod listener;

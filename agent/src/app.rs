@@ -3,7 +3,7 @@
 mod ending;
 mod handover;
 
-use std::{convert::identity, iter, path::Path, sync::Arc, time::Duration};
+use std::{convert::identity, future::pending, iter, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     admin::{self, Admin},
-    bpf::{self, BpfError, EventReader, LoadOptions, Loaded, Meanwhile, Place, Sentry},
+    bpf::{self, Arrivals, BpfError, EventReader, LoadOptions, Loaded, Meanwhile, Place, Sentry},
     cli::RunArgs,
     clock,
     cluster::{self, ClusterError, Kept, Watches},
@@ -133,7 +133,7 @@ pub async fn run(
     let (claim, _lock) = place.into_parts();
     let names = Names::default();
     let lines = Arc::new(KernelLines::new(names.clone()));
-    let Loaded { gates, sockets, events: ring } = bpf::load(&options, claim, lines)?;
+    let Loaded { gates, sockets, events: ring, awaited } = bpf::load(&options, claim, lines)?;
     readiness.met(Reason::ProgramsLoaded);
     let (sentry, mut handover) = match bpffs.as_deref() {
         Some(bpffs) => sentry(bpffs, &cgroup_root, &rules, args.sentry_for),
@@ -159,7 +159,8 @@ pub async fn run(
     let journal = Journal::new(status.epoch(), events.clone(), entries, counts);
     let replays = ReplayCounts::default();
     let proc_root = args.node.proc_root.clone();
-    let prober = Prober::new(entrance.clone(), proc_root, host_netns, probe_events);
+    let (awaited_ports, arrivals) = awaited.unzip();
+    let prober = Prober::new(entrance.clone(), proc_root, host_netns, awaited_ports, probe_events);
     exporter.connect(Sources {
         events,
         probes: prober.counts(),
@@ -201,6 +202,7 @@ pub async fn run(
     let cgroups = tokio::spawn(cgroups(watch, inputs));
     let (reports, reported) = mpsc::channel(REPORTS);
     let mut kernel = tokio::spawn(kernel(ring, reports, status.clone()));
+    let arrivals = tokio::spawn(bring(arrivals));
     let ending = async {
         let ended = tokio::select! {
             // The gates go on being worked until it is known what is to become of them.
@@ -208,6 +210,7 @@ pub async fn run(
             () = stop.cancelled() => Ok(endings.when_failed()),
             ended = pods => Err(ended.context("the watch of pods panicked")),
             ended = namespaces => Err(ended.context("the watch of namespaces panicked")),
+            ended = arrivals => Err(ended.context("the reader of listeners panicked").flatten()),
             ended = cgroups => Err(ended.context("the cgroup watch panicked").flatten()),
             ended = &mut kernel => Err(ended.context("the reader of kernel events panicked").flatten()),
         };
@@ -355,6 +358,14 @@ async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow:
                 return Ok(());
             }
         }
+    }
+}
+
+/// Where the kernel does not tell of listeners there is nothing to bring, for ever.
+async fn bring(arrivals: Option<Arrivals>) -> anyhow::Result<()> {
+    match arrivals {
+        Some(arrivals) => match arrivals.bring().await? {},
+        None => pending().await,
     }
 }
 

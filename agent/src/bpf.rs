@@ -2,6 +2,7 @@
 //! tells. The only module that knows aya.
 
 mod absence;
+mod awaited;
 mod away;
 mod cost;
 mod event;
@@ -16,6 +17,7 @@ mod part;
 mod pin;
 mod place;
 mod program;
+mod ring;
 mod sentry;
 mod socket;
 mod standing;
@@ -26,6 +28,7 @@ mod voice;
 pub(crate) use self::event::decode;
 pub use self::{
     absence::{Absence, Found, has_been_used, last_agent},
+    awaited::{Arrivals, Awaited, AwaitedPorts},
     cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},

@@ -2,6 +2,7 @@
 
 mod counts;
 mod http;
+mod interval;
 mod listener;
 mod probe;
 mod round;

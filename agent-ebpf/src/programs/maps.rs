@@ -1,7 +1,7 @@
 //! The maps, and what the loader sets. Names are part of the ABI: the agent finds them by these.
 
 use agent_ebpf::{
-    Address, Datagram, Gate, GateCounts, Post, QueryKey, Sentry, SocketRecord,
+    Address, AwaitedPort, Datagram, Gate, GateCounts, Post, QueryKey, Sentry, SocketRecord,
     pacing::{self, Answer},
 };
 use aya_ebpf::{
@@ -32,6 +32,12 @@ const MAX_BRANCHES: u32 = 64;
 /// Bytes of the event ring: 5,000 events, all that 2,500 sockets can cause in one burst.
 const EVENT_RING_BYTES: u32 = 512 * 1024;
 
+/// Ports of proxies that are waited for: two or three of a pod.
+const MAX_AWAITED: u32 = 4 * MAX_GATES;
+
+/// Bytes of the ring that tells of them: 1,300 ports, all at which 500 proxies begin to listen at once.
+const ARRIVED_RING_BYTES: u32 = 32 * 1024;
+
 /// Whether the connect hooks may call `bpf_set_retval` (Linux 5.18). Where not, the verifier
 /// removes the calls as dead code, which is why this is no map.
 #[unsafe(no_mangle)]
@@ -41,6 +47,10 @@ pub(crate) static HOLDFAST_SET_RETVAL: Global<u8> = Global::new(0);
 /// where only connect and packet hooks may).
 #[unsafe(no_mangle)]
 pub(crate) static HOLDFAST_SOCKOPT_ANCESTORS: Global<u8> = Global::new(0);
+
+/// Whether sock_ops programs may call `bpf_get_netns_cookie` (Linux 5.15).
+#[unsafe(no_mangle)]
+pub(crate) static HOLDFAST_SOCK_OPS_NETNS: Global<u8> = Global::new(0);
 
 // Elements are allocated when they are made, not beforehand: most nodes hold nothing most of the
 // time, and without preallocation a removed element is never reused under a reader's eyes.
@@ -84,6 +94,16 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0)
 /// Events that found the ring full.
 #[map(name = "EVENTS_LOST")]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ports at which the agent wants to be told of the next listener. This one and the next are not
+/// pinned: an agent asks for what it waits for.
+#[map(name = "AWAITED")]
+pub(crate) static AWAITED: HashMap<AwaitedPort, u8> =
+    HashMap::with_max_entries(MAX_AWAITED, BPF_F_NO_PREALLOC);
+
+/// Those of them that have one.
+#[map(name = "ARRIVED")]
+pub(crate) static ARRIVED: RingBuf = RingBuf::with_byte_size(ARRIVED_RING_BYTES, 0);
 
 /// Debug lines that the loud programs began to write.
 #[map(name = "LINES")]

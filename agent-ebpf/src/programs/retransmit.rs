@@ -1,5 +1,6 @@
 //! `sock_ops`: makes a held socket's SYN retransmissions last, takes that back afterwards, and
-//! reports how a hold ends. In mode refuse it ends sockets whose SYN had to be dropped.
+//! reports how a hold ends. In mode refuse it ends sockets whose SYN had to be dropped. And it tells of
+//! the listeners that the agent waits for.
 //!
 //! One program serves a pod's gate and the sentry: which of the two holds a socket is in the socket.
 //! Where it is on a pod and on the root of the pods, the second run finds everything done.
@@ -16,12 +17,14 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::{bpf_get_socket_cookie, bpf_getsockopt, bpf_ktime_get_ns, bpf_setsockopt},
     programs::SockOpsContext,
 };
 
 use super::{
+    awaited,
     maps::{GATES, GiveUp, Hold, SOCKETS, hold_of},
     record, report,
     say::say,
@@ -39,6 +42,7 @@ const SHORTEST_TIMEOUT_MS: u32 = 1;
 pub(crate) fn on_callback<const LOUD: bool>(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => awaited::listening(ctx),
         BPF_SOCK_OPS_RTO_CB => retransmitting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected::<LOUD>(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == TCP_SYN_SENT && ctx.arg(1) == TCP_CLOSE => {

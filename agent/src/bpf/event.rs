@@ -4,19 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use agent_ebpf::{Address, Event, EventKind};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use tokio::io::{Interest, unix::AsyncFd};
 
-use super::BpfError;
+use super::{BpfError, ring::Ring};
 use crate::core::{
     Caller, CgroupId, KernelEvent, KernelEventKind, Monotonic, QueryId, SocketCookie,
 };
 
-/// Events handed over at a time, a millisecond of work: other facts get their turn in between.
-const MAX_BATCH: usize = 256;
-
 /// Reads the kernel's events as they come.
 pub struct EventReader {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: Ring,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
 }
@@ -38,10 +34,7 @@ impl EventReader {
         ring: RingBuf<MapData>,
         lost: PerCpuArray<MapData, u64>,
     ) -> Result<Self, BpfError> {
-        // SAFETY: the ring owns its descriptor, and nothing here replaces or closes it.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|error| BpfError::Ring(error.into()))?;
-        let mut reader = Self { ring, lost, lost_before: 0 };
+        let mut reader = Self { ring: Ring::new(ring)?, lost, lost_before: 0 };
         // What an earlier agent lost it has told itself.
         reader.newly_lost();
         Ok(reader)
@@ -53,25 +46,7 @@ impl EventReader {
     ///
     /// [`BpfError::Ring`] if the descriptor cannot be waited for.
     pub async fn next(&mut self) -> Result<Vec<KernelEvent>, BpfError> {
-        loop {
-            let mut guard = self.ring.readable_mut().await.map_err(BpfError::Ring)?;
-            let mut events = Vec::new();
-            // Readiness stays set for what a batch leaves in the ring.
-            let ring = guard.get_inner_mut();
-            let mut emptied = false;
-            while events.len() < MAX_BATCH && !emptied {
-                match ring.next() {
-                    Some(item) => events.extend(decode(&item)),
-                    None => emptied = true,
-                }
-            }
-            if emptied {
-                guard.clear_ready();
-            }
-            if !events.is_empty() {
-                return Ok(events);
-            }
-        }
+        self.ring.next(decode).await
     }
 
     /// Events that found the ring full since the last call.

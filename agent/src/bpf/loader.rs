@@ -10,7 +10,7 @@ use aya::{
 };
 
 use super::{
-    BpfError, EventReader, Gates, LineSink, SocketTable,
+    Arrivals, AwaitedPorts, BpfError, EventReader, Gates, LineSink, SocketTable,
     away::Away,
     gate::GateMaps,
     inherit,
@@ -31,6 +31,7 @@ pub(super) static OBJECT: &[u8] =
 /// Constants of the programs: whether they may call a helper. Off, the verifier removes the call.
 const SET_RETVAL: &str = "HOLDFAST_SET_RETVAL";
 const SOCKOPT_ANCESTORS: &str = "HOLDFAST_SOCKOPT_ANCESTORS";
+const SOCK_OPS_NETNS: &str = "HOLDFAST_SOCK_OPS_NETNS";
 
 /// The maps that outlive an agent: all in which something stands that the next one's programs go on
 /// with.
@@ -101,6 +102,8 @@ pub struct Loaded {
     pub sockets: SocketTable,
     /// Reads the kernel's events.
     pub events: EventReader,
+    /// Tells who begins to listen, if the kernel does.
+    pub awaited: Option<(AwaitedPorts, Arrivals)>,
 }
 
 /// Shows that this kernel takes all programs, and lets go of them again.
@@ -143,6 +146,13 @@ pub fn load(
     let (table, sockets) = SocketTable::new([records()?, records()?], [datagrams()?, datagrams()?]);
     let events =
         EventReader::new(open(&ebpf, EventReader::MAP)?, open(&ebpf, EventReader::LOST_MAP)?)?;
+    let awaited = if KernelPart::SockOpsNetns.is_there() {
+        let ports = AwaitedPorts::new(open(&ebpf, AwaitedPorts::MAP)?);
+        let arrivals = Arrivals::new(open(&ebpf, Arrivals::MAP)?, ports.clone())?;
+        Some((ports, arrivals))
+    } else {
+        None
+    };
     let maps = GateMaps {
         gates: open(&ebpf, Gates::MAP)?,
         counts: open(&ebpf, Gates::COUNTS_MAP)?,
@@ -166,7 +176,7 @@ pub fn load(
         None => StdHashMap::new(),
     };
     let gates = Gates::new(voices, maps, options.max_sockets_per_pod, left, claim);
-    Ok(Loaded { gates, sockets: table, events })
+    Ok(Loaded { gates, sockets: table, events, awaited })
 }
 
 /// From here on no other process posts a sentry, and it takes the verifier seconds until this agent
@@ -197,12 +207,12 @@ pub(super) fn object(options: &LoadOptions, claim: Option<&Claim>) -> Result<Ebp
     // Not in 5.10; see the programs' own notes.
     let set_retval = u8::from(KernelPart::SetRetval.is_there());
     let sockopt_ancestors = u8::from(KernelPart::SockoptAncestors.is_there());
+    let sock_ops_netns = u8::from(KernelPart::SockOpsNetns.is_there());
     let mut loader = EbpfLoader::new();
-    loader.override_global(SET_RETVAL, &set_retval, true).override_global(
-        SOCKOPT_ANCESTORS,
-        &sockopt_ancestors,
-        true,
-    );
+    loader
+        .override_global(SET_RETVAL, &set_retval, true)
+        .override_global(SOCKOPT_ANCESTORS, &sockopt_ancestors, true)
+        .override_global(SOCK_OPS_NETNS, &sock_ops_netns, true);
     for name in SIZED {
         loader.map_max_entries(name, options.max_sockets);
     }

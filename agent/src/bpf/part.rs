@@ -16,6 +16,8 @@ pub enum KernelPart {
     SetRetval,
     /// Tells the setsockopt hook from which pod the call comes.
     SockoptAncestors,
+    /// Tells of which network namespace a socket is that begins to listen.
+    SockOpsNetns,
     /// Tells network namespaces apart, also those whose processes have ended.
     NetnsCookie,
 }
@@ -24,7 +26,8 @@ pub enum KernelPart {
 
 impl KernelPart {
     /// All, the oldest first.
-    pub const ALL: [Self; 3] = [Self::NetnsCookie, Self::SetRetval, Self::SockoptAncestors];
+    pub const ALL: [Self; 4] =
+        [Self::NetnsCookie, Self::SockOpsNetns, Self::SetRetval, Self::SockoptAncestors];
 
     /// Its name in the kernel.
     #[must_use]
@@ -32,6 +35,7 @@ impl KernelPart {
         match self {
             Self::SetRetval => "bpf_set_retval",
             Self::SockoptAncestors => "bpf_get_current_ancestor_cgroup_id in setsockopt",
+            Self::SockOpsNetns => "bpf_get_netns_cookie in sock_ops",
             Self::NetnsCookie => "SO_NETNS_COOKIE",
         }
     }
@@ -42,6 +46,7 @@ impl KernelPart {
         match self {
             Self::SetRetval => "5.18",
             Self::SockoptAncestors => "6.1",
+            Self::SockOpsNetns => "5.15",
             Self::NetnsCookie => "5.14",
         }
     }
@@ -52,6 +57,7 @@ impl KernelPart {
         match self {
             Self::SetRetval => "refuse",
             Self::SockoptAncestors => "DNS",
+            Self::SockOpsNetns => "listeners",
             Self::NetnsCookie => "replay",
         }
     }
@@ -62,6 +68,7 @@ impl KernelPart {
         match self {
             Self::SetRetval => "ECONNREFUSED only",
             Self::SockoptAncestors => "by container",
+            Self::SockOpsNetns => "looked for",
             Self::NetnsCookie => "of living processes",
         }
     }
@@ -75,6 +82,9 @@ impl KernelPart {
             }
             Self::SockoptAncestors => {
                 "while DNS is held, a container with cgroups of its own counts as one that waits"
+            }
+            Self::SockOpsNetns => {
+                "a proxy that begins to listen is found by looking, up to 50 ms later, not at once"
             }
             Self::NetnsCookie => "a held connect whose process has ended is not sent again",
         }
@@ -94,6 +104,9 @@ impl KernelPart {
                 ProgramType::CgroupSockopt,
                 BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
             ),
+            Self::SockOpsNetns => {
+                helper(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie)
+            }
             Self::NetnsCookie => {
                 let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).ok()?;
                 Some(netns::cookie_of(&socket).is_some())

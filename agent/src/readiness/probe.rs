@@ -1,7 +1,8 @@
 //! One task for each proxy that is being waited for.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, io, path::PathBuf, sync::Arc, time::Duration};
 
+use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -10,30 +11,16 @@ use tokio::{
 
 use super::{
     counts::ProbeCounts,
+    interval::{Interval, Situation},
     listener,
     round::{Round, Seen},
 };
 use crate::{
+    bpf::{Awaited, AwaitedPorts},
     clock,
     core::{Finding, Pace, PodUid, ReadyCheck},
-    netns::{Entrance, Netns},
+    netns::{self, Entrance, Netns},
 };
-
-/// Between probes while nobody waits.
-const IDLE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Between probes of a proxy whose deadline has passed: nobody waits for the answer.
-const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Between probes while a connect waits: at first this, 0.1 ms of work each while nobody listens and
-/// 0.5 ms when the endpoint is asked...
-const HELD_INTERVAL_MIN: Duration = Duration::from_millis(5);
-
-/// ... and never less often than this.
-const HELD_INTERVAL_MAX: Duration = Duration::from_millis(50);
-
-/// The interval grows with the wait, to this fraction of it: 5 ms up to 2 s, 50 ms from 20 s on.
-const HELD_FRACTION: u32 = 400;
 
 /// How long a pod's process must have been seen in the node's own network namespace before the pod
 /// counts as one of the host network. A runtime puts a sandbox's process into its cgroup first and
@@ -94,6 +81,7 @@ pub struct Prober {
     host_netns: u64,
     /// Whether the kernel tells who listens.
     listeners: bool,
+    awaited_ports: Option<AwaitedPorts>,
     events: mpsc::Sender<ProbeEvent>,
     counts: ProbeCounts,
     running: HashMap<PodUid, Running>,
@@ -131,12 +119,14 @@ impl ProbeEvent {
 // === impl Prober ===
 
 impl Prober {
-    /// `host_netns` is the inode number of the node's own network namespace.
+    /// `host_netns` is the inode number of the node's own network namespace; without `awaited_ports`
+    /// listeners are only looked for.
     #[must_use]
     pub fn new(
         entrance: Entrance,
         proc_root: PathBuf,
         host_netns: u64,
+        awaited_ports: Option<AwaitedPorts>,
         events: mpsc::Sender<ProbeEvent>,
     ) -> Self {
         let listeners = listener::is_supported();
@@ -151,6 +141,7 @@ impl Prober {
             proc_root,
             host_netns,
             listeners,
+            awaited_ports,
             events,
             counts: ProbeCounts::default(),
             running: HashMap::new(),
@@ -180,9 +171,13 @@ impl Prober {
             host_netns: self.host_netns,
             events: self.events.clone(),
             pace: paced,
+            interval: Interval::default(),
+            awaited_ports: self.awaited_ports.clone(),
             counts: self.counts.clone(),
             found: None,
             sandbox: None,
+            awaited: None,
+            is_told: false,
             on_host_since: None,
             told_host_network: false,
             told_not_ready: false,
@@ -247,9 +242,15 @@ struct Probe {
     host_netns: u64,
     events: mpsc::Sender<ProbeEvent>,
     pace: watch::Receiver<Pace>,
+    interval: Interval,
+    awaited_ports: Option<AwaitedPorts>,
     counts: ProbeCounts,
     found: Option<Finding>,
     sandbox: Option<(u32, Arc<Netns>)>,
+    /// The sandbox's ports at which somebody is to listen.
+    awaited: Option<Awaited>,
+    /// The kernel will tell who does.
+    is_told: bool,
     on_host_since: Option<Instant>,
     told_host_network: bool,
     told_not_ready: bool,
@@ -278,7 +279,15 @@ impl Probe {
             loop {
                 let due = started + self.interval();
                 tokio::select! {
-                    () = sleep_until(due) => break,
+                    () = sleep_until(due) => {
+                        // Not after an arrival: whoever comes and goes in a loop sets no pace.
+                        self.ask();
+                        break;
+                    }
+                    () = arrival(self.awaited.as_ref()) => {
+                        self.interval.arrived(clock::now());
+                        break;
+                    }
                     // Someone has begun to wait, or nobody does any more: the interval is another.
                     news = self.pace.changed(), if !changed => changed = news.is_err(),
                 }
@@ -367,6 +376,8 @@ impl Probe {
             return Ok(Ok((*pid, Arc::clone(netns))));
         }
         self.sandbox = None;
+        self.awaited = None;
+        self.is_told = false;
         let pid = match (self.find_process)() {
             Ok(Some(pid)) => pid,
             Ok(None) => return Ok(Err(Finding::NoProcess)),
@@ -389,25 +400,57 @@ impl Probe {
         }
         self.sandbox = Some((pid, Arc::clone(&netns)));
         if netns.inode() != self.host_netns {
+            self.wait_in(&netns).await;
             self.events.send(ProbeEvent::Netns(self.run.clone(), Arc::clone(&netns))).await?;
         }
         Ok(Ok((pid, netns)))
+    }
+
+    /// Waits for listeners there, if the kernel tells of them.
+    async fn wait_in(&mut self, netns: &Arc<Netns>) {
+        let Some(ports) = &self.awaited_ports else { return };
+        let cookie = || Ok(netns::cookie_of(&Socket::new(Domain::IPV4, Type::DGRAM, None)?));
+        match self.entrance.run(netns, cookie).await {
+            Ok(Some(cookie)) => {
+                self.awaited = Some(ports.wait_at(cookie, self.round.awaited_ports()));
+                self.ask();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(pod_uid = %self.run.uid, %error, "listeners cannot be waited for");
+            }
+        }
+    }
+
+    /// Asks to be told who begins to listen. Without that it is looked for more often.
+    fn ask(&mut self) {
+        let asked = self.awaited.as_ref().map(Awaited::ask);
+        self.is_told = matches!(asked, Some(Ok(())));
+        if let Some(Err(error)) = asked {
+            tracing::debug!(pod_uid = %self.run.uid, %error, "listeners are not told of");
+        }
     }
 
     fn interval(&mut self) -> Duration {
         // A pod that stays in the host's network has nobody who could be asked.
         let can_ask = self.round.can_ask()
             && self.on_host_since.is_none_or(|since| since.elapsed() < HOST_NETWORK_AFTER);
-        match *self.pace.borrow_and_update() {
-            Pace::Held(since) if can_ask => held_interval(clock::now().since(since)),
-            Pace::Held(_) | Pace::Idle => IDLE_INTERVAL,
-            Pace::GivenUp => GIVEN_UP_INTERVAL,
-        }
+        let nobody_listens = matches!(self.found, Some(Finding::NobodyListens { .. }));
+        let situation = Situation {
+            pace: *self.pace.borrow_and_update(),
+            can_ask,
+            is_told: self.is_told && nobody_listens,
+        };
+        self.interval.after(situation, clock::now())
     }
 }
 
-fn held_interval(waited: Duration) -> Duration {
-    (waited / HELD_FRACTION).clamp(HELD_INTERVAL_MIN, HELD_INTERVAL_MAX)
+/// Somebody begins to listen; never where the kernel does not tell.
+async fn arrival(awaited: Option<&Awaited>) {
+    match awaited {
+        Some(awaited) => awaited.arrived().await,
+        None => pending().await,
+    }
 }
 
 #[cfg(test)]

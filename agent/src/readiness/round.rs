@@ -50,6 +50,15 @@ impl Round {
         self.checks.iter().any(|check| *check != ReadyCheck::Kube)
     }
 
+    /// Where somebody has to listen before it is worth another look.
+    pub(super) fn awaited_ports(&self) -> impl Iterator<Item = u16> {
+        let of_check = |check: &ReadyCheck| match check {
+            ReadyCheck::Http { port, .. } | ReadyCheck::Tcp { port } => Some(*port),
+            ReadyCheck::Kube => None,
+        };
+        self.ports.iter().copied().chain(self.checks.iter().filter_map(of_check))
+    }
+
     /// Goes once through all checks, in one visit to the namespace.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::{
 
 use agent_ebpf::GateCounts;
 use holdfast::{
-    bpf::{self, Claim, EventReader, Gates, LoadOptions, SocketTable},
+    bpf::{self, AwaitedPorts, Claim, EventReader, Gates, LoadOptions, SocketTable},
     clock,
     core::{
         CgroupId, CloseReason, GateSetting, InheritedGate, KernelEvent, KernelEventKind, Mode,
@@ -47,6 +47,7 @@ pub(crate) struct Pod {
     runtime: Runtime,
     replayer: Replayer,
     events: EventReader,
+    awaited_ports: Option<AwaitedPorts>,
     /// What the programs have said.
     pub(crate) lines: Arc<Lines>,
     root: PathBuf,
@@ -78,6 +79,10 @@ impl Pod {
             bpf::load(options, bpffs.map(claim), lines.clone())
                 .unwrap_or_else(|error| panic!("{error} (these tests need root)"))
         };
+        let (awaited_ports, arrivals) = loaded.awaited.unzip();
+        if let Some(arrivals) = arrivals {
+            runtime.spawn(arrivals.bring());
+        }
         let root = cgroup_root(None, Path::new("/proc")).unwrap();
         let name = format!(
             "holdfast-kernel-{}-{}-kubepods",
@@ -95,6 +100,7 @@ impl Pod {
         Self {
             runtime,
             gates: Some(loaded.gates),
+            awaited_ports,
             replayer: Replayer::new(
                 Entrance::start().unwrap(),
                 Worker::start("tables").unwrap(),
@@ -112,6 +118,16 @@ impl Pod {
             netns,
             _one_at_a_time: guard,
         }
+    }
+
+    /// `None` where the kernel tells of no listeners.
+    pub(crate) fn awaited_ports(&self) -> Option<&AwaitedPorts> {
+        self.awaited_ports.as_ref()
+    }
+
+    /// Waits for something that the pod's own runtime brings.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
     }
 
     pub(crate) fn id(&self) -> CgroupId {
@@ -355,7 +371,7 @@ fn cgroup_id(path: &Path) -> CgroupId {
     CgroupId(fs::metadata(path).unwrap().ino())
 }
 
-fn loopback_up() {
+pub(crate) fn loopback_up() {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     // SAFETY: an all-zero ifreq is a valid one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

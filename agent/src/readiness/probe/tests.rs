@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::readiness::{
     counts::ProbeResult,
+    interval,
     sandbox::{SOON, Sandbox},
 };
 
@@ -30,7 +31,7 @@ impl Bench {
         let (sender, events) = mpsc::channel(16);
         let proc_root = PathBuf::from("/proc");
         Self {
-            prober: Prober::new(entrance, proc_root, host.inode(), sender),
+            prober: Prober::new(entrance, proc_root, host.inode(), None, sender),
             events,
             found: Vec::new(),
         }
@@ -235,16 +236,20 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
         host_netns: 0,
         events,
         pace,
+        interval: Interval::default(),
+        awaited_ports: None,
         counts: ProbeCounts::default(),
         found: None,
         sandbox: None,
+        awaited: None,
+        is_told: false,
         on_host_since: Some(Instant::now()),
         told_host_network: false,
         told_not_ready: false,
     };
-    assert_eq!(probe.interval(), HELD_INTERVAL_MIN, "its namespace may still come");
+    assert_eq!(probe.interval(), interval::HELD_MIN, "its namespace may still come");
     probe.on_host_since = Some(Instant::now() - HOST_NETWORK_AFTER);
-    assert_eq!(probe.interval(), IDLE_INTERVAL);
+    assert_eq!(probe.interval(), interval::IDLE);
 }
 
 #[tokio::test]
@@ -283,13 +288,4 @@ async fn what_a_replaced_probe_had_still_to_say_does_not_count() {
     assert!(bench.prober.is_current(&of_the_new_one));
     bench.prober.stop(&uid());
     assert!(!bench.prober.is_current(&of_the_new_one));
-}
-
-#[test]
-fn the_interval_grows_with_the_wait_within_bounds() {
-    for (waited_ms, expected_ms) in [(0, 5), (2_000, 5), (10_000, 25), (20_000, 50), (600_000, 50)]
-    {
-        let waited = Duration::from_millis(waited_ms);
-        assert_eq!(held_interval(waited), Duration::from_millis(expected_ms), "{waited:?}");
-    }
 }
