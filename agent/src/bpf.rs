@@ -28,7 +28,7 @@ mod voice;
 pub(crate) use self::event::decode;
 pub use self::{
     absence::{Absence, Found, has_been_used, last_agent},
-    awaited::{Arrivals, Awaited, AwaitedPorts},
+    awaited::Arrivals,
     cost::{ProgramCost, costs},
     event::EventReader,
     gate::{GateTotals, Gates},

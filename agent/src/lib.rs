@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod awaited;
 pub mod bpf;
 #[cfg(test)]
 mod captured_log;

@@ -1,35 +1,18 @@
-//! Ports at which somebody is waited for to listen, and the news that somebody does.
+//! Asks the programs who begins to listen, and reads what they tell.
 
-use std::{
-    collections::HashMap as StdHashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{convert::Infallible, fmt, io};
 
 use agent_ebpf::AwaitedPort;
 use aya::maps::{HashMap, MapData, RingBuf};
-use tokio::sync::Notify;
 
-use super::{BpfError, ring::Ring};
-use crate::core::NetnsCookie;
+use super::{BpfError, map::write_failed, ring::Ring};
+use crate::{
+    awaited::{AwaitedPorts, Place, Questions},
+    core::NetnsCookie,
+};
 
-/// All that are waited for. Clones are the same.
-#[derive(Clone)]
-pub struct AwaitedPorts(Arc<Mutex<Books>>);
-
-struct Books {
-    /// Of whom the programs are to tell; each is told once and is no more in here then.
-    asked: HashMap<MapData, AwaitedPort, u8>,
-    /// Who wants to know.
-    waiting: StdHashMap<AwaitedPort, Arc<Notify>>,
-}
-
-/// The ports of one network namespace, for as long as this lives.
-pub struct Awaited {
-    all: AwaitedPorts,
-    ports: Vec<AwaitedPort>,
-    arrived: Arc<Notify>,
-}
+/// Whom the programs are to tell of; who has been told of is no more in here.
+pub(super) struct Asked(HashMap<MapData, AwaitedPort, u8>);
 
 /// Brings the programs' news to whoever waits for it.
 pub struct Arrivals {
@@ -37,82 +20,37 @@ pub struct Arrivals {
     ports: AwaitedPorts,
 }
 
-// === impl AwaitedPorts ===
+// === impl Asked ===
 
-impl AwaitedPorts {
+impl Asked {
     pub(super) const MAP: &'static str = "AWAITED";
 
-    pub(super) fn new(asked: HashMap<MapData, AwaitedPort, u8>) -> Self {
-        Self(Arc::new(Mutex::new(Books { asked, waiting: StdHashMap::new() })))
-    }
-
-    /// Waits for listeners at these ports. Of two who wait for the same port the later one hears of it.
-    #[must_use]
-    pub fn wait_at(&self, netns: NetnsCookie, ports: impl IntoIterator<Item = u16>) -> Awaited {
-        let ports = ports.into_iter().map(|port| AwaitedPort::new(netns.0, port.into())).collect();
-        let awaited = Awaited { all: self.clone(), ports, arrived: Arc::new(Notify::new()) };
-        let mut books = self.books();
-        for port in &awaited.ports {
-            books.waiting.insert(*port, Arc::clone(&awaited.arrived));
-        }
-        drop(books);
-        awaited
-    }
-
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) const fn new(map: HashMap<MapData, AwaitedPort, u8>) -> Self {
+        Self(map)
     }
 }
 
-impl fmt::Debug for AwaitedPorts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwaitedPorts").finish_non_exhaustive()
+impl Questions for Asked {
+    fn ask(&mut self, place: Place) -> io::Result<()> {
+        let written = self.0.insert(key(place), 1, 0);
+        written.map_err(|source| io::Error::other(write_failed(Self::MAP, source)))
+    }
+
+    fn take_back(&mut self, place: Place) {
+        // It has been answered, or stays a question whose answer nobody hears.
+        let _: Result<(), _> = self.0.remove(&key(place));
     }
 }
 
-// === impl Awaited ===
-
-impl Awaited {
-    /// Asks for the next listener at each of the ports. Whoever looks for one after this misses none.
-    ///
-    /// # Errors
-    ///
-    /// [`BpfError`] if a port finds no room: nobody tells of it then.
-    pub fn ask(&self) -> Result<(), BpfError> {
-        let mut books = self.all.books();
-        for port in &self.ports {
-            books
-                .asked
-                .insert(port, 1, 0)
-                .map_err(|source| super::map::write_failed(AwaitedPorts::MAP, source))?;
-        }
-        Ok(())
-    }
-
-    /// Somebody has begun to listen at one of the ports, since this was last waited for.
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
+fn key(place: Place) -> AwaitedPort {
+    AwaitedPort::new(place.netns.0, place.port.into())
 }
 
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        let mut books = self.all.books();
-        for port in &self.ports {
-            // Somebody else may wait there by now.
-            if books.waiting.get(port).is_some_and(|of| Arc::ptr_eq(of, &self.arrived)) {
-                books.waiting.remove(port);
-                // It has been told of, or stays a question whose answer nobody hears.
-                let _: Result<(), _> = books.asked.remove(port);
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Awaited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Awaited").field("ports", &self.ports).finish_non_exhaustive()
-    }
+/// Bytes of another size are not of this ABI and are passed over.
+fn place(bytes: &[u8]) -> Option<Place> {
+    let told: AwaitedPort = bytemuck::try_pod_read_unaligned(bytes).ok()?;
+    let port = told.port.try_into().ok()?;
+    Some(Place { netns: NetnsCookie(told.netns_cookie), port })
 }
 
 // === impl Arrivals ===
@@ -125,21 +63,15 @@ impl Arrivals {
         Ok(Self { ring: Ring::new(ring)?, ports })
     }
 
-    /// Brings news until it cannot be waited for any more.
+    /// Brings news until there can be none any more.
     ///
     /// # Errors
     ///
-    /// [`BpfError::Ring`], always.
-    pub async fn bring(mut self) -> Result<std::convert::Infallible, BpfError> {
+    /// [`BpfError::Ring`], always: the ring cannot be waited for.
+    pub async fn bring(mut self) -> Result<Infallible, BpfError> {
         loop {
-            let arrived =
-                self.ring.next(|bytes| bytemuck::try_pod_read_unaligned(bytes).ok()).await?;
-            let books = self.ports.books();
-            for port in arrived {
-                if let Some(waiting) = books.waiting.get::<AwaitedPort>(&port) {
-                    waiting.notify_one();
-                }
-            }
+            let arrived = self.ring.next(place).await?;
+            self.ports.arrived(arrived);
         }
     }
 }
@@ -147,5 +79,18 @@ impl Arrivals {
 impl fmt::Debug for Arrivals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arrivals").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_what_was_asked() {
+        let asked = Place { netns: NetnsCookie(1 << 40), port: 65_535 };
+        assert_eq!(place(bytemuck::bytes_of(&key(asked))), Some(asked));
+        assert_eq!(place(&[0xff; size_of::<AwaitedPort>()]), None, "no port has such a number");
+        assert_eq!(place(&[0; size_of::<AwaitedPort>() - 1]), None);
     }
 }

@@ -10,7 +10,8 @@ use aya::{
 };
 
 use super::{
-    Arrivals, AwaitedPorts, BpfError, EventReader, Gates, LineSink, SocketTable,
+    Arrivals, BpfError, EventReader, Gates, LineSink, SocketTable,
+    awaited::Asked,
     away::Away,
     gate::GateMaps,
     inherit,
@@ -22,7 +23,7 @@ use super::{
     sentry::{self, Posting, Sentry},
     voice::Voices,
 };
-use crate::core::PodUid;
+use crate::{awaited::AwaitedPorts, core::PodUid};
 
 /// The eBPF object, built by this crate's build script.
 pub(super) static OBJECT: &[u8] =
@@ -147,7 +148,8 @@ pub fn load(
     let events =
         EventReader::new(open(&ebpf, EventReader::MAP)?, open(&ebpf, EventReader::LOST_MAP)?)?;
     let awaited = if KernelPart::SockOpsNetns.is_there() {
-        let ports = AwaitedPorts::new(open(&ebpf, AwaitedPorts::MAP)?);
+        let asked = Asked::new(open(&ebpf, Asked::MAP)?);
+        let ports = AwaitedPorts::new(Box::new(asked));
         let arrivals = Arrivals::new(open(&ebpf, Arrivals::MAP)?, ports.clone())?;
         Some((ports, arrivals))
     } else {

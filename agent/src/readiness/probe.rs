@@ -16,7 +16,7 @@ use super::{
     round::{Round, Seen},
 };
 use crate::{
-    bpf::{Awaited, AwaitedPorts},
+    awaited::{Awaited, AwaitedPorts},
     clock,
     core::{Finding, Pace, PodUid, ReadyCheck},
     netns::{self, Entrance, Netns},

@@ -3,18 +3,25 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast::{
-    bpf::{Awaited, KernelPart, missing_parts},
-    core::NetnsCookie,
-    netns::cookie_of,
+    awaited::Awaited,
+    bpf::{KernelPart, missing_parts},
+    core::{NetnsCookie, Pace, PodUid, ReadyCheck},
+    netns::{Entrance, cookie_of},
+    readiness::{ProbeEvent, ProbeTarget, Prober},
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::gettid,
+};
 use socket2::{Domain, Socket, Type};
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::pod::{MINUTE, PROXY_PORT, Pod, loopback_up, proxy};
 
@@ -102,4 +109,49 @@ fn nobody_hears_of_a_port_that_is_waited_for_no_more_and_the_last_who_waits_hear
     let third = pod.awaited_ports().unwrap().wait_at(cookie().unwrap(), [PROXY_PORT]);
     drop(listen(&pod, outbound()));
     assert!(!comes(&pod, QUIET, third.arrived()), "the question outlived who asked");
+}
+
+/// How often a proxy is looked at that the agent has given up.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// From the start of a probe to the word that the proxy is ready, which begins to listen once it was
+/// found not to.
+fn found_after(pod: &Pod) -> Duration {
+    let (events, mut probed) = mpsc::channel(16);
+    let entrance = Entrance::start().unwrap();
+    let ports = pod.awaited_ports().cloned();
+    let mut prober = Prober::new(entrance, PathBuf::from("/proc"), 0, ports, events);
+    let process = u32::try_from(gettid().as_raw()).unwrap();
+    let begun = Instant::now();
+    let target = ProbeTarget {
+        uid: PodUid::new("awaited"),
+        checks: vec![ReadyCheck::Tcp { port: PROXY_PORT }],
+        ports: vec![PROXY_PORT],
+        any_port: false,
+        pace: Pace::GivenUp,
+        find_process: Arc::new(move || Ok(Some(process))),
+    };
+    let mut next = |wanted: fn(&ProbeEvent) -> bool| {
+        pod.block_on(async {
+            let found = async { while !wanted(&probed.recv().await.unwrap()) {} };
+            timeout(SOON, found).await.expect("the probe tells in time");
+        });
+    };
+    pod.block_on(async { prober.start(target) });
+    next(|event| matches!(event, ProbeEvent::NotReady(_)));
+    let _listener = listen(pod, outbound());
+    next(|event| matches!(event, ProbeEvent::Ready(..)));
+    begun.elapsed()
+}
+
+#[test]
+fn a_proxy_that_begins_to_listen_is_looked_at_at_once() {
+    let mut pod = Pod::new();
+    pod.close(MINUTE);
+    if pod.awaited_ports().is_none() {
+        return;
+    }
+    // Where the machine stands still for so long the next round may have found it by itself.
+    let at_once = (0..5).any(|_| found_after(&pod) < GIVEN_UP);
+    assert!(at_once, "found by looking only");
 }

@@ -15,7 +15,8 @@ use std::{
 
 use agent_ebpf::GateCounts;
 use holdfast::{
-    bpf::{self, AwaitedPorts, Claim, EventReader, Gates, LoadOptions, SocketTable},
+    awaited::AwaitedPorts,
+    bpf::{self, Claim, EventReader, Gates, LoadOptions, SocketTable},
     clock,
     core::{
         CgroupId, CloseReason, GateSetting, InheritedGate, KernelEvent, KernelEventKind, Mode,

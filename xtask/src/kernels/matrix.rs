@@ -13,7 +13,7 @@ struct Feature {
 }
 
 /// In the order of the table. A test may count for several; each must for one at least.
-const FEATURES: [Feature; 12] = [
+const FEATURES: [Feature; 13] = [
     Feature { name: "hold", tests: &["hold::", "exempt::"] },
     Feature {
         name: "replay",
@@ -41,6 +41,8 @@ const FEATURES: [Feature; 12] = [
     Feature { name: "sentry", tests: &["sentry::"] },
     // What closed gates do while nobody is going to open them.
     Feature { name: "absence", tests: &["away::"] },
+    // The proxy's, of which the agent is told when they come.
+    Feature { name: "listeners", tests: &["awaited::"] },
     // All programs pass the verifier, for what they were recorded to cost.
     Feature { name: "verifier", tests: &["cost::", "parts::"] },
 ];
