@@ -9,16 +9,20 @@ use crate::bench::{
     table::{number, table},
 };
 
-/// The shortest of the agent's intervals, in seconds: `HELD_INTERVAL_MIN` of its prober.
-const INTERVAL_S: f64 = 0.005;
+/// The agent's intervals during the first 2 s, in seconds (`readiness/interval.rs`): while the kernel is to
+/// tell of a listener, and while one answers that it is not ready.
+const TOLD_INTERVAL_S: f64 = 0.05;
+const ASKED_INTERVAL_S: f64 = 0.005;
 
 type Figure = fn(&Detection) -> f64;
 
 pub(super) fn section(detect: &Detect) -> Section {
     let mut text = String::from(
         "How a proxy's readiness comes to the agent. *known* is from readiness to the opening of the gate, which follows the news in the same \
-task; *released* is from there to the connection. `probe` is the agent's own question from inside the pod's network namespace, \
-asked each 5 ms at first and the less often the longer somebody waits: a 400th of the wait, 50 ms at most. `kube` is kubelet's word, from the \
+task; *released* is from there to the connection. `probe` is the agent's own look from inside the pod's network namespace: \
+at once when the kernel tells that somebody begins to listen at the proxy's ports, and then after 1 ms and after each eighth of the time that has passed \
+since. While somebody listens and is not ready it is each 5 ms at first and the less often the longer somebody waits (a 400th of the wait, 50 ms at most); \
+while nobody listens, each 50 ms. `kube` is kubelet's word, from the \
 moment at which the API server has it; kubelet's own lateness (its probe's period) comes on top.\n\n",
     );
     text += &detections(detect);
@@ -109,13 +113,13 @@ fn plot(detect: &Detect) -> Option<Plot> {
 
 /// How often the agent asks does not depend on the machine, as long as that keeps up.
 pub(super) fn quick(costs: &[Cost]) -> Result<Vec<QuickRatio>> {
-    let ratio = |proxies: Proxies, name: &str| -> Result<QuickRatio> {
+    let ratio = |proxies: Proxies, interval_s: f64, name: &str| -> Result<QuickRatio> {
         let cost = costs.iter().find(|cost| cost.proxies == proxies).context("no cost")?;
-        Ok(QuickRatio::lower(name, cost.rounds / (cost.until_s / INTERVAL_S)))
+        Ok(QuickRatio::lower(name, cost.rounds / (cost.until_s / interval_s)))
     };
     Ok(vec![
-        ratio(Proxies::Absent, "probe rounds to one each 5 ms, nobody listens")?,
-        ratio(Proxies::NotReady, "probe rounds to one each 5 ms, not ready")?,
+        ratio(Proxies::Absent, TOLD_INTERVAL_S, "probe rounds to one each 50 ms, nobody listens")?,
+        ratio(Proxies::NotReady, ASKED_INTERVAL_S, "probe rounds to one each 5 ms, not ready")?,
     ])
 }
 
@@ -135,7 +139,7 @@ mod tests {
         };
         Detect {
             detections: vec![detection(Source::Kube, 4.0), detection(Source::Probe, 3.0)],
-            costs: vec![cost(Proxies::Absent, 400.0, 0.0), cost(Proxies::NotReady, 200.0, 200.0)],
+            costs: vec![cost(Proxies::Absent, 40.0, 0.0), cost(Proxies::NotReady, 200.0, 200.0)],
         }
     }
 
@@ -148,7 +152,7 @@ mod tests {
         };
         assert_eq!(row("| probe, ready after 2 s")[7], "75%", "{text}");
         assert_eq!(row("| kube, ready after 2 s")[7], "80%", "{text}");
-        assert_eq!(row("| nobody listens, 2 s")[2..7], ["400", "0", "20.0", "1.00%", "50.0"]);
+        assert_eq!(row("| nobody listens, 2 s")[2..7], ["40.0", "0", "20.0", "1.00%", "500"]);
         assert_eq!(row("| answers")[6], "100", "{text}");
         assert_eq!(plots.len(), 1);
         assert!(plots[0].svg().is_ok());
