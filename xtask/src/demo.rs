@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    console,
+    console, image,
     setup::{self, Scope},
     workspace::{self, Workspace},
 };
@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: Args) -> Result<()> {
         options.push(PAGE.into());
         options.push(shown(workspace, &workspace.target.join("demo/node.html")).into());
     }
-    show(workspace, "demo", "holdfast-demo", options)
+    show(workspace, "demo", "holdfast-demo", options, release_agent)
 }
 
 pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {
@@ -65,7 +65,7 @@ pub(crate) fn faults(workspace: &Workspace, args: FaultsArgs) -> Result<()> {
     if has(&args.options, LIST) {
         return tell(workspace, program, args.options);
     }
-    show(workspace, "faults", program, args.options)
+    show(workspace, "faults", program, args.options, release_agent)
 }
 
 pub(crate) fn bench(workspace: &Workspace, args: BenchArgs) -> Result<()> {
@@ -73,7 +73,7 @@ pub(crate) fn bench(workspace: &Workspace, args: BenchArgs) -> Result<()> {
     if has(&args.options, LIST) || has(&args.options, FROM) {
         return tell(workspace, program, args.options);
     }
-    show(workspace, "bench", program, args.options)
+    show(workspace, "bench", program, args.options, shipped_agent)
 }
 
 /// Whether an option is given, as `--option` or as `--option=value`.
@@ -102,30 +102,39 @@ fn show(
     command: &'static str,
     program: &str,
     options: Vec<OsString>,
+    build: impl FnOnce(&Workspace) -> Result<PathBuf>,
 ) -> Result<()> {
     workspace::require_root(command)?;
     setup::ensure(workspace, Scope::Demo)?;
     console::headline("build");
-    console::run_visible(workspace.cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "holdfast",
-        "-p",
-        "testbed",
-        "--bins",
-    ]))?;
-    let release = workspace.target.join("release");
-    let program = release.join(program);
+    let agent = build(workspace)?;
+    let program = workspace.target.join("release").join(program);
     console::headline(command);
     // Replaced by it, so that signals and its exit status need no passing on.
     let error = Command::new(&program)
         .arg("--agent")
-        .arg(release.join("holdfast"))
+        .arg(agent)
         .args(options)
         .current_dir(&workspace.root)
         .exec();
     Err(error).with_context(|| format!("run {}", program.display()))
+}
+
+/// Agent and testbed, optimized.
+fn release_agent(workspace: &Workspace) -> Result<PathBuf> {
+    release(workspace, &["-p", "holdfast", "-p", "testbed"])?;
+    Ok(workspace.target.join("release/holdfast"))
+}
+
+/// The testbed, optimized, and the agent that ships: memory and the time of a start depend on how it is
+/// built.
+fn shipped_agent(workspace: &Workspace) -> Result<PathBuf> {
+    release(workspace, &["-p", "testbed"])?;
+    image::binary(workspace)
+}
+
+fn release(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    console::run_visible(workspace.cargo().args(["build", "--release", "--bins"]).args(packages))
 }
 
 #[cfg(test)]

@@ -125,6 +125,13 @@ pub(crate) fn build(workspace: &Workspace, platform: Option<Platform>) -> Result
     Ok(Built { reference, platform, archive, archive_bytes, digest, binary, binary_bytes, sbom })
 }
 
+/// Builds what this machine's image would have in it, and nothing around it.
+pub(crate) fn binary(workspace: &Workspace) -> Result<PathBuf> {
+    let platform = Platform::of_host().context("holdfast has no image for this architecture")?;
+    let _lock = lock(workspace)?;
+    compile(workspace, platform, &Facts::gather(workspace)?)
+}
+
 /// Waits for its turn: two runs of one target directory would write to the same files.
 fn lock(workspace: &Workspace) -> Result<fs::File> {
     let path = workspace.target.join(LOCK);
