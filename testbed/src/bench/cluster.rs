@@ -54,7 +54,7 @@ pub struct Numbers {
     /// With more pods, and with more namespaces.
     others: [Starts; 2],
     /// As the first fleet and these two, where the API server does not stream lists.
-    paged: [Starts; 3],
+    unstreamed: [Starts; 3],
     restarts: Vec<Restart>,
     /// All watches end with 410.
     gone: Restart,
@@ -135,7 +135,7 @@ impl Measure for Numbers {
             Starts::of(&fleet, &seen)
         };
         let others = [other(FULL_NODE, NAMESPACES, true)?, other(PODS, MANY_NAMESPACES, true)?];
-        let paged = [
+        let unstreamed = [
             other(PODS, NAMESPACES, false)?,
             other(FULL_NODE, NAMESPACES, false)?,
             other(PODS, MANY_NAMESPACES, false)?,
@@ -143,13 +143,13 @@ impl Measure for Numbers {
         eprintln!("  Events");
         let storm = Storm::measure(options)?;
         let [full, many] = others;
-        let per_node = per_node([fleets[0], full, many], paged, &restarts, watch_seconds)?;
+        let per_node = per_node([fleets[0], full, many], unstreamed, &restarts, watch_seconds)?;
         let gone = gone.context("no fleet was measured")?;
         Ok(Self {
             pod_bytes,
             fleets,
             others,
-            paged,
+            unstreamed,
             restarts,
             gone,
             watch_seconds,
@@ -187,7 +187,7 @@ fn usual(nodes: usize) -> Shape {
 
 fn per_node(
     starts: [Starts; 3],
-    paged: [Starts; 3],
+    unstreamed: [Starts; 3],
     restarts: &[Restart],
     (shortest, longest): (f64, f64),
 ) -> Result<PerNode> {
@@ -208,7 +208,7 @@ fn per_node(
         start_requests: through(starts, |starts| starts.requests),
         start_bytes: through(starts, |starts| starts.bytes),
         lists: through(starts, |starts| starts.lists),
-        paged_lists: through(paged, |starts| starts.lists),
+        unstreamed_lists: through(unstreamed, |starts| starts.lists),
         resume_requests: resumed.requests,
         window_s: resumed.last_s(),
         relist_window_s: relisted.last_s(),

@@ -13,7 +13,7 @@ pub(super) struct PerNode {
     /// know where its watches were.
     pub(super) lists: Linear,
     /// The same, where the server does not stream lists.
-    pub(super) paged_lists: Linear,
+    pub(super) unstreamed_lists: Linear,
     /// Requests of an agent whose API server comes back and knows where its watches were.
     pub(super) resume_requests: f64,
     /// From the moment at which an API server that was away for long is back until the last agent has asked it.
@@ -77,7 +77,7 @@ pub(super) struct Load {
     /// Until the last list is answered, in seconds.
     pub(super) relisted_after: f64,
     /// The same, where the server does not stream lists.
-    pub(super) paged_after: f64,
+    pub(super) unstreamed_after: f64,
     /// Of one change of one namespace.
     pub(super) namespace_bytes: f64,
 }
@@ -141,7 +141,7 @@ impl PerNode {
             resume_rate: nodes * self.resume_requests / self.window_s,
             relist_rate: lists / self.relist_window_s,
             relisted_after: after(lists),
-            paged_after: after(nodes * self.paged_lists.of(cluster)),
+            unstreamed_after: after(nodes * self.unstreamed_lists.of(cluster)),
             namespace_bytes: nodes * self.namespace_change_bytes,
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             start_requests: Linear { fixed: 5.0, per_pod: 0.5, per_namespace: 0.0 },
             start_bytes: Linear { fixed: 100.0, per_pod: 1000.0, per_namespace: 10.0 },
             lists: FLAT,
-            paged_lists: Linear { per_pod: 0.5, ..FLAT },
+            unstreamed_lists: Linear { per_pod: 0.5, ..FLAT },
             resume_requests: 2.0,
             window_s: 10.0,
             relist_window_s: 20.0,
@@ -209,13 +209,13 @@ mod tests {
             resume_rate: 20.0,
             relist_rate: 20.0,
             relisted_after: 20.0,
-            paged_after: 20.0,
+            unstreamed_after: 20.0,
             namespace_bytes: 30_000.0,
         };
         assert_eq!(small, expected);
         let large = load(1000.0);
         assert!((large.relisted_after - 40.0).abs() < 1e-9, "{large:?}");
-        assert!((large.paged_after - 190.0).abs() < 1e-9, "{large:?}");
+        assert!((large.unstreamed_after - 190.0).abs() < 1e-9, "{large:?}");
         let any = Cluster { nodes: 7.0, pods_per_node: 30.0, namespaces: 100.0 };
         let nodes = nodes_within(60.0, &per_node().lists, any, fairness);
         assert!((nodes - 1500.0).abs() < 1e-9, "{nodes}");

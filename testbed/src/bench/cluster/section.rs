@@ -39,7 +39,7 @@ pub(super) fn of(numbers: &Numbers) -> Section {
 fn starts(numbers: &Numbers) -> String {
     let row = |starts: &Starts| {
         let Starts { agents, pods, namespaces, streams, .. } = *starts;
-        let pages = if streams { "" } else { ", in pages" };
+        let pages = if streams { "" } else { ", not streamed" };
         vec![
             format!("{agents}{pages}"),
             pods.to_string(),
@@ -53,7 +53,7 @@ fn starts(numbers: &Numbers) -> String {
         ]
     };
     let rows: Vec<_> =
-        numbers.fleets.iter().chain(&numbers.others).chain(&numbers.paged).map(row).collect();
+        numbers.fleets.iter().chain(&numbers.others).chain(&numbers.unstreamed).map(row).collect();
     let head = [
         "agents",
         "pods each",
@@ -69,11 +69,9 @@ fn starts(numbers: &Numbers) -> String {
         "Real agents, each with a node of its own, against one API server that counts. From \"requests\" on all figures \
          are of one agent. The pods are recorded from a real cluster, {} KiB of JSON each; bytes are those of bodies, not compressed. \
          The agent has its pods streamed at the beginning of the watch (`sendInitialEvents`), which a server answers from its cache, in one \
-         request and one object at a time; Kubernetes 1.32 and from 1.34 on do so by default. Others refuse, and are asked for pages of two \
-         pods, so that no tenant's pods fill the agent's memory: {} requests for lists instead of {} on a full node.\n\n{}",
+         request and one object at a time; Kubernetes 1.32 and from 1.34 on do so by default. Others refuse, and are asked for one list, also from \
+         their cache (`resourceVersion=0`), of 16 MiB at most: only a node whose pods are more than that reads them in pages.\n\n{}",
         number(numbers.pod_bytes / KIB),
-        number(numbers.paged[1].lists),
-        number(numbers.others[0].lists),
         table(&head, &rows)
     )
 }
@@ -145,14 +143,14 @@ fn formula(numbers: &Numbers) -> String {
     format!(
         "For N nodes with p pods each and n namespaces in the cluster, from the measurements above:\n\n\
          - requests of all agents' start: N ({})\n\
-         - requests for lists, at the start and whenever the server has lost its history: N ({}); in pages: N ({})\n\
+         - requests for lists, at the start and whenever the server has lost its history: N ({}); not streamed: N ({})\n\
          - KiB of their answers: N ({})\n\
          - watches: {} N, of which {} N / s are taken up again\n\
          - an API server that is back after long: {} N requests over {} s if it has its history, else these lists over {} s\n\
          - a change of a pod: {} KiB; of a namespace: {} N KiB\n",
         linear(node.start_requests, 1.0),
         linear(node.lists, 1.0),
-        linear(node.paged_lists, 1.0),
+        linear(node.unstreamed_lists, 1.0),
         linear(node.start_bytes, KIB),
         number(node.watches),
         number(node.watches / node.watch_s),
@@ -179,7 +177,7 @@ fn paper(numbers: &Numbers) -> String {
             load.resume_rate,
             load.relist_rate,
             load.relisted_after,
-            load.paged_after,
+            load.unstreamed_after,
             load.namespace_bytes / MIB,
         ];
         [*nodes].into_iter().chain(figures).map(number).collect()
@@ -194,7 +192,7 @@ fn paper(numbers: &Numbers) -> String {
         "requests/s, back",
         "lists/s asked, history lost",
         "s until listed again",
-        "in pages",
+        "not streamed",
         "MiB a namespace's change",
     ];
     format!(
@@ -218,11 +216,10 @@ fn limits(numbers: &Numbers) -> String {
          the agent waits and asks again. A list of a resource of which the cluster has a thousand objects or more takes up to {seats_per_list} seats \
          (`list_work_estimator.go`). At {} ms a list, an assumption and no measurement, one server answers {} a second. All agents have listed again within \
          {PATIENCE_S:.0} s, as long as a connect is held by default, with up to **{} nodes of {PODS} pods or {} of {FULL_NODE} for each API server that streams \
-         lists, {} or {} where they come in pages**. Beyond that nothing breaks: gates go on by what is known, and only pods that came meanwhile wait for \
+         lists, {} or {} for one that does not**. Beyond that nothing breaks: gates go on by what is known, and only pods that came meanwhile wait for \
          their name. A FlowSchema with a level of its own lifts the limit.\n\
-         - **Pages and etcd.** A list of one node's pods that no cache answers is read from those of the whole cluster \
-         ([kubernetes#77733](https://github.com/kubernetes/kubernetes/issues/77733)): before 1.31 always, and in 1.31 and 1.33 from the second page on. \
-         With a few hundred nodes or more on such a server let agents come one by one: `maxUnavailable`, and no new DaemonSet over all nodes at once.\n\
+         - **etcd.** Neither way of listing a node's pods reads etcd. Pages do: a server reads those of the whole cluster for them \
+         ([kubernetes#77733](https://github.com/kubernetes/kubernetes/issues/77733)), which is why only a node with more than 16 MiB of pods asks for them.\n\
          - **Namespaces.** Each node watches all of them, as their labels decide: a change of one is sent N times. Clusters whose namespaces \
          change all the time should count it.\n\
          - **Watches.** {} for each node, fewer than kubelet's own. Kubernetes \
@@ -231,8 +228,8 @@ fn limits(numbers: &Numbers) -> String {
         number(Fairness::DEFAULT.lists_per_second()),
         within(&node.lists, PODS),
         within(&node.lists, FULL_NODE),
-        within(&node.paged_lists, PODS),
-        within(&node.paged_lists, FULL_NODE),
+        within(&node.unstreamed_lists, PODS),
+        within(&node.unstreamed_lists, FULL_NODE),
         number(node.watches),
     )
 }
@@ -263,9 +260,9 @@ fn relisted(numbers: &Numbers) -> Plot {
         let of = |nodes: &f64| {
             let cluster = Cluster { pods_per_node: pods as f64, ..cluster(*nodes) };
             let load = numbers.per_node.load(cluster, Fairness::DEFAULT);
-            (*nodes, if streams { load.relisted_after } else { load.paged_after })
+            (*nodes, if streams { load.relisted_after } else { load.unstreamed_after })
         };
-        let how = if streams { "streamed" } else { "in pages" };
+        let how = if streams { "streamed" } else { "not streamed" };
         let name = format!("{pods} pods a node, {how}");
         Series { name, points: NODES.iter().map(of).collect() }
     };
@@ -291,7 +288,7 @@ mod tests {
             namespaces: 20,
             streams,
             requests: 6.0,
-            lists: if streams { 2.0 } else { 1.0 + pods as f64 / 2.0 },
+            lists: 2.0,
             bytes: 2048.0,
             watches: 2.0,
             pod_change_bytes: 1024.0,
@@ -319,7 +316,7 @@ mod tests {
             pod_bytes: 1024.0,
             fleets: vec![starts(PODS, true)],
             others: [starts(FULL_NODE, true), starts(PODS, true)],
-            paged: [starts(PODS, false), starts(FULL_NODE, false), starts(PODS, false)],
+            unstreamed: [starts(PODS, false), starts(FULL_NODE, false), starts(PODS, false)],
             restarts: vec![restart(2.0, true), restart(20.0, false)],
             gone: restart(0.0, false),
             watch_seconds: (90.0, 120.0),
@@ -327,7 +324,7 @@ mod tests {
                 start_requests: lists,
                 start_bytes: lists,
                 lists,
-                paged_lists: Linear { per_pod: 0.5, ..lists },
+                unstreamed_lists: Linear { per_pod: 0.1, ..lists },
                 resume_requests: 2.0,
                 window_s: 10.0,
                 relist_window_s: 20.0,
@@ -349,18 +346,13 @@ mod tests {
     #[test]
     fn the_text_says_what_follows_from_the_numbers() {
         let section = of(&numbers());
-        // 60 s at 1,225 lists a second, of which a node has 2, or 17 and 57 in pages.
+        // 60 s at 1,225 lists a second, of which a node has 2, or 5 and 13.
         let limits = "**36750 nodes of 30 pods or 36750 of 110 for each API server that streams lists, \
-                      4323 or 1289 where they come in pages**";
+                      14700 or 5653 for one that does not**";
         assert!(section.text.contains(limits), "{}", section.text);
-        assert!(
-            section.text.contains("56.0 requests for lists instead of 2.00"),
-            "{}",
-            section.text
-        );
         assert!(section.text.contains("| 10000 |   20000 |"), "{}", section.text);
         for row in
-            ["5, in pages", "away for 2.00 s ", "away for 20.0 s, history lost", "410 to all"]
+            ["5, not streamed", "away for 2.00 s ", "away for 20.0 s, history lost", "410 to all"]
         {
             assert!(section.text.contains(&format!("| {row}")), "{row}: {}", section.text);
         }
