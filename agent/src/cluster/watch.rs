@@ -1,23 +1,25 @@
-//! A snapshot, then deltas: kube's watcher, which lists in pages or has the list streamed, follows
+//! A snapshot, then deltas: kube's watcher, which lists or has the list streamed, follows
 //! bookmarks and backs off on errors; after 410, in whichever form, the objects are listed again.
 
 mod anew;
 mod heard;
 mod pace;
+mod request;
 mod trouble;
 
-use std::ops::RangeInclusive;
+use std::{fmt::Debug, time::Duration};
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event as WatchEvent, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 
 pub use self::heard::Watches;
 use self::{
@@ -29,19 +31,20 @@ use self::{
 use super::{convert, kept::Kept, object::PodObject};
 use crate::core::Event;
 
-/// Namespaces a page: a list of a large cluster's does not come in one answer.
+/// Namespaces a page.
 const NAMESPACES_A_PAGE: u32 = 500;
 
-/// Pods a page, where the server does not stream its list. A page is in memory at once, twice as text, then as text and as objects. Of the 1.5 MiB
-/// of an object that the API server stores it makes up to 9 MiB of JSON: six bytes for each `<`. So a
-/// page takes some 40 MiB at worst, and the 110 pods of a usual node take 55 requests.
-const PODS_A_PAGE: u32 = 2;
+/// Bytes of a list that is taken at once: of 500 pods with 30 KiB of JSON each, or of 10,000 namespaces. It
+/// is in memory twice as text, then as text and as objects.
+const LONGEST_LIST: usize = 16 * 1024 * 1024;
 
-/// Seconds after which the server ends a watch and it is taken up again from where it was; well
-/// below the time after which a connection that died silently would be noticed otherwise. Which of these is
-/// left to chance: the nodes of a cluster, which have all come back to the same server within some
-/// seconds, would come back to it together ever after.
-const WATCH_TIMEOUT_SECONDS: RangeInclusive<u32> = 90..=120;
+/// How long a streamed list may take before the server is asked otherwise: nothing is known of the pods
+/// meanwhile, and a held connect waits for a minute by default.
+const STREAM_TAKES: Duration = Duration::from_secs(20);
+
+/// Pods a page, where they are more than that. Of the 1.5 MiB of an object that the API server stores it
+/// makes up to 9 MiB of JSON: six bytes for each `<`. So a page takes some 40 MiB at worst.
+const PODS_A_PAGE: u32 = 2;
 
 /// The pods of the node `node`.
 pub fn watch_pods(
@@ -50,19 +53,10 @@ pub fn watch_pods(
     watches: &Watches,
     kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
-    let config = config(PODS_A_PAGE).fields(&format!("spec.nodeName={node}"));
+    let config = config().fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
-    let pods = Api::<PodObject>::all(heard.listen(client));
-    // A list that asks for a node's pods makes a server without a cache for it read those of the whole
-    // cluster from etcd, and so does its every next page; a streamed one comes from its cache.
-    let events = anew_when_refused(Initial::Streamed, move |initial| {
-        let config = config.clone();
-        let config = match initial {
-            Initial::Streamed => config.streaming_lists(),
-            Initial::Paged => config,
-        };
-        watcher(pods.clone(), config)
-    });
+    let first = (Initial::Streamed, PODS_A_PAGE);
+    let events = from_cache::<PodObject>(&heard, client, config, first);
     let events = events.backoff(Patience::default());
     collect(
         "pods",
@@ -75,17 +69,19 @@ pub fn watch_pods(
     )
 }
 
-/// All namespaces, of which only the metadata is asked for.
+/// All namespaces, of which only the metadata is read.
 pub fn watch_namespaces(
     client: Client,
     watches: &Watches,
     kept: Kept,
 ) -> impl Stream<Item = Event> + Send + use<> {
     let heard = watches.namespaces.clone();
-    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(heard.listen(client));
-    let events = anew_when_refused(Initial::Paged, move |_| {
-        watcher(namespaces.clone(), config(NAMESPACES_A_PAGE))
-    });
+    let events = from_cache::<PartialObjectMeta<Namespace>>(
+        &heard,
+        client,
+        config(),
+        (Initial::Whole, NAMESPACES_A_PAGE),
+    );
     let events = events.backoff(Patience::default());
     collect(
         "namespaces",
@@ -98,9 +94,34 @@ pub fn watch_namespaces(
     )
 }
 
-fn config(page_size: u32) -> watcher::Config {
-    let timeout = fastrand::u32(WATCH_TIMEOUT_SECONDS);
-    watcher::Config::default().page_size(page_size).timeout(timeout)
+/// All there is from the server's cache, in this way if it can, and what changes. In pages of this size
+/// only where that is too long.
+fn from_cache<K>(
+    heard: &Heard,
+    client: Client,
+    config: watcher::Config,
+    (first, page_size): (Initial, u32),
+) -> impl Stream<Item = watcher::Result<WatchEvent<K>>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let whole = Api::<K>::all(heard.listen(client.clone(), LONGEST_LIST));
+    let pages = Api::<K>::all(heard.listen(client, usize::MAX));
+    anew_when_refused(first, STREAM_TAKES, move |initial| {
+        let config = config.clone();
+        match initial {
+            Initial::Streamed => watcher(whole.clone(), config.streaming_lists()),
+            Initial::Whole => {
+                let config = watcher::Config { page_size: None, ..config.any_semantic() };
+                watcher(whole.clone(), config)
+            }
+            Initial::Paged => watcher(pages.clone(), config.page_size(page_size)),
+        }
+    })
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(*request::WATCH_SECONDS.end())
 }
 
 /// Turns the watcher's initial sequence into one list, and objects into views.

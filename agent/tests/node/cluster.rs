@@ -156,8 +156,10 @@ fn a_list_is_read_to_its_last_page() {
     }
     // In the order of names, so on the last page.
     node.api().put_namespace("shop", &ENABLED);
+    // All at once are more than the agent takes.
+    node.api().trouble(|asked| is_whole_list(asked, "namespaces").then(too_long));
     let agent = start_agent(&node);
-    assert!(node.api().requests("list", "namespaces") >= 3);
+    assert!(node.api().requests("list", "namespaces") >= 4);
     assert_holds(&node, &agent, "cart");
     // The first page is not forgotten for the last.
     let pod = node.create_pod(PodSpec::new("n0000", "plain")).unwrap();
@@ -174,20 +176,35 @@ fn is_streamed_list(asked: &Asked<'_>) -> bool {
     asked.query.contains("sendInitialEvents=true")
 }
 
+/// What a server says to that which has no such stream.
+const REFUSED: Trouble = Trouble::Status { code: 422, retry_after: None };
+
+/// All that asks for a list as the server has it in its cache.
+fn is_whole_list(asked: &Asked<'_>, resource: &str) -> bool {
+    (asked.verb, asked.resource) == ("list", resource) && asked.query.contains("resourceVersion=0")
+}
+
+/// More bytes than the agent takes at once.
+fn too_long() -> Trouble {
+    Trouble::Lines { lines: vec![" ".repeat(17 << 20)], after: Duration::ZERO }
+}
+
 #[test]
-fn the_pods_there_are_come_in_one_request_or_in_pages_where_the_server_cannot() {
+fn the_pods_there_are_come_in_one_request_or_in_pages_where_they_are_too_many() {
     /// Three pages.
     const PODS: usize = 6;
     /// To see that the agent may list pods at all.
     const PROBES: u64 = 1;
     type Hook = fn(&Asked<'_>) -> Option<Trouble>;
-    let servers: [(Hook, u64); 3] = [
+    let servers: [(Hook, u64); 4] = [
         (|_| None, PROBES),
+        (|asked| is_streamed_list(asked).then_some(REFUSED), PROBES + 1),
         (
-            |asked| {
-                is_streamed_list(asked).then_some(Trouble::Status { code: 422, retry_after: None })
+            |asked| match asked {
+                asked if is_streamed_list(asked) => Some(REFUSED),
+                asked => is_whole_list(asked, "pods").then(too_long),
             },
-            PROBES + 3,
+            PROBES + 1 + 3,
         ),
         // It ends the watch without having said where the list ends.
         (
@@ -195,7 +212,7 @@ fn the_pods_there_are_come_in_one_request_or_in_pages_where_the_server_cannot() 
                 let nothing = Trouble::Lines { lines: Vec::new(), after: Duration::ZERO };
                 is_streamed_list(asked).then_some(nothing)
             },
-            PROBES + 3,
+            PROBES + 1,
         ),
     ];
     for (server, lists) in servers {

@@ -1,7 +1,11 @@
 //! Where kube's watcher would ask for the same for ever: it is started anew.
 
+use std::time::Duration;
+
 use futures::{Stream, StreamExt as _, stream};
+use http_body_util::LengthLimitError;
 use kube::runtime::watcher::{self, Event as WatchEvent};
+use tokio::time::{Instant, timeout_at};
 
 /// How a watch learns what there is already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,9 +13,28 @@ pub(super) enum Initial {
     /// The watch itself begins with it, one object at a time (`sendInitialEvents`). Kubernetes 1.32 and
     /// from 1.34 on can by default, others answer with the HTTP status 422.
     Streamed,
-    /// It is listed first, in pages.
+    /// It is listed first, all at once, as the server has it in its cache (`resourceVersion=0`).
+    Whole,
+    /// It is listed first, in pages. Of a node's pods a server reads those of the whole cluster from etcd
+    /// for that (`shouldDelegateList` in staging/src/k8s.io/apiserver/pkg/storage/cacher of Kubernetes):
+    /// only where they are more than the agent takes at once.
     Paged,
 }
+
+impl Initial {
+    /// What to try where this one was in vain.
+    const fn next(self) -> Option<Self> {
+        match self {
+            Self::Streamed => Some(Self::Whole),
+            Self::Whole => Some(Self::Paged),
+            Self::Paged => None,
+        }
+    }
+}
+
+/// How many streamed lists in a row may break off before their end, as when the server goes away in the
+/// middle of one.
+const BROKEN_STREAMS: u32 = 2;
 
 /// How far the list has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +42,78 @@ enum List {
     /// It was asked for; nothing has been answered but errors.
     Asked,
     /// It has begun.
-    Begun,
+    Begun(Instant),
     /// It has come to its end, or was interrupted.
     Over,
 }
 
-// === impl List ===
+/// A watcher, and how it came to be.
+struct Anew<S> {
+    events: S,
+    initial: Initial,
+    list: List,
+    /// How long a streamed list may take.
+    takes: Duration,
+    /// Streamed lists in a row that broke off.
+    broken: u32,
+}
 
-impl List {
-    fn after<K>(self, event: &watcher::Result<WatchEvent<K>>) -> Self {
-        match (event, self) {
-            (Ok(WatchEvent::Init), _) => Self::Begun,
-            (Ok(WatchEvent::InitDone), _) | (Err(_), Self::Begun) => Self::Over,
-            (Ok(_) | Err(_), list) => list,
+/// What an event means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Nothing but what it says.
+    Itself,
+    /// The server refuses to go on from where the watch was.
+    Refused,
+    /// A streamed list has broken off. What has come of it is not all there is.
+    Broken,
+    /// The list does not come in this way.
+    InVain,
+}
+
+// === impl Anew ===
+
+impl<S> Anew<S> {
+    /// The watcher's next event; `None`: its list is overdue.
+    async fn next<K>(&mut self) -> Option<Option<watcher::Result<WatchEvent<K>>>>
+    where
+        S: Stream<Item = watcher::Result<WatchEvent<K>>> + Unpin,
+    {
+        match (self.initial, self.list) {
+            (Initial::Streamed, List::Begun(at)) => {
+                timeout_at(at + self.takes, self.events.next()).await.ok()
+            }
+            _ => Some(self.events.next().await),
+        }
+    }
+
+    fn meaning<K>(&self, event: &watcher::Result<WatchEvent<K>>) -> Meaning {
+        match (self.initial, event, self.list) {
+            (Initial::Streamed, Err(error), List::Asked) if is_refusal(error) => Meaning::InVain,
+            (Initial::Streamed, Err(_) | Ok(WatchEvent::Init), List::Begun(_)) => Meaning::Broken,
+            (Initial::Whole, Err(watcher::Error::InitialListFailed(error)), _)
+                if is_too_long(error) =>
+            {
+                Meaning::InVain
+            }
+            (_, Err(error), _) if is_refusal(error) => Meaning::Refused,
+            _ => Meaning::Itself,
+        }
+    }
+
+    fn follow<K>(&mut self, event: &watcher::Result<WatchEvent<K>>) {
+        match event {
+            Ok(WatchEvent::Init) => self.list = List::Begun(Instant::now()),
+            Ok(WatchEvent::InitDone) => (self.list, self.broken) = (List::Over, 0),
+            _ => {}
+        }
+    }
+
+    /// Lists in another way from now on.
+    fn give_up(&mut self) {
+        if let Some(next) = self.initial.next() {
+            tracing::debug!(way = ?self.initial, ?next, "the API server's list does not come so");
+            self.initial = next;
         }
     }
 }
@@ -41,45 +123,65 @@ impl List {
 /// watcher lists again only after 410 in an event of a running watch; after a status it would ask for
 /// the same version for ever.
 ///
-/// A server that streams no list is asked for pages from then on: one that says so, at once or in the
-/// middle of it, or that ends the watch without having said where the list ends.
+/// So it does with a streamed list that breaks off: kube's watcher would go on with the rest, and call the
+/// list done. A server of which no streamed list comes to its end, or that refuses to stream any, is asked
+/// for a whole one from then on; one whose whole list is too long, for pages.
+///
+/// A streamed list that takes longer than `takes` does not come to its end either: a server that does not
+/// know of the bookmark there says nothing more. Must be polled within a tokio runtime.
 pub(super) fn anew_when_refused<K, S>(
     initial: Initial,
+    takes: Duration,
     start: impl Fn(Initial) -> S,
 ) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
 where
     S: Stream<Item = watcher::Result<WatchEvent<K>>>,
 {
-    let state = (Box::pin(start(initial)), start, initial, List::Asked);
-    stream::unfold(state, |(mut events, start, mut initial, mut list)| async move {
+    let events = Box::pin(start(initial));
+    let state = (Anew { events, initial, list: List::Asked, takes, broken: 0 }, start);
+    stream::unfold(state, |(mut watch, start)| async move {
         loop {
-            let event = events.next().await?;
-            let refused = event.as_ref().is_err_and(is_refusal);
-            let in_vain = initial == Initial::Streamed
-                && match (&event, list) {
-                    (Err(_), List::Asked) => refused,
-                    (Ok(WatchEvent::Init) | Err(watcher::Error::WatchError(_)), List::Begun) => {
-                        true
-                    }
-                    _ => false,
-                };
-            if in_vain {
-                tracing::debug!("the API server streams no list; asking for pages");
-                initial = Initial::Paged;
+            let event = match watch.next().await {
+                Some(event) => Some(event?),
+                None => None,
+            };
+            let meaning = event.as_ref().map_or(Meaning::InVain, |event| watch.meaning(event));
+            if meaning == Meaning::Broken {
+                watch.broken += 1;
             }
-            if in_vain || refused {
-                list = List::Asked;
-                events.set(start(initial));
-            } else {
-                list = list.after(&event);
+            if meaning == Meaning::InVain || watch.broken >= BROKEN_STREAMS {
+                watch.give_up();
+                watch.broken = 0;
             }
-            if in_vain {
-                // Neither an error nor worth a pause.
-                continue;
+            if meaning != Meaning::Itself {
+                watch.list = List::Asked;
+                let initial = watch.initial;
+                watch.events.set(start(initial));
             }
-            return Some((event, (events, start, initial, list)));
+            // Errors have their pause; that a way is in vain is none, nor is the next stream's beginning.
+            let is_told = |event: &watcher::Result<WatchEvent<K>>| match meaning {
+                Meaning::Itself | Meaning::Refused => true,
+                Meaning::Broken => event.is_err(),
+                Meaning::InVain => false,
+            };
+            if let Some(event) = event.filter(is_told) {
+                watch.follow(&event);
+                return Some((event, (watch, start)));
+            }
         }
     })
+}
+
+/// Whether an answer was longer than the agent takes at once.
+fn is_too_long(error: &kube::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Whether another version may be answered otherwise.
@@ -98,7 +200,9 @@ fn is_refusal(error: &watcher::Error) -> bool {
 mod tests {
     use std::cell::RefCell;
 
-    use futures::FutureExt as _;
+    use futures::stream::BoxStream;
+    use http_body_util::{BodyExt as _, Full, Limited};
+    use hyper::body::Bytes;
     use kube::core::Status;
 
     use super::*;
@@ -115,12 +219,20 @@ mod tests {
     }
 
     /// How each watcher was started that says these one after the other, and what of it comes through.
-    fn run(watchers: Vec<Vec<Event>>) -> (Vec<Initial>, Vec<&'static str>) {
+    async fn run(watchers: Vec<Vec<Event>>) -> (Vec<Initial>, Vec<&'static str>) {
+        let watchers = watchers.into_iter().map(|events| stream::iter(events).boxed()).collect();
+        run_all(watchers, Duration::from_secs(600)).await
+    }
+
+    async fn run_all(
+        watchers: Vec<BoxStream<'static, Event>>,
+        takes: Duration,
+    ) -> (Vec<Initial>, Vec<&'static str>) {
         let started = RefCell::new(Vec::new());
         let watchers = RefCell::new(watchers.into_iter());
-        let events = anew_when_refused(Initial::Streamed, |initial| {
+        let events = anew_when_refused(Initial::Streamed, takes, |initial| {
             started.borrow_mut().push(initial);
-            stream::iter(watchers.borrow_mut().next().unwrap_or_default())
+            watchers.borrow_mut().next().unwrap_or_else(|| stream::empty().boxed())
         });
         let told = events.map(|event| match event {
             Ok(WatchEvent::Init) => "init",
@@ -129,7 +241,7 @@ mod tests {
             Ok(_) => "change",
             Err(_) => "error",
         });
-        let told = told.collect().now_or_never().unwrap();
+        let told = told.collect().await;
         (started.into_inner(), told)
     }
 
@@ -137,59 +249,84 @@ mod tests {
         vec![Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1)), Ok(WatchEvent::InitDone)]
     }
 
-    #[test]
-    fn a_server_that_refuses_to_stream_is_asked_for_pages_at_once() {
-        use Initial::{Paged, Streamed};
-        let (started, told) = run(vec![vec![interrupted(), refused(422)], list()]);
-        assert_eq!(started, [Streamed, Paged]);
+    #[tokio::test]
+    async fn a_server_that_refuses_to_stream_is_asked_for_a_list_at_once() {
+        use Initial::{Streamed, Whole};
+        let (started, told) = run(vec![vec![interrupted(), refused(422)], list()]).await;
+        assert_eq!(started, [Streamed, Whole]);
         assert_eq!(told, ["error", "init", "object", "done"]);
         // Who is refused for a reason of his own is not.
         for code in [401, 403, 429] {
-            let (started, told) = run(vec![vec![refused(code)]]);
+            let (started, told) = run(vec![vec![refused(code)]]).await;
             assert_eq!((started, told), (vec![Streamed], vec!["error"]), "{code}");
         }
     }
 
-    #[test]
-    fn a_server_that_never_ends_its_list_is_asked_for_pages() {
-        use Initial::{Paged, Streamed};
-        let endless =
-            vec![Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1)), Ok(WatchEvent::Init)];
-        let (started, told) = run(vec![endless, list()]);
-        assert_eq!(started, [Streamed, Paged]);
+    #[tokio::test]
+    async fn a_streamed_list_that_breaks_off_is_none() {
+        use Initial::{Streamed, Whole};
+        let mut broken = vec![Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1)), interrupted()];
+        // What kube's watcher says when the stream goes on behind a line that it could not read.
+        broken.push(Ok(WatchEvent::InitDone));
+        let (started, told) = run(vec![broken, list()]).await;
+        assert_eq!(started, [Streamed, Streamed]);
+        assert_eq!(told, ["init", "object", "error", "init", "object", "done"]);
+        // A server that does it twice in a row is asked otherwise.
+        let expired = || {
+            let status = Status::failure("", "").with_code(410).boxed();
+            vec![Ok(WatchEvent::Init), Err(watcher::Error::WatchError(status))]
+        };
+        let (started, told) = run(vec![expired(), expired(), list()]).await;
+        assert_eq!(started, [Streamed, Streamed, Whole]);
+        assert_eq!(told, ["init", "error", "init", "error", "init", "object", "done"]);
+        let (started, _) = run(vec![expired(), list(), expired(), list()]).await;
+        assert_eq!(started, [Streamed, Streamed], "the list has come, and the watch goes on");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_ends_its_list_is_asked_for_another_one() {
+        use Initial::{Streamed, Whole};
+        let ended =
+            || vec![Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1)), Ok(WatchEvent::Init)];
+        let (started, told) = run(vec![ended(), ended(), list()]).await;
+        assert_eq!(started, [Streamed, Streamed, Whole]);
+        assert_eq!(told, ["init", "object", "init", "object", "init", "object", "done"]);
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_end_is_overdue_is_asked_for_otherwise() {
+        use Initial::{Streamed, Whole};
+        // As a server that knows no such stream: the objects come, and bookmarks, of which kube's watcher
+        // says nothing.
+        let silent = stream::iter([Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1))]);
+        let silent = silent.chain(stream::pending()).boxed();
+        let (started, told) =
+            run_all(vec![silent, stream::iter(list()).boxed()], Duration::from_millis(50)).await;
+        assert_eq!(started, [Streamed, Whole]);
         assert_eq!(told, ["init", "object", "init", "object", "done"]);
-        // One whose connection broke in the middle of it may end the next one.
-        let mut broken = vec![Ok(WatchEvent::Init), interrupted()];
-        broken.extend(list());
-        let (started, told) = run(vec![broken]);
-        assert_eq!(started, [Streamed]);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_too_long_is_asked_for_in_pages() {
+        use Initial::{Paged, Streamed, Whole};
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Err(watcher::Error::InitialListFailed(kube::Error::Service(error)))
+        };
+        let body = Limited::new(Full::new(Bytes::from_static(b"12")), 1);
+        let too_long = body.collect().await.unwrap_err();
+        let whole = vec![Ok(WatchEvent::Init), failed("reset".into()), failed(too_long)];
+        let (started, told) = run(vec![vec![refused(422)], whole, list()]).await;
+        assert_eq!(started, [Streamed, Whole, Paged]);
         assert_eq!(told, ["init", "error", "init", "object", "done"]);
     }
 
-    #[test]
-    fn a_server_that_fails_in_the_middle_of_its_list_is_asked_for_pages() {
-        use Initial::{Paged, Streamed};
-        let expired = || {
-            let status = Status::failure("", "").with_code(410).boxed();
-            Err(watcher::Error::WatchError(status))
-        };
-        let (started, told) = run(vec![vec![Ok(WatchEvent::Init), expired()], list()]);
-        assert_eq!(started, [Streamed, Paged]);
-        assert_eq!(told, ["init", "init", "object", "done"]);
-        // Not so once the list has come.
-        let mut expires = list();
-        expires.push(expired());
-        let (started, _) = run(vec![expires]);
-        assert_eq!(started, [Streamed]);
-    }
-
-    #[test]
-    fn a_watch_from_a_version_that_is_gone_begins_with_a_list() {
+    #[tokio::test]
+    async fn a_watch_from_a_version_that_is_gone_begins_with_a_list() {
         use Initial::Streamed;
         for code in [410, 400] {
             let mut gone = list();
             gone.push(refused(code));
-            let (started, told) = run(vec![gone, list()]);
+            let (started, told) = run(vec![gone, list()]).await;
             assert_eq!(started, [Streamed, Streamed], "{code}");
             assert_eq!(told, ["init", "object", "done", "error", "init", "object", "done"]);
         }

@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{Request, Uri};
-use http_body_util::BodyExt as _;
+use axum::http::Request;
+use http_body_util::{BodyExt as _, Limited};
 use kube::{Client, client::Body};
 use tokio::time::{Instant, sleep};
 use tower::service_fn;
 
-use super::pace::Pace;
+use super::{pace::Pace, request};
 use crate::{
     clock,
     core::{Epoch, Monotonic, WatchReport, Watched},
@@ -56,16 +56,18 @@ impl Watches {
 // === impl Heard ===
 
 impl Heard {
-    /// A client for this watch alone, which notes whatever comes, and keeps watches apart.
-    pub(super) fn listen(&self, client: Client) -> Client {
+    /// A client for this watch alone, which notes whatever comes, keeps watches apart, takes lists of
+    /// so many bytes at most, and asks as [`request`] says.
+    pub(super) fn listen(&self, client: Client, longest_list: usize) -> Client {
         let namespace = client.default_namespace().to_owned();
         let (heard, pace) = (self.clone(), Pace::default());
-        let service = service_fn(move |request: Request<Body>| {
+        let service = service_fn(move |mut request: Request<Body>| {
             let (client, heard, pace) = (client.clone(), heard.clone(), pace.clone());
-            let pause = if is_watch(request.uri()) {
-                pace.before_watch(Instant::now())
+            request::rewrite(request.uri_mut(), heard.has_listed());
+            let (pause, longest) = if request::is_watch(request.uri()) {
+                (pace.before_watch(Instant::now()), usize::MAX)
             } else {
-                Duration::ZERO
+                (Duration::ZERO, longest_list)
             };
             async move {
                 sleep(pause).await;
@@ -76,12 +78,13 @@ impl Heard {
                     pace.refused();
                 }
                 Ok::<_, kube::Error>(response.map(|body| {
-                    body.map_frame(move |frame| {
+                    let heard = body.map_frame(move |frame| {
                         if succeeded {
                             heard.something();
                         }
                         frame
-                    })
+                    });
+                    Limited::new(heard, longest)
                 }))
             }
         });
@@ -90,6 +93,10 @@ impl Heard {
 
     pub(super) fn listed(&self) {
         self.0.lists.fetch_add(1, Relaxed);
+    }
+
+    fn has_listed(&self) -> bool {
+        self.0.lists.load(Relaxed) > 0
     }
 
     pub(super) fn failed(&self) {
@@ -110,8 +117,4 @@ impl Heard {
             errors: errors.load(Relaxed),
         }
     }
-}
-
-fn is_watch(uri: &Uri) -> bool {
-    uri.query().is_some_and(|query| query.split('&').any(|one| one == "watch=true"))
 }

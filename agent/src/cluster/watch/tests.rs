@@ -87,11 +87,3 @@ fn a_job_that_lost_the_race_is_finished_and_a_plain_pod_has_no_proxy() {
     let events = recorded(include_str!("../../../../testbed/fixtures/pod-watch/plain.jsonl"));
     assert!(applied(&events).iter().all(|view| view.container("istio-proxy").is_none()));
 }
-
-#[test]
-fn watches_that_begin_together_do_not_end_together() {
-    let timeouts: std::collections::BTreeSet<_> =
-        (0..200).filter_map(|_| config(1).timeout).collect();
-    assert!(timeouts.len() > 5, "{timeouts:?}");
-    assert!(timeouts.iter().all(|timeout| WATCH_TIMEOUT_SECONDS.contains(timeout)));
-}
