@@ -2,7 +2,7 @@
 //! has to be asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -39,14 +39,21 @@ pub struct AwaitedPorts(Arc<Mutex<Books>>);
 
 struct Books {
     questions: Box<dyn Questions>,
-    waiting: HashMap<Place, Arc<Notify>>,
+    waiting: HashMap<Place, Arc<Waiter>>,
+}
+
+/// Who waits, and what has come.
+#[derive(Default)]
+struct Waiter {
+    arrived: Mutex<BTreeSet<u16>>,
+    news: Notify,
 }
 
 /// The ports of one network namespace, for as long as this lives.
 pub struct Awaited {
     all: AwaitedPorts,
     places: Vec<Place>,
-    arrived: Arc<Notify>,
+    waiter: Arc<Waiter>,
 }
 
 // === impl AwaitedPorts ===
@@ -58,30 +65,32 @@ impl AwaitedPorts {
         Self(Arc::new(Mutex::new(Books { questions, waiting: HashMap::new() })))
     }
 
-    /// Waits for listeners at these ports. Of two who wait at the same one the later hears of it.
+    /// Waits for listeners at these ports. Of two who wait at the same one the last to ask hears of it.
     #[must_use]
     pub fn wait_at(&self, netns: NetnsCookie, ports: impl IntoIterator<Item = u16>) -> Awaited {
         let places = ports.into_iter().map(|port| Place { netns, port }).collect();
-        let awaited = Awaited { all: self.clone(), places, arrived: Arc::default() };
-        let mut books = self.books();
-        for place in &awaited.places {
-            books.waiting.insert(*place, Arc::clone(&awaited.arrived));
-        }
-        drop(books);
-        awaited
+        Awaited { all: self.clone(), places, waiter: Arc::default() }
     }
 
     /// The kernel's answers.
     pub fn arrived(&self, places: impl IntoIterator<Item = Place>) {
         let books = self.books();
-        for waiting in places.into_iter().filter_map(|place| books.waiting.get(&place)) {
-            waiting.notify_one();
+        for place in places {
+            if let Some(waiter) = books.waiting.get(&place) {
+                lock(&waiter.arrived).insert(place.port);
+                waiter.news.notify_one();
+            }
         }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
+}
+
+/// No writer panics half-way.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for AwaitedPorts {
@@ -100,12 +109,17 @@ impl Awaited {
     /// If of one of them nobody is going to tell.
     pub fn ask(&self) -> io::Result<()> {
         let mut books = self.all.books();
-        self.places.iter().try_for_each(|place| books.questions.ask(*place))
+        self.places.iter().try_for_each(|place| {
+            books.waiting.insert(*place, Arc::clone(&self.waiter));
+            books.questions.ask(*place)
+        })
     }
 
-    /// Somebody has begun to listen at one of the ports since this was last waited for.
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
+    /// The ports at which somebody has begun to listen since this was last waited for. Nothing is lost of
+    /// a future that is dropped.
+    pub async fn arrived(&self) -> BTreeSet<u16> {
+        self.waiter.news.notified().await;
+        std::mem::take(&mut *lock(&self.waiter.arrived))
     }
 }
 
@@ -114,7 +128,7 @@ impl Drop for Awaited {
         let mut books = self.all.books();
         for place in &self.places {
             // Somebody else may wait there by now.
-            if books.waiting.get(place).is_some_and(|of| Arc::ptr_eq(of, &self.arrived)) {
+            if books.waiting.get(place).is_some_and(|of| Arc::ptr_eq(of, &self.waiter)) {
                 books.waiting.remove(place);
                 books.questions.take_back(*place);
             }
@@ -153,8 +167,8 @@ mod tests {
 
     const NETNS: NetnsCookie = NetnsCookie(7);
 
-    fn has_arrived(awaited: &Awaited) -> bool {
-        awaited.arrived().now_or_never().is_some()
+    fn arrived(awaited: &Awaited) -> Vec<u16> {
+        awaited.arrived().now_or_never().into_iter().flatten().collect()
     }
 
     #[test]
@@ -162,24 +176,34 @@ mod tests {
         let ports = AwaitedPorts::new(Box::new(Asked::default()));
         let (here, elsewhere) =
             (ports.wait_at(NETNS, [15001, 15021]), ports.wait_at(NetnsCookie(8), [15001]));
+        here.ask().unwrap();
+        elsewhere.ask().unwrap();
         ports.arrived([Place { netns: NETNS, port: 15021 }, Place { netns: NETNS, port: 15001 }]);
         ports.arrived([Place { netns: NETNS, port: 1 }]);
-        assert!(has_arrived(&here));
-        assert!(!has_arrived(&here) && !has_arrived(&elsewhere));
+        assert_eq!(arrived(&here), [15001, 15021]);
+        assert_eq!((arrived(&here), arrived(&elsewhere)), (vec![], vec![]));
     }
 
     #[test]
-    fn the_last_who_waits_hears_and_takes_the_question_back() {
+    fn the_last_who_asks_hears_and_takes_the_question_back() {
         let asked = Asked::default();
         let ports = AwaitedPorts::new(Box::new(asked.clone()));
         let first = ports.wait_at(NETNS, [15001, 15021]);
         first.ask().unwrap();
         let second = ports.wait_at(NETNS, [15001]);
+        second.ask().unwrap();
         // As of a probe that was replaced: it ends after the new one has begun.
         drop(first);
         assert_eq!(*asked.0.lock().unwrap(), BTreeSet::from([15001]));
         ports.arrived([Place { netns: NETNS, port: 15001 }]);
-        assert!(has_arrived(&second));
+        assert_eq!(arrived(&second), [15001]);
+        // Whoever asks again has not been forgotten for somebody who asked in between.
+        let third = ports.wait_at(NETNS, [15001]);
+        third.ask().unwrap();
+        second.ask().unwrap();
+        drop(third);
+        ports.arrived([Place { netns: NETNS, port: 15001 }]);
+        assert_eq!(arrived(&second), [15001]);
         drop(second);
         assert!(asked.0.lock().unwrap().is_empty());
     }

@@ -1,6 +1,8 @@
 //! What newer kernels have and holdfast uses where it is there. Asked of the kernel itself, since
 //! distributions bring parts of newer kernels to older ones.
 
+use std::sync::OnceLock;
+
 use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
@@ -84,15 +86,18 @@ impl KernelPart {
                 "while DNS is held, a container with cgroups of its own counts as one that waits"
             }
             Self::SockOpsNetns => {
-                "a proxy that begins to listen is found by looking, up to 50 ms later, not at once"
+                "a proxy that begins to listen is found by looking, 5 to 50 ms later, not at once"
             }
             Self::NetnsCookie => "a held connect whose process has ended is not sent again",
         }
     }
 
-    /// Whether it may be used. What cannot be found out is not relied on.
+    /// Whether it may be used. What cannot be found out is not relied on. Asked once in a process: what the
+    /// programs were told is what the agent goes by.
     pub(super) fn is_there(self) -> bool {
-        self.probe().unwrap_or(false)
+        static THERE: [OnceLock<bool>; KernelPart::ALL.len()] =
+            [const { OnceLock::new() }; KernelPart::ALL.len()];
+        *THERE[self as usize].get_or_init(|| self.probe().unwrap_or(false))
     }
 
     /// Whether the kernel has it; `None` if it would not tell, such as for lack of a privilege.

@@ -23,7 +23,7 @@ use super::token::Token;
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A connection on which nothing was read for so long is dead. Bookmarks come about once a minute,
-/// and the server ends each watch after two.
+/// and the server ends each watch after two at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Why the cluster cannot be used.

@@ -28,9 +28,10 @@ const ARRIVED_MIN: Duration = Duration::from_millis(1);
 /// some 20 rounds until 50 ms have passed, 40 until 400 ms have.
 const ARRIVED_FRACTION: u32 = 8;
 
-/// How long a listener does not make another one's arrival one to look at as closely: a process that
-/// begins to listen again and again must not have the agent at work all the time.
-const ARRIVALS_APART: Duration = Duration::from_millis(250);
+/// How long nobody is looked at because somebody has begun to listen at a port that had a listener
+/// before: a process that does it again and again must not set the pace of the agent, which makes some 50
+/// rounds more a second for it so.
+const ARRIVALS_APART: Duration = Duration::from_secs(1);
 
 /// When the next round is due.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,11 +54,14 @@ pub(super) struct Situation {
 // === impl Interval ===
 
 impl Interval {
-    /// Somebody has begun to listen.
-    pub(super) fn arrived(&mut self, now: Monotonic) {
-        if self.arrived_at.is_none_or(|at| now.since(at) >= ARRIVALS_APART) {
+    /// Somebody has begun to listen, at a port that is new or had a listener before; returns whether that
+    /// is worth a look at once.
+    pub(super) fn arrived(&mut self, is_new: bool, now: Monotonic) -> bool {
+        let is_worth = is_new || self.arrived_at.is_none_or(|at| now.since(at) >= ARRIVALS_APART);
+        if is_worth {
             self.arrived_at = Some(now);
         }
+        is_worth
     }
 
     /// From the beginning of one round to that of the next.
@@ -114,18 +118,23 @@ mod tests {
     #[test]
     fn who_has_begun_to_listen_is_looked_at_closely_and_then_less_and_less() {
         let mut interval = Interval::default();
-        interval.arrived(Monotonic(10_000 * MS));
+        assert!(interval.arrived(true, Monotonic(10_000 * MS)));
         let of = |now_ms| after_ms(interval, held(), now_ms);
         assert_eq!([10_000, 10_008, 10_040, 10_160, 10_400].map(of), [1, 1, 5, 20, 26]);
     }
 
     #[test]
-    fn many_arrivals_are_one() {
+    fn who_listens_again_and_again_is_looked_at_once_a_second() {
         let mut interval = Interval::default();
-        interval.arrived(Monotonic(10_000 * MS));
-        interval.arrived(Monotonic(10_200 * MS));
-        assert_eq!(after_ms(interval, held(), 10_200), 25);
-        interval.arrived(Monotonic(10_250 * MS));
-        assert_eq!(after_ms(interval, held(), 10_250), 1);
+        let mut arrived = |is_new, now_ms| {
+            let is_worth = interval.arrived(is_new, Monotonic(now_ms * MS));
+            (is_worth, after_ms(interval, held(), now_ms))
+        };
+        assert_eq!(arrived(true, 10_000), (true, 1));
+        assert_eq!(arrived(false, 10_200), (false, 25));
+        // The port that was still to come.
+        assert_eq!(arrived(true, 10_300), (true, 1));
+        assert_eq!(arrived(false, 11_299), (false, 28));
+        assert_eq!(arrived(false, 11_300), (true, 1));
     }
 }

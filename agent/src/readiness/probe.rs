@@ -1,6 +1,13 @@
 //! One task for each proxy that is being waited for.
 
-use std::{collections::HashMap, future::pending, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::pending,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::{Domain, Socket, Type};
 use tokio::{
@@ -158,6 +165,7 @@ impl Prober {
     /// Starts to probe, in place of an earlier probe of the same pod.
     pub fn start(&mut self, target: ProbeTarget) {
         let ProbeTarget { uid, checks, ports, any_port, pace, find_process } = target;
+        self.stop(&uid);
         let (pace, paced) = watch::channel(pace);
         let round = Round { uid: uid.clone(), checks, ports, any_port, listeners: self.listeners };
         self.generation += 1;
@@ -177,6 +185,7 @@ impl Prober {
             found: None,
             sandbox: None,
             awaited: None,
+            arrived: BTreeSet::new(),
             is_told: false,
             on_host_since: None,
             told_host_network: false,
@@ -249,6 +258,8 @@ struct Probe {
     sandbox: Option<(u32, Arc<Netns>)>,
     /// The sandbox's ports at which somebody is to listen.
     awaited: Option<Awaited>,
+    /// Those of them at which somebody has.
+    arrived: BTreeSet<u16>,
     /// The kernel will tell who does.
     is_told: bool,
     on_host_since: Option<Instant>,
@@ -280,13 +291,17 @@ impl Probe {
                 let due = started + self.interval();
                 tokio::select! {
                     () = sleep_until(due) => {
-                        // Not after an arrival: whoever comes and goes in a loop sets no pace.
                         self.ask();
                         break;
                     }
-                    () = arrival(self.awaited.as_ref()) => {
-                        self.interval.arrived(clock::now());
-                        break;
+                    ports = arrival(self.awaited.as_ref()) => {
+                        // They are asked for anew with the next round that is due.
+                        self.is_told = false;
+                        let known = self.arrived.len();
+                        self.arrived.extend(ports);
+                        if self.interval.arrived(self.arrived.len() > known, clock::now()) {
+                            break;
+                        }
                     }
                     // Someone has begun to wait, or nobody does any more: the interval is another.
                     news = self.pace.changed(), if !changed => changed = news.is_err(),
@@ -348,8 +363,8 @@ impl Probe {
         Ok(false)
     }
 
-    /// Tells what a round came to, if the one before came to something else: a pod is probed 200
-    /// times a second.
+    /// Tells what a round came to, if the one before came to something else: a pod is probed up
+    /// to a thousand times a second.
     async fn found(&mut self, finding: Finding) -> Result<(), Ended> {
         self.counts.count(&finding);
         if self.found.as_ref() != Some(&finding) {
@@ -377,6 +392,7 @@ impl Probe {
         }
         self.sandbox = None;
         self.awaited = None;
+        self.arrived.clear();
         self.is_told = false;
         let pid = match (self.find_process)() {
             Ok(Some(pid)) => pid,
@@ -446,7 +462,7 @@ impl Probe {
 }
 
 /// Somebody begins to listen; never where the kernel does not tell.
-async fn arrival(awaited: Option<&Awaited>) {
+async fn arrival(awaited: Option<&Awaited>) -> BTreeSet<u16> {
     match awaited {
         Some(awaited) => awaited.arrived().await,
         None => pending().await,

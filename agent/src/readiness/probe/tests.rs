@@ -1,15 +1,21 @@
 use std::{
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::readiness::{
-    counts::ProbeResult,
-    interval,
-    sandbox::{SOON, Sandbox},
+use crate::{
+    awaited::{Place, Questions},
+    readiness::{
+        counts::ProbeResult,
+        interval,
+        sandbox::{SOON, Sandbox},
+    },
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -27,11 +33,15 @@ struct Bench {
 
 impl Bench {
     fn new(entrance: Entrance) -> Self {
+        Self::with(entrance, None)
+    }
+
+    fn with(entrance: Entrance, awaited_ports: Option<AwaitedPorts>) -> Self {
         let host = Netns::open("/proc/self/ns/net".as_ref()).unwrap();
         let (sender, events) = mpsc::channel(16);
         let proc_root = PathBuf::from("/proc");
         Self {
-            prober: Prober::new(entrance, proc_root, host.inode(), None, sender),
+            prober: Prober::new(entrance, proc_root, host.inode(), awaited_ports, sender),
             events,
             found: Vec::new(),
         }
@@ -242,6 +252,7 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
         found: None,
         sandbox: None,
         awaited: None,
+        arrived: BTreeSet::new(),
         is_told: false,
         on_host_since: Some(Instant::now()),
         told_host_network: false,
@@ -250,6 +261,43 @@ async fn a_pod_of_the_hosts_network_is_looked_at_as_seldom_as_one_that_nobody_wa
     assert_eq!(probe.interval(), interval::HELD_MIN, "its namespace may still come");
     probe.on_host_since = Some(Instant::now() - HOST_NETWORK_AFTER);
     assert_eq!(probe.interval(), interval::IDLE);
+}
+
+/// A kernel that takes all questions, and answers none by itself.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<Place>>>);
+
+impl Questions for Asked {
+    fn ask(&mut self, place: Place) -> io::Result<()> {
+        self.0.lock().unwrap().push(place);
+        Ok(())
+    }
+
+    fn take_back(&mut self, _: Place) {}
+}
+
+#[tokio::test]
+async fn a_listener_that_is_told_of_is_seldom_looked_for_and_seen_when_it_comes() {
+    let sandbox = Sandbox::new();
+    let asked = Asked::default();
+    let ports = AwaitedPorts::new(Box::new(asked.clone()));
+    let mut bench = Bench::with(sandbox.entrance.clone(), Some(ports.clone()));
+    let begun = Instant::now();
+    bench.start(Some(sandbox.pid()), &[http(15021)], &[15001]);
+    assert!(matches!(bench.next().await, ProbeEvent::Netns(..)));
+    assert!(matches!(bench.next().await, ProbeEvent::NotReady(_)));
+    bench.assert_quiet().await;
+    let rounds = u128::from(bench.prober.counts().get(ProbeResult::Refused));
+    // Each 50 ms; it would be each 5 ms.
+    let most = begun.elapsed().as_millis() / 50 + 2;
+    assert!(rounds <= most, "{rounds} rounds, {most} at most");
+    let places = asked.0.lock().unwrap().clone();
+    let of_ports: BTreeSet<u16> = places.iter().map(|place| place.port).collect();
+    assert_eq!(of_ports, BTreeSet::from([15001, 15021]));
+    let _outbound = sandbox.listen("127.0.0.1:15001").await;
+    let _agent = sandbox.serve("0.0.0.0:15021", OK).await;
+    ports.arrived(places);
+    assert!(matches!(bench.next().await, ProbeEvent::Ready(..)));
 }
 
 #[tokio::test]
