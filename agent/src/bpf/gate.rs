@@ -236,8 +236,8 @@ impl Gates {
         let dns = dns_hooks(set);
         let gate = gate_of(set, self.open_gate());
         if !Hook::HOLD.into_iter().all(|hook| attached.has(hook)) {
-            // Connects first, with nothing before them that can wait: each program costs a good part of
-            // a millisecond where it is the node's only one of its kind.
+            // Connects first, with nothing before them that can wait: for a program that is the node's
+            // only one of its kind the kernel patches itself, on all processors (`static_key_slow_inc`).
             let sees_queries = dns.iter().all(|hook| attached.has(*hook));
             let dns_port = if sees_queries { gate.dns_port } else { 0 };
             self.write(cgroup, Gate { attached: 0, dns_port, ..gate })?;

@@ -11,7 +11,7 @@ mod population;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fs::{self, File},
+    fs,
     future::pending,
     io,
     ops::Bound,
@@ -539,7 +539,7 @@ fn may_have_run(pod: &Path) -> bool {
 fn begin_listing(directory: &Path) -> io::Result<()> {
     /// Room for "." and "..", which come first.
     const FIRST: usize = 64;
-    let directory = File::open(directory)?;
+    let directory = fs::File::open(directory)?;
     let mut entries = [0_u64; FIRST / size_of::<u64>()];
     // SAFETY: the kernel writes no more than it is told that there is room for; entries are aligned as
     // `entries` is, and nobody reads them.
