@@ -3,7 +3,7 @@
 mod ending;
 mod handover;
 
-use std::{convert::identity, future::pending, iter, path::Path, sync::Arc, time::Duration};
+use std::{convert::identity, future::pending, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _, stream};
@@ -352,11 +352,14 @@ async fn cgroups(mut watch: CgroupWatch, inputs: mpsc::Sender<Input>) -> anyhow:
     loop {
         let event = watch.next().await?;
         let input = Input::Cgroup { event, at: clock::now() };
-        let complete = watch.newly_complete()?.map(Input::CgroupsComplete);
-        for input in iter::once(input).chain(complete) {
-            if inputs.send(input).await.is_err() {
-                return Ok(());
-            }
+        if inputs.send(input).await.is_err() {
+            return Ok(());
+        }
+        // Looks into directories, for which no pod's gate has to wait.
+        if let Some(up_to) = watch.newly_complete()?
+            && inputs.send(Input::CgroupsComplete(up_to)).await.is_err()
+        {
+            return Ok(());
         }
     }
 }

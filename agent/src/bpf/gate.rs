@@ -22,7 +22,6 @@ use super::{
     BpfError,
     away::{self, Away},
     inherit::Left,
-    link::Link,
     map::write_failed,
     pin::{self, Claim},
     program::Hook,
@@ -235,17 +234,22 @@ impl Gates {
             self.count_from_zero(cgroup)?;
         }
         let dns = dns_hooks(set);
-        // Before the state is written: no query must be dropped while its sender would be told.
-        self.attach(dns, cgroup, path, attached)?;
         let gate = gate_of(set, self.open_gate());
-        let was_whole = Hook::HOLD.into_iter().all(|hook| attached.has(hook));
-        self.write(cgroup, Gate { attached: was_whole.into(), ..gate })?;
-        attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
-        self.attach(&Hook::HOLD, cgroup, path, attached)?;
-        if !was_whole {
-            // Only now nothing gets by if a sentry that is posted turns away from the pod.
-            self.write(cgroup, gate)?;
+        if !Hook::HOLD.into_iter().all(|hook| attached.has(hook)) {
+            // Connects first, with nothing before them that can wait: for a program that is the node's
+            // only one of its kind the kernel patches itself, on all processors (`static_key_slow_inc`).
+            let sees_queries = dns.iter().all(|hook| attached.has(*hook));
+            let dns_port = if sees_queries { gate.dns_port } else { 0 };
+            self.write(cgroup, Gate { attached: 0, dns_port, ..gate })?;
+            self.attach(&Hook::HOLD, cgroup, path, attached)?;
         }
+        // Before the state has the port: no query must be dropped while its sender would be told.
+        self.attach(dns, cgroup, path, attached)?;
+        self.pin(cgroup, attached);
+        // Only now nothing gets by if a sentry that is posted turns away from the pod, even if this
+        // agent is killed.
+        self.write(cgroup, gate)?;
+        attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
         attached.drop_foreign();
         Ok(())
     }
@@ -274,9 +278,9 @@ impl Gates {
         proven
     }
 
-    /// Attaches what is not there yet, and gives it a name that outlives the agent.
+    /// Attaches what is not there yet. It goes with the agent until it has a name ([`Self::pin`]).
     fn attach(
-        &mut self,
+        &self,
         hooks: &[Hook],
         cgroup: CgroupId,
         path: &Path,
@@ -290,31 +294,36 @@ impl Gates {
         let file = File::open(path)
             .map_err(|source| BpfError::Cgroup { path: path.to_owned(), source })?;
         for hook in missing {
-            let mut link = self.voices.attach(hook, cgroup, &file)?;
-            self.pin(&mut link, hook, cgroup, attached);
-            attached.links.push((hook, link));
+            attached.links.push((hook, self.voices.attach(hook, cgroup, &file)?));
             attached.links.sort_by_key(|(hook, _)| *hook);
         }
         Ok(())
     }
 
-    /// Without a name it goes with the agent, as everything does where there is no BPF file system.
-    fn pin(&mut self, link: &mut Link, hook: Hook, cgroup: CgroupId, attached: &mut Attached) {
+    /// Gives what is attached names that outlive the agent, the gate last: an agent that is killed
+    /// meanwhile leaves none that drops what no hook looks after. What has no name goes with the agent, as
+    /// everything does where there is no BPF file system.
+    fn pin(&mut self, cgroup: CgroupId, attached: &mut Attached) {
         let Some(claim) = &self.claim else { return };
         let directory = claim.links_of(cgroup);
-        if !attached.directories.contains(&directory) {
-            // If it cannot be made nothing can be pinned in it, which says so.
-            let _: io::Result<()> = fs::create_dir(&directory);
-            attached.directories.push(directory.clone());
-        }
-        if let Err(error) = link.pin(directory.join(hook.name()))
-            && !self.pin_failed
-        {
-            self.pin_failed = true;
-            tracing::warn!(
-                directory = %directory.display(), %error,
-                "links cannot be pinned: gates open when this agent ends"
-            );
+        for (hook, link) in attached.links.iter_mut().rev() {
+            if link.pin_path().is_some() {
+                continue;
+            }
+            if !attached.directories.contains(&directory) {
+                // If it cannot be made nothing can be pinned in it, which says so.
+                let _: io::Result<()> = fs::create_dir(&directory);
+                attached.directories.push(directory.clone());
+            }
+            if let Err(error) = link.pin(directory.join(hook.name()))
+                && !self.pin_failed
+            {
+                self.pin_failed = true;
+                tracing::warn!(
+                    directory = %directory.display(), %error,
+                    "links cannot be pinned: gates open when this agent ends"
+                );
+            }
         }
     }
 

@@ -144,7 +144,11 @@ pub fn load(
     let kernel_log = KernelLog::new(&mut ebpf, begun, lines)?;
     let records = || open(&ebpf, SocketTable::MAP);
     let datagrams = || open(&ebpf, SocketTable::DATAGRAMS_MAP);
-    let (table, sockets) = SocketTable::new([records()?, records()?], [datagrams()?, datagrams()?]);
+    let (table, sockets) = SocketTable::new(
+        [records()?, records()?],
+        [datagrams()?, datagrams()?],
+        open(&ebpf, Gates::COUNTS_MAP)?,
+    );
     let events =
         EventReader::new(open(&ebpf, EventReader::MAP)?, open(&ebpf, EventReader::LOST_MAP)?)?;
     let awaited = if KernelPart::SockOpsNetns.is_there() {

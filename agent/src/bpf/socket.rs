@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap as StdHashMap, sync::Arc};
 
-use agent_ebpf::{Datagram, QueryKey, SocketRecord, socket::MAX_QUERIES};
+use agent_ebpf::{Datagram, GateCounts, QueryKey, SocketRecord, socket::MAX_QUERIES};
 use aya::{
     Pod,
     maps::{HashMap, MapData, MapError},
@@ -18,6 +18,8 @@ pub(super) type Table<K, V> = HashMap<MapData, K, V>;
 pub struct SocketTable {
     records: Arc<Table<u64, SocketRecord>>,
     datagrams: Arc<Table<QueryKey, Datagram>>,
+    /// By pod.
+    counts: Arc<Table<u64, GateCounts>>,
 }
 
 /// The same tables, for removing what no hook looks after any more.
@@ -42,15 +44,23 @@ impl SocketTable {
     pub(super) fn new(
         [records, records_twin]: [Table<u64, SocketRecord>; 2],
         [datagrams, datagrams_twin]: [Table<QueryKey, Datagram>; 2],
+        counts: Table<u64, GateCounts>,
     ) -> (Self, SocketRemover) {
         let remover = SocketRemover { records: records_twin, datagrams: datagrams_twin };
-        (Self { records: Arc::new(records), datagrams: Arc::new(datagrams) }, remover)
+        let (records, datagrams) = (Arc::new(records), Arc::new(datagrams));
+        (Self { records, datagrams, counts: Arc::new(counts) }, remover)
     }
 
     /// The record of one socket, if a packet of it has been dropped.
     #[must_use]
     pub fn get(&self, cookie: SocketCookie) -> Option<SocketRecord> {
         self.records.get(&cookie.0, 0).ok().filter(|record| record.dropped_ns != 0)
+    }
+
+    /// Whether a pod may have a record: of what cannot be counted nobody knows.
+    #[must_use]
+    pub fn may_have(&self, pod: CgroupId) -> bool {
+        self.counts.get(&pod.0, 0).map_or(true, |counts| counts.records > 0)
     }
 
     /// The records of one pod of which a packet has been dropped; walks the whole table. A record

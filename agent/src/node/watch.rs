@@ -10,10 +10,11 @@ mod event;
 mod population;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs,
     future::pending,
     io,
+    ops::Bound,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -62,7 +63,8 @@ pub struct CgroupWatch {
     queue: OwnedFd,
     /// Whose watch it is; a container's is on its `cgroup.events`.
     watched: HashMap<WatchDescriptor, PathBuf>,
-    known: HashMap<PathBuf, Known>,
+    /// Sorted: what is below a directory follows it.
+    known: BTreeMap<PathBuf, Known>,
     pending: VecDeque<CgroupEvent>,
     /// The highest id of a pod that was found, and how far that has been told.
     highest: CgroupId,
@@ -128,7 +130,7 @@ impl CgroupWatch {
             events,
             queue,
             watched: HashMap::new(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             pending: VecDeque::new(),
             highest: CgroupId(0),
             told: None,
@@ -210,16 +212,14 @@ impl CgroupWatch {
 
     /// Returns when every cgroup has been told of that had its id before, in a directory in which pods
     /// are made: mkdir(2) tells of it with its parent's lock still held (`vfs_mkdir` in fs/namei.c), and
-    /// a listing takes that lock (`iterate_dir` in fs/readdir.c). Of each directory the first entries
-    /// do.
+    /// a listing takes that lock (`iterate_dir` in fs/readdir.c).
     fn wait_for_makers(&self) {
         let is_branch = |known: &Known| matches!(known.kind, Kind::Branch);
         let branches = self.known.iter().filter(|(_, known)| is_branch(known));
         let branches = branches.map(|(path, _)| path.as_path());
         for directory in branches.chain([self.root.as_path()]) {
             // One that has gone has no makers.
-            let _: Option<io::Result<fs::DirEntry>> =
-                fs::read_dir(directory).ok().and_then(|mut entries| entries.next());
+            let _: io::Result<()> = begin_listing(directory);
         }
     }
 
@@ -455,9 +455,10 @@ impl CgroupWatch {
     fn gone(&mut self, path: &Path) {
         match self.forget(path) {
             Some(Kind::Pod(uid)) => {
-                let below: Vec<PathBuf> =
-                    self.known.keys().filter(|known| known.starts_with(path)).cloned().collect();
-                for path in below {
+                let after = (Bound::Excluded(path), Bound::Unbounded);
+                let below = self.known.range::<Path, _>(after).map(|(known, _)| known);
+                let below = below.take_while(|known| known.starts_with(path)).cloned();
+                for path in below.collect::<Vec<_>>() {
                     self.forget(&path);
                 }
                 self.pending.push_back(CgroupEvent::PodGone(uid));
@@ -531,6 +532,21 @@ fn may_have_run(pod: &Path) -> bool {
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.filter(|entry| is_populated(&entry.path())).nth(1).is_some()
+}
+
+/// Lists a directory's first entries and no others: a tier of kubelet's may have hundreds, and
+/// [`fs::read_dir`] asks for as many as 32 KiB hold.
+fn begin_listing(directory: &Path) -> io::Result<()> {
+    /// Room for "." and "..", which come first.
+    const FIRST: usize = 64;
+    let directory = fs::File::open(directory)?;
+    let mut entries = [0_u64; FIRST / size_of::<u64>()];
+    // SAFETY: the kernel writes no more than it is told that there is room for; entries are aligned as
+    // `entries` is, and nobody reads them.
+    let listed = unsafe {
+        libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), entries.as_mut_ptr(), FIRST)
+    };
+    if listed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether the kernel has no events for this inotify instance.

@@ -15,7 +15,7 @@ use super::{log, notice};
 use crate::{
     clock,
     cluster::EventSink,
-    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Totals, WorkloadFacts},
+    core::{Entry, Episode, Epoch, History, Line, PodRef, PodUid, Stamp, Totals, WorkloadFacts},
     metrics::Counts,
 };
 
@@ -31,9 +31,19 @@ pub struct Journal {
     history: History,
     counts: Counts,
     events: EventSink,
-    recent: VecDeque<Arc<Entry>>,
+    recent: VecDeque<Told>,
     stream: EntryStream,
     next_seq: u64,
+}
+
+/// What an entry is made of, when somebody wants it: a hold has one in a burst of thousands, and an
+/// entry's fields cost more than all else that is done about it.
+#[derive(Debug)]
+struct Told {
+    seq: u64,
+    at: Stamp,
+    pod: PodRef,
+    line: Line,
 }
 
 /// The entries as they come; there before the journal is, for who waits for the first. Clones are of
@@ -77,9 +87,16 @@ impl EntryStream {
     }
 
     /// How many there are.
-    #[cfg(test)]
     pub(crate) fn readers(&self) -> usize {
         self.entries.receiver_count()
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn entry(&self) -> Entry {
+        Entry::new(self.seq, self.at, self.pod.clone(), &self.line)
     }
 }
 
@@ -115,7 +132,7 @@ impl Journal {
 
     /// The last entries, the oldest first.
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.recent.iter().cloned().collect()
+        self.recent.iter().map(|told| Arc::new(told.entry())).collect()
     }
 
     /// Tells of one line.
@@ -129,13 +146,15 @@ impl Journal {
             let running = self.history.running(&pod.uid);
             notice::publish(&self.events, &pod, &line, &noted, running, at);
         }
-        let entry = Arc::new(Entry::new(self.next_seq, at, pod.clone(), &line));
+        let told = Told { seq: self.next_seq, at, pod: pod.clone(), line: line.clone() };
         self.next_seq += 1;
+        if self.stream.readers() > 0 {
+            self.stream.tell(Arc::new(told.entry()));
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(Arc::clone(&entry));
-        self.stream.tell(entry);
+        self.recent.push_back(told);
         log::line(pod.clone(), line, &noted, now);
         if let Some(episode) = noted.ended {
             log::summary(pod, &episode, now);

@@ -87,8 +87,8 @@ pub(super) fn find(node: &Node, pods: u32) -> Result<Percentiles> {
     Percentiles::of(&samples).context("no pod was found")
 }
 
-/// Makes the pod's cgroup; the time until its gate is attached. That is the last of its programs, and
-/// what it is to do stands in its map before.
+/// Makes the pod's cgroup; the time until its gate is attached. That is the last of the programs that
+/// hold connects, and what it is to do stands in its map before.
 fn attached_after_ms(pod: &Pod) -> Result<f64> {
     let began_ns = monotonic_ns();
     pod.create_cgroup()?;

@@ -47,7 +47,7 @@ pub(super) fn section(scale: &Scale) -> Section {
         "One node with so many pods, three processes each, whose gates have been opened; the pods share eight networks, each with one proxy. \
 At each size {} agents start, one after another, each on a node without a trace of holdfast; the last one is watched while nothing happens \
 for {} s, while {} pods come one after another, and while a storm of pods comes that start, dial, connect and go. *attach* is from the \
-moment before a pod's cgroup is made to the moment at which its gate, the last of the programs, is seen on it. API bytes are those of bodies, \
+moment before a pod's cgroup is made to the moment at which its gate, the last of the programs that hold connects, is seen on it. API bytes are those of bodies, \
 uncompressed; a watch that is taken up again every two minutes is no request of so short a time, and this API server sends a bookmark \
 every second, a real one every minute. *memory* is resident; what of it is not the program (and its mapped files) is heap and stacks.\n\n\
 {}\n{}\n\
