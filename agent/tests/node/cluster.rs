@@ -204,7 +204,8 @@ fn the_pods_there_are_come_in_one_request_or_in_pages_where_they_are_too_many() 
                 asked if is_streamed_list(asked) => Some(REFUSED),
                 asked => is_whole_list(asked, "pods").then(too_long),
             },
-            PROBES + 1 + 3,
+            // The one that was too long is not counted.
+            PROBES + 3,
         ),
         // It ends the watch without having said where the list ends.
         (
