@@ -85,3 +85,27 @@ fn trim() -> bool {
 const fn trim() -> bool {
     false
 }
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// What the process has in memory that is in no file, in KiB.
+    fn own_kib() -> u64 {
+        procfs::process::Process::myself().unwrap().status().unwrap().rssanon.unwrap()
+    }
+
+    #[test]
+    fn freed_memory_goes_back_although_a_block_behind_it_is_still_used() {
+        const BLOCKS: u64 = 64 * 1024;
+        let mut blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; 1024]).collect();
+        let last = blocks.pop();
+        drop(blocks);
+        let before = own_kib();
+        trim();
+        let after = own_kib();
+        // The other tests of this process allocate in the meantime, but nothing like that.
+        assert!(after + BLOCKS / 2 < before, "{before} KiB became {after} KiB");
+        drop(last);
+    }
+}
