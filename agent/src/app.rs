@@ -24,6 +24,7 @@ use crate::{
     core::{Defaults, KernelEvent, Machine, Rules},
     exporter::{Exporter, Sources},
     health::{self, Liveness, Readiness, Reason},
+    memory,
     metrics::{Counts, PodMetrics},
     netns::{Entrance, Netns},
     node::{self, Bundles, CgroupWatch},
@@ -156,6 +157,7 @@ pub async fn run(
             cluster::remove_startup_taint(client, &node).await;
         });
     }
+    tokio::spawn(memory::give_back(readiness.clone()));
     let journal = Journal::new(status.epoch(), events.clone(), entries, counts);
     let replays = ReplayCounts::default();
     let proc_root = args.node.proc_root.clone();

@@ -24,6 +24,7 @@ pub mod exporter;
 pub mod fuzzing;
 pub mod health;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod netns;
 pub mod node;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use holdfast::{
     app, check, cleanup,
     cli::{self, CheckArgs, Cli, Command, Invocation, ProfilesArgs},
-    command, config, exit, sentry, telemetry,
+    command, config, exit, memory, sentry, telemetry,
     wait::{self, Tool},
 };
 
@@ -70,7 +70,7 @@ fn run(cli: Cli, tool: Tool) -> anyhow::Result<ExitCode> {
     };
     let (log, levels) = telemetry::init(args.log.log_format, &args.log.log_level)
         .map_err(anyhow::Error::from_boxed)?;
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = memory::runtime()?;
     runtime.block_on(app::run(*args, levels, log.dropped()))?;
     Ok(ExitCode::SUCCESS)
 }
