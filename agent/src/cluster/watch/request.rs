@@ -37,7 +37,7 @@ pub(super) fn rewrite(uri: &mut Uri, has_listed: bool) {
         .split('&')
         .filter(|one| match *one {
             // A watch that is taken up again has a version of its own.
-            ANY_VERSION => !is_stream && !(has_listed && !is_watch),
+            ANY_VERSION => !is_stream && (is_watch || !has_listed),
             // A stream has to say so all the same.
             NOT_OLDER => is_stream || !has_listed,
             _ => true,
