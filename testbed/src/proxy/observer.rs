@@ -23,9 +23,12 @@ use crate::{
 const READY: &[u8] = b"HTTP/1.1 2";
 /// Fine enough to measure a release of a few milliseconds, coarse enough to cost nothing.
 const POLL_EVERY: Duration = Duration::from_millis(2);
-/// While a proxy is watched closely: a fraction of what an agent takes to know, for the tenth of a second
-/// that Envoy takes to start.
-const WATCH_EVERY: Duration = Duration::from_micros(50);
+/// While a proxy is watched closely, between an answer and the next question: less than what an agent takes
+/// to know. A question that is refused takes some 20 us.
+const WATCH_EVERY: Duration = Duration::from_micros(100);
+/// ... and so many times what the question has taken, if that is longer: a fifth of a core at most goes into
+/// watching, for the tenth of a second that Envoy takes to start.
+const WATCH_PAUSES: u32 = 4;
 /// An answer over loopback takes well under a millisecond; a proxy that accepts and says nothing
 /// must not stop the polling.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
@@ -74,7 +77,9 @@ struct Shared {
 
 impl ReadyObserver {
     pub(crate) fn start(netns: Netns, endpoint: Endpoint) -> Self {
-        Self::spawn(netns, move |shared| shared.poll(POLL_EVERY, || endpoint.is_ready()))
+        Self::spawn(netns, move |shared| {
+            shared.poll(|taken| POLL_EVERY.saturating_sub(taken), || endpoint.is_ready())
+        })
     }
 
     /// Begins at a moment of `CLOCK_MONOTONIC` to watch as closely as is possible at the price of a part
@@ -88,7 +93,8 @@ impl ReadyObserver {
         Self::spawn(netns, move |shared| {
             sleep_until(ns);
             run_at_once();
-            let ready = shared.poll(WATCH_EVERY, || endpoint.is_ready())?;
+            let ready = shared
+                .poll(|taken| WATCH_EVERY.max(taken * WATCH_PAUSES), || endpoint.is_ready())?;
             if let Some(mut bell) = bell {
                 // Nobody may be listening any more; who waits for it in vain says so.
                 let _ = bell.write_all(b"!");
@@ -161,7 +167,12 @@ impl Drop for ReadyObserver {
 }
 
 impl Shared {
-    fn poll(&self, every: Duration, mut is_ready: impl FnMut() -> bool) -> Option<Readiness> {
+    /// Pauses after a question that has taken so long.
+    fn poll(
+        &self,
+        pause: impl Fn(Duration) -> Duration,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Option<Readiness> {
         let mut after_ns = None;
         while !self.stop.load(Ordering::Relaxed) {
             let asked_ns = monotonic_ns();
@@ -170,7 +181,7 @@ impl Shared {
             }
             after_ns = Some(asked_ns);
             let taken = Duration::from_nanos(monotonic_ns() - asked_ns);
-            thread::sleep(every.saturating_sub(taken));
+            thread::sleep(pause(taken));
         }
         None
     }
@@ -228,10 +239,13 @@ mod tests {
     fn readiness_lies_between_the_last_no_and_the_first_yes() {
         let mut answers = [false, false, true].into_iter();
         let mut asked_ns = Vec::new();
-        let ready = Shared::default().poll(Duration::ZERO, || {
-            asked_ns.push(monotonic_ns());
-            answers.next().unwrap()
-        });
+        let ready = Shared::default().poll(
+            |_| Duration::ZERO,
+            || {
+                asked_ns.push(monotonic_ns());
+                answers.next().unwrap()
+            },
+        );
         let ready = ready.unwrap();
         let (after_ns, width_ns) = ready.after().unwrap();
         assert!(asked_ns[0] <= after_ns && after_ns <= asked_ns[1], "{ready:?} {asked_ns:?}");
@@ -241,7 +255,7 @@ mod tests {
 
     #[test]
     fn who_comes_too_late_does_not_know_since_when() {
-        let ready = Shared::default().poll(Duration::ZERO, || true).unwrap();
+        let ready = Shared::default().poll(|_| Duration::ZERO, || true).unwrap();
         assert_eq!(ready.after_ns, None);
         assert!(ready.after().is_err());
     }

@@ -86,7 +86,7 @@ fn introduction(first: &First) -> String {
     format!(
         "One application, one Envoy that comes late, Istio's iptables rules; {} pods for each way in each cell, {total} in all, shuffled. \
 A pod's start is the moment at which its sandbox is there and kubelet starts containers. Readiness is a 200 of \
-`/healthz/ready`; an observer in the pod's network namespace, with a real-time priority and no part in any of the ways, asks for it each 0.05 ms. All ways are \
+`/healthz/ready`; an observer in the pod's network namespace, with a real-time priority and no part in any of the ways, asks for it again 0.1 ms after each answer. All ways are \
 measured from the observer's last question that was not answered so, which is never too late; its first 200 came {} ms after that (p50; p99 {} ms), so no \
 number is exact by more than that. \
 A proxy is ready up to half a second earlier or later than its cell says (an eighth of a second where that says 0.5 s), so that loops with fixed \
