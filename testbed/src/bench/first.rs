@@ -89,7 +89,7 @@ impl Measure for First {
         let (node, agent) = play::node(options)?;
         let runs = options.runs_or(QUICK_RUNS);
         let cases = cases(&[Way::Hold, Way::Ideal], ALONE_CELL, runs, false);
-        let First { starts, .. } = run(&node, cases, STAGGER)?;
+        let Self { starts, .. } = run(&node, cases, STAGGER)?;
         drop(agent);
         report::quick(&starts)
     }

@@ -23,7 +23,7 @@ pub(super) fn section(detect: &Detect) -> Section {
     let mut text = format!(
         "How a proxy's readiness comes to the agent. *known* is from readiness to the opening of the gate, which follows the news in the same \
 task; *released* is from there to the connection. Readiness is measured as for the time to first connection: from the last question of an \
-observer that was not answered with ready. Its first answer that was came {} ms later (p50; p99 {} ms); *known* is too long by that at most, and never \
+observer that was not answered with ready. Its first answer that was came {} ms later (p50; {} {} ms); *known* is too long by that at most, and never \
 too short. Of {} pods {} failed. `probe` is the agent's own look from inside the pod's network namespace: \
 at once when the kernel tells that somebody begins to listen at the proxy's ports, and then after 1 ms and after each eighth of the time that has passed \
 since. While somebody listens and is not ready it is each 5 ms at first and the less often the longer somebody waits (a 400th of the wait, 50 ms at most); \
@@ -31,6 +31,7 @@ while nobody listens, each 50 ms. `kube` is kubelet's word, from the \
 moment at which the API server has it; kubelet's own lateness (its probe's period) comes on top. What the kernel's word has gained over looking alone \
 stands in [performance.md](performance.md).\n\n",
         number(resolution.p50),
+        p99_name([resolution.count]),
         number(resolution.p99),
         detect.detections.len() + detect.failed,
         detect.failed,

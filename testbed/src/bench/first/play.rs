@@ -67,7 +67,7 @@ pub(crate) struct Start {
     pub(crate) resolution_ms: f64,
     /// From the end of a hook that kubelet waits for to the start of the application's process.
     pub(crate) handover_ms: Option<f64>,
-    /// When the application, once it was started, would have dialled if it had only booted.
+    /// When the application would have dialled if it had been started with the pod, and had only booted.
     pub(crate) application_ms: f64,
     /// When its first connection was there.
     pub(crate) connected_ms: f64,
@@ -130,7 +130,8 @@ pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Start> {
         }
     };
     let Connected { ns, begun_ns, starts } = application.until_connected(first, phase)?;
-    let application_ns = begun_ns + nanos(application.boot);
+    // What waits in front of the application is no part of it: it might have been started at once.
+    let application_start_ms = ms_between(hook_ns.unwrap_or(started_ns), begun_ns);
     let (ready_ns, resolution_ns) = proxy.wait_readiness(SOON)?.after()?;
     drop(proxy);
     stage.end(pod)?;
@@ -140,8 +141,8 @@ pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Start> {
         is_alone,
         ready_ms: ms_between(started_ns, ready_ns),
         resolution_ms: ms_between(0, resolution_ns),
-        handover_ms: hook_ns.map(|hook_ns| ms_between(hook_ns, begun_ns)),
-        application_ms: ms_between(started_ns, application_ns),
+        handover_ms: hook_ns.map(|_| application_start_ms),
+        application_ms: application_start_ms + cell.boot_ms as f64,
         connected_ms: ms_between(started_ns, ns),
         starts,
     })

@@ -87,8 +87,8 @@ fn introduction(first: &First) -> String {
         "One application, one Envoy that comes late, Istio's iptables rules; {} pods for each way in each cell, {total} in all, shuffled. \
 A pod's start is the moment at which its sandbox is there and kubelet starts containers. Readiness is a 200 of \
 `/healthz/ready`; an observer in the pod's network namespace, with a real-time priority and no part in any of the ways, asks for it again 0.1 ms after each answer. All ways are \
-measured from the observer's last question that was not answered so, which is never too late; its first 200 came {} ms after that (p50; p99 {} ms), so no \
-number is exact by more than that. \
+measured from the observer's last question that was not answered so, which is never too late; its first 200 came {} ms after that (p50; {} {} ms), and \
+no number is known better than that. \
 A proxy is ready up to half a second earlier or later than its cell says (an eighth of a second where that says 0.5 s), so that loops with fixed \
 periods are neither lucky nor unlucky. What waits is a real process in the pod. Where kubelet starts the application after a hook or a probe, the testbed's own start of a \
 container is in the numbers: {} ms (p50). Pods overlap: a proxy is started each {} ms, and what takes \
@@ -98,12 +98,13 @@ the proxy takes, *ready* is mostly its boot. Of fewer than a hundred pods the sl
 A pod has failed if it came to no connection, or the testbed could not play it.\n",
         first.runs,
         number(resolution.p50),
+        p99_name([resolution.count]),
         number(resolution.p99),
         number(handover.p50),
         STAGGER.as_millis(),
         ways.trim_end(),
         if is_any_ahead(first) {
-            " A way marked \\* is ahead of the ideal by more than that is exact."
+            " A way marked \\* is ahead of the ideal by more than the moment of readiness is known."
         } else {
             ""
         },
@@ -135,8 +136,8 @@ fn summary(first: &First, cells: &[Cell]) -> String {
         ["way", "after ready, p50 ms", ready_p99, "start over the later, p50 ms", excess_p99];
     format!(
         "What an application waits for its first connection when its proxy is late. *After ready* is from the proxy's readiness to the \
-connection, of an application that is there first; *start over the later* is by how much the first connection comes after both application \
-and proxy could have had it, whichever of them takes longer. All cells below together; the ways are explained there.\n\n{}\n\
+connection, of an application that is there first; *start over the later* is by how much the first connection comes after both application, \
+started with the pod, and proxy could have had it, whichever of them takes longer. All cells below together; the ways are explained there.\n\n{}\n\
 ### How\n\n",
         table(&head, &rows)
     )
