@@ -24,7 +24,7 @@ pub(super) fn section(detect: &Detect) -> Section {
         "How a proxy's readiness comes to the agent. *known* is from readiness to the opening of the gate, which follows the news in the same \
 task; *released* is from there to the connection. Readiness is measured as for the time to first connection: from the last question of an \
 observer that was not answered with ready. Its first answer that was came {} ms later (p50; {} {} ms); *known* is too long by that at most, and never \
-too short. Of {} pods {} failed. `probe` is the agent's own look from inside the pod's network namespace: \
+too short; *at least* is without it. A question that Envoy takes and does not answer yet is part of it, for the observer and for the agent alike. Of {} pods {} failed. `probe` is the agent's own look from inside the pod's network namespace: \
 at once when the kernel tells that somebody begins to listen at the proxy's ports, and then after 1 ms and after each eighth of the time that has passed \
 since. While somebody listens and is not ready it is each 5 ms at first and the less often the longer somebody waits (a 400th of the wait, 50 ms at most); \
 while nobody listens, each 50 ms. `kube` is kubelet's word, from the \
@@ -72,14 +72,25 @@ fn detections(detect: &Detect) -> String {
             let total = figure(|one| one.known_ms + one.released_ms)?;
             let what = format!("{}, ready after {ready} s", source.as_str());
             let mut row = vec![what, known.count.to_string()];
+            let at_least = figure(|one| (one.known_ms - one.resolution_ms).max(0.0))?;
             row.extend([known.p50, known.p90, known.p99].map(number));
+            row.push(number(at_least.p50));
             row.extend([released.p50, released.p99].map(number));
             row.push(format!("{:.0}%", 100.0 * known.p50 / total.p50));
             Some(row)
         })
         .collect();
-    let head =
-        ["source", "pods", "known p50 ms", "p90", p99, "released p50 ms", p99, "known, of both"];
+    let head = [
+        "source",
+        "pods",
+        "known p50 ms",
+        "p90",
+        p99,
+        "at least, p50",
+        "released p50 ms",
+        p99,
+        "known, of both",
+    ];
     table(&head, &rows)
 }
 
@@ -176,8 +187,9 @@ mod tests {
             let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
             line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(row("| probe, ready after 2 s")[8], "75%", "{text}");
-        assert_eq!(row("| kube, ready after 2 s")[8], "80%", "{text}");
+        assert_eq!(row("| probe, ready after 2 s")[9], "75%", "{text}");
+        assert_eq!(row("| kube, ready after 2 s")[9], "80%", "{text}");
+        assert_eq!(row("| probe, ready after 2 s")[6], "2.75", "{text}");
         assert!(text.contains("0.250 ms later") && text.contains("Of 3 pods 1 failed"), "{text}");
         assert_eq!(row("| nobody listens, 2 s")[2..7], ["40.0", "0", "20.0", "1.00%", "500"]);
         assert_eq!(row("| answers")[6], "100", "{text}");

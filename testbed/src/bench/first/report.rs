@@ -88,7 +88,7 @@ fn introduction(first: &First) -> String {
 A pod's start is the moment at which its sandbox is there and kubelet starts containers. Readiness is a 200 of \
 `/healthz/ready`; an observer in the pod's network namespace, with a real-time priority and no part in any of the ways, asks for it again 0.1 ms after each answer. All ways are \
 measured from the observer's last question that was not answered so, which is never too late; its first 200 came {} ms after that (p50; {} {} ms), and \
-no number is known better than that. \
+no number is known better than that (a question that Envoy takes and does not answer yet is part of it). \
 A proxy is ready up to half a second earlier or later than its cell says (an eighth of a second where that says 0.5 s), so that loops with fixed \
 periods are neither lucky nor unlucky. What waits is a real process in the pod. Where kubelet starts the application after a hook or a probe, the testbed's own start of a \
 container is in the numbers: {} ms (p50). Pods overlap: a proxy is started each {} ms, and what takes \
