@@ -73,6 +73,6 @@ pub use self::{
     pod::{Container, PROXY, Pod, PodSpec, RestartPolicy},
     process::{Command, Process, Usage, User},
     promtool::promtool,
-    proxy::{Endpoint, Proxy, ReadyObserver},
+    proxy::{Endpoint, Proxy, Readiness, ReadyObserver},
     redirect::{DNS_PORT, Inbound, PROXY_ID, PROXY_PORT, Redirect, Tool},
 };

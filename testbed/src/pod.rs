@@ -8,7 +8,7 @@ mod spec;
 mod status;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -219,8 +219,11 @@ impl Pod {
     /// Starts the proxy's container now, and Envoy in it only after `delay`. From then on its readiness
     /// is watched as closely as is possible at the price of a part of a core.
     pub fn start_proxy_after(&self, delay: Duration) -> Result<Proxy> {
-        /// With the tenth of a millisecond that a question takes, how far off the moment is at most.
-        const WATCH_EVERY: Duration = Duration::from_micros(100);
+        self.start_proxy_watched(delay, None)
+    }
+
+    /// As [`Self::start_proxy_after`]; at the first answer that says ready a byte is written to `bell`.
+    pub(crate) fn start_proxy_watched(&self, delay: Duration, bell: Option<File>) -> Result<Proxy> {
         let mesh = self.mesh()?;
         let envoy = Proxy::command(&self.inner.node, &self.inner.spec, mesh)?;
         let User { uid, gid } = envoy.user;
@@ -232,7 +235,7 @@ impl Pod {
         let starts_ns = monotonic_ns() + u64::try_from(delay.as_nanos())?;
         let process = self.start_container(mesh.proxy(), command)?;
         let netns = self.netns()?;
-        let ready = ReadyObserver::start_at(netns, mesh.endpoint(), starts_ns, WATCH_EVERY);
+        let ready = ReadyObserver::watch_from(netns, mesh.endpoint(), starts_ns, bell);
         Ok(Proxy::new(process, ready))
     }
 

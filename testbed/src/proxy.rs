@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::observer::{Endpoint, ReadyObserver};
+pub use self::observer::{Endpoint, Readiness, ReadyObserver};
 use crate::{
     mesh::Mesh,
     node,
@@ -59,6 +59,13 @@ impl Proxy {
     pub fn wait_ready(&self, timeout: Duration) -> Result<u64> {
         self.ready
             .wait(timeout)
+            .with_context(|| format!("the proxy's log:\n{}", self.process.stderr().join("\n")))
+    }
+
+    /// Waits as [`Self::wait_ready`], and gives all that is known of the moment.
+    pub fn wait_readiness(&self, timeout: Duration) -> Result<Readiness> {
+        self.ready
+            .wait_readiness(timeout)
             .with_context(|| format!("the proxy's log:\n{}", self.process.stderr().join("\n")))
     }
 

@@ -1,6 +1,6 @@
 //! Applications that wait for their proxy by themselves.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
 
@@ -30,6 +30,12 @@ impl Waiter {
     #[must_use]
     pub fn every(self, pause: Duration) -> Self {
         self.option("--every", &pause.as_millis())
+    }
+
+    /// First waits for a byte from this named pipe instead of asking.
+    #[must_use]
+    pub fn until(self, bell: &Path) -> Self {
+        self.option("--until", &bell.display())
     }
 
     /// Does not ask before this moment, in nanoseconds of `CLOCK_MONOTONIC`.

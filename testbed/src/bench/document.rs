@@ -17,7 +17,7 @@ const INTRODUCTION: &str = "\
 What holdfast does to a pod's start, what it costs, and what people use instead, measured next to each other: one run of `cargo xtask
 bench --write` on one machine, from whose JSON this page and its plots are made. The pods are the testbed's: real cgroups, network
 namespaces, iptables rules, Envoy and applications; what is played of kubelet is named where it counts. Absolute times are this machine's;
-ratios and the way things grow carry over. `cargo xtask bench --quick` compares ratios with those on record in under three minutes.
+ratios and the way things grow carry over. [performance.md](performance.md) tells what was profiled, and what each optimisation has gained. `cargo xtask bench --quick` compares ratios with those on record in under three minutes.
 
 ";
 

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Of the normal distribution, two-sided.
 const Z_95: f64 = 1.96;
+/// So few samples have a 99th percentile that is not just the largest of them.
+const HAVE_P99: usize = 100;
+/// The median of fewer lies outside of all of them more often than one time in twenty.
+const HAVE_INTERVAL: usize = 6;
 
 /// How samples are spread.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -23,10 +27,8 @@ pub struct Percentiles {
 pub struct Ratio {
     /// The ratio of the medians, or the median of the pairs' ratios.
     pub median: f64,
-    /// The lower end of its 95% confidence interval.
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
+    /// Both ends of its 95% confidence interval, unless there were too few samples for one.
+    pub interval: Option<[f64; 2]>,
 }
 
 // === impl Percentiles ===
@@ -41,9 +43,25 @@ impl Percentiles {
     }
 }
 
+/// What to call [`Percentiles::p99`] where there were so many samples: that, or the largest.
+#[must_use]
+pub fn p99_name(counts: impl IntoIterator<Item = usize>) -> &'static str {
+    if counts.into_iter().all(|count| count >= HAVE_P99) { "p99" } else { "max" }
+}
+
 // === impl Ratio ===
 
 impl Ratio {
+    /// With its interval, if it has one.
+    #[must_use]
+    pub fn show(&self, number: impl Fn(f64) -> String) -> String {
+        let median = number(self.median);
+        match self.interval.map(|interval| interval.map(number)) {
+            Some([low, high]) => format!("{median} ({low} to {high})"),
+            None => median,
+        }
+    }
+
     /// The median of `with / without` over all pairs. By order, not by mean: a pair in which the
     /// machine did something else counts as one, however long that took. `None` without pairs.
     #[must_use]
@@ -60,10 +78,14 @@ impl Ratio {
         // The two intervals joined on the scale of logarithms, where a ratio is a difference: the
         // method of variance estimates recovery (Zou and Donner, 2008).
         let ln = |high: f64, low: f64| (high / low).ln();
-        let down = ln(above.median, above.low).hypot(ln(below.high, below.median));
-        let up = ln(above.high, above.median).hypot(ln(below.median, below.low));
         let ratio = above.median / below.median;
-        Some(Self { median: ratio, low: ratio * (-down).exp(), high: ratio * up.exp() })
+        let joined = |[above_low, above_high]: [f64; 2], [below_low, below_high]: [f64; 2]| {
+            let down = ln(above.median, above_low).hypot(ln(below_high, below.median));
+            let up = ln(above_high, above.median).hypot(ln(below.median, below_low));
+            [ratio * (-down).exp(), ratio * up.exp()]
+        };
+        let both = above.interval.zip(below.interval);
+        Some(Self { median: ratio, interval: both.map(|(above, below)| joined(above, below)) })
     }
 }
 
@@ -77,8 +99,9 @@ fn median(samples: impl Iterator<Item = f64>) -> Option<Ratio> {
     let middle = (count - 1.0) / 2.0;
     Some(Ratio {
         median: f64::midpoint(at(middle.floor())?, at(middle.ceil())?),
-        low: at((middle - spread).floor())?,
-        high: at((middle + spread).ceil())?,
+        interval: (sorted.len() >= HAVE_INTERVAL)
+            .then(|| Some([at((middle - spread).floor())?, at((middle + spread).ceil())?]))
+            .flatten(),
     })
 }
 
@@ -130,16 +153,33 @@ mod tests {
             Ratio::of_pairs(&pairs).unwrap()
         };
         let even = ratio(&[0.99; 20]);
-        assert!([even.median, even.low, even.high].iter().all(|ratio| (ratio - 0.99).abs() < 1e-9));
+        let [low, high] = even.interval.unwrap();
+        assert!([even.median, low, high].iter().all(|ratio| (ratio - 0.99).abs() < 1e-9));
         // One round that was disturbed moves nothing.
         let mut ratios = [1.0; 21];
         ratios[3] = 0.1;
         assert!((ratio(&ratios).median - 1.0).abs() < 1e-9);
         let ramp: Vec<f64> = (0..101).map(|step| 0.95 + f64::from(step) / 1000.0).collect();
-        let Ratio { median, low, high } = ratio(&ramp);
+        let Ratio { median, interval } = ratio(&ramp);
+        let [low, high] = interval.unwrap();
         assert!((median - 1.0).abs() < 1e-9);
         assert!((0.988..0.992).contains(&low) && (1.008..1.012).contains(&high), "{low} {high}");
         assert_eq!(Ratio::of_pairs(&[]), None);
+    }
+
+    #[test]
+    fn few_samples_have_neither_an_interval_nor_a_99th_percentile() {
+        let ratio = |count| Ratio::of_pairs(&vec![(2.0, 1.0); count]).unwrap();
+        assert_eq!(ratio(5), Ratio { median: 0.5, interval: None });
+        assert_eq!(ratio(6), Ratio { median: 0.5, interval: Some([0.5, 0.5]) });
+        let of_medians = |above, below| Ratio::of_medians(&vec![4.0; above], &vec![2.0; below]);
+        assert!(of_medians(6, 6).unwrap().interval.is_some());
+        assert!(of_medians(6, 5).unwrap().interval.is_none());
+        assert_eq!(
+            [ratio(5), ratio(6)].map(|ratio| ratio.show(|n| format!("{n:.1}"))),
+            ["0.5", "0.5 (0.5 to 0.5)"]
+        );
+        assert_eq!([p99_name([100, 250]), p99_name([100, 99])], ["p99", "max"]);
     }
 
     #[test]
@@ -147,13 +187,14 @@ mod tests {
         let around = |middle: f64| -> Vec<f64> {
             (0..101).map(|step| middle * (0.95 + f64::from(step) / 1000.0)).collect()
         };
-        let Ratio { median, low, high } = Ratio::of_medians(&around(6.0), &around(2.0)).unwrap();
+        let Ratio { median, interval } = Ratio::of_medians(&around(6.0), &around(2.0)).unwrap();
+        let [low, high] = interval.unwrap();
         assert!((median - 3.0).abs() < 1e-9);
         // Each is known to 1%: together to sqrt(2)%, not to 1% and not to 2%.
         let spread = [1.0 - low / median, high / median - 1.0];
         assert!(spread.iter().all(|spread| (0.012..0.018).contains(spread)), "{spread:?}");
         let exact = Ratio::of_medians(&[4.0; 9], &[2.0; 9]);
-        assert_eq!(exact, Some(Ratio { median: 2.0, low: 2.0, high: 2.0 }));
+        assert_eq!(exact, Some(Ratio { median: 2.0, interval: Some([2.0, 2.0]) }));
         assert_eq!(Ratio::of_medians(&[1.0], &[]), None);
     }
 }

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use self::{programs::ProgramCost, scene::Scene};
 use super::{Measure, Options, QuickRatio, Section, stats::Ratio};
 
-/// Rounds of each kind in each state.
-const PAIRS: u32 = 20;
-/// How long one is.
-const ROUND: Duration = Duration::from_millis(300);
+/// Rounds of each kind in each state: each order of the states four times.
+const PAIRS: u32 = 24;
+/// How long one is: a scheduler's mood of some milliseconds is less than a hundredth of it.
+const ROUND: Duration = Duration::from_secs(1);
 /// Of the quick form.
 const QUICK_PAIRS: u32 = 7;
 const QUICK_ROUND: Duration = Duration::from_millis(150);
@@ -68,8 +68,18 @@ pub(crate) struct Steady {
 // === impl State ===
 
 impl State {
-    /// In the order in which they take turns, there and back: neighbours share an agent.
     pub(crate) const ALL: [Self; 3] = [Self::Without, Self::Open, Self::Guarded];
+
+    /// All orders in which they can take turns: in six turns each has each other one just before it and
+    /// just after it as often, and is first, second and last as often.
+    const ORDERS: [[Self; 3]; 6] = [
+        [Self::Without, Self::Open, Self::Guarded],
+        [Self::Guarded, Self::Open, Self::Without],
+        [Self::Open, Self::Without, Self::Guarded],
+        [Self::Guarded, Self::Without, Self::Open],
+        [Self::Without, Self::Guarded, Self::Open],
+        [Self::Open, Self::Guarded, Self::Without],
+    ];
 }
 
 // === impl Work ===
@@ -142,17 +152,13 @@ fn rounds(scene: &mut Scene, pairs: u32, time: Duration) -> Result<Vec<Round>> {
         scene.round(work, time)?;
     }
     let mut rounds = Vec::new();
-    for pair in 0..pairs {
-        let mut states = State::ALL;
-        // Turn and turn about, so that a drift of the machine favours none.
-        if pair % 2 == 1 {
-            states.reverse();
-        }
+    // Turn and turn about, so that a drift of the machine favours none.
+    for (_, states) in (0..pairs).zip(State::ORDERS.iter().cycle()) {
         let mut of_pair = Work::ALL.map(|work| Round { work, rates: BTreeMap::new() });
         for state in states {
-            scene.enter(state)?;
+            scene.enter(*state)?;
             for Round { work, rates } in &mut of_pair {
-                rates.insert(state, scene.round(*work, time)?.per_second());
+                rates.insert(*state, scene.round(*work, time)?.per_second());
             }
         }
         rounds.extend(of_pair);
@@ -171,6 +177,19 @@ fn ratio(rounds: &[Round], work: Work, state: State) -> Option<Ratio> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_state_is_favoured_by_its_place() {
+        for state in State::ALL {
+            for place in 0..3 {
+                let there = State::ORDERS.iter().filter(|order| order[place] == state).count();
+                assert_eq!(there, 2, "{state:?} at {place}");
+            }
+        }
+        for (number, order) in State::ORDERS.iter().enumerate() {
+            assert!(!State::ORDERS[..number].contains(order), "{order:?} comes twice");
+        }
+    }
 
     #[test]
     fn a_ratio_is_of_one_work_and_of_two_states() {

@@ -1,6 +1,7 @@
 //! When the proxy became ready, seen from inside the pod.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
@@ -22,6 +23,12 @@ use crate::{
 const READY: &[u8] = b"HTTP/1.1 2";
 /// Fine enough to measure a release of a few milliseconds, coarse enough to cost nothing.
 const POLL_EVERY: Duration = Duration::from_millis(2);
+/// While a proxy is watched closely, between an answer and the next question: less than what an agent takes
+/// to know. A question that is refused takes some 20 us.
+const WATCH_EVERY: Duration = Duration::from_micros(100);
+/// ... and so many times what the question has taken, if that is longer: a fifth of a core at most goes into
+/// watching, for the tenth of a second that Envoy takes to start.
+const WATCH_PAUSES: u32 = 4;
 /// An answer over loopback takes well under a millisecond; a proxy that accepts and says nothing
 /// must not stop the polling.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
@@ -43,6 +50,16 @@ pub enum Endpoint {
     },
 }
 
+/// Between which two moments a proxy became ready, in nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// When it was asked for the last time without saying that it is; `None` if it was at the first
+    /// question.
+    pub after_ns: Option<u64>,
+    /// When its first answer that says so was there.
+    pub by_ns: u64,
+}
+
 /// Polls the proxy's readiness endpoint from a thread inside the pod's network namespace, but in
 /// the testbed's own cgroup, so that no gate on the pod's can touch it.
 #[derive(Debug)]
@@ -54,24 +71,47 @@ pub struct ReadyObserver {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    outcome: Mutex<Option<std::result::Result<u64, String>>>,
+    outcome: Mutex<Option<std::result::Result<Readiness, String>>>,
     changed: Condvar,
 }
 
 impl ReadyObserver {
     pub(crate) fn start(netns: Netns, endpoint: Endpoint) -> Self {
-        Self::start_at(netns, endpoint, 0, POLL_EVERY)
+        Self::spawn(netns, move |shared| {
+            shared.poll(|taken| POLL_EVERY.saturating_sub(taken), || endpoint.is_ready())
+        })
     }
 
-    /// Begins to poll at a moment of `CLOCK_MONOTONIC`, with these pauses.
-    pub(crate) fn start_at(netns: Netns, endpoint: Endpoint, ns: u64, every: Duration) -> Self {
+    /// Begins at a moment of `CLOCK_MONOTONIC` to watch as closely as is possible at the price of a part
+    /// of a core, and writes a byte to `bell` at the first success.
+    pub(crate) fn watch_from(
+        netns: Netns,
+        endpoint: Endpoint,
+        ns: u64,
+        bell: Option<File>,
+    ) -> Self {
+        Self::spawn(netns, move |shared| {
+            sleep_until(ns);
+            run_at_once();
+            let ready = shared
+                .poll(|taken| WATCH_EVERY.max(taken * WATCH_PAUSES), || endpoint.is_ready())?;
+            if let Some(mut bell) = bell {
+                // Nobody may be listening any more; who waits for it in vain says so.
+                let _ = bell.write_all(b"!");
+            }
+            Some(ready)
+        })
+    }
+
+    fn spawn(
+        netns: Netns,
+        watch: impl FnOnce(&Shared) -> Option<Readiness> + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let observer = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let outcome = netns
-                .enter()
-                .map_err(|error| format!("{error:#}"))
-                .map(|()| observer.poll(endpoint, ns, every));
+            let outcome =
+                netns.enter().map_err(|error| format!("{error:#}")).map(|()| watch(&observer));
             let outcome = match outcome {
                 Ok(None) => return,
                 Ok(Some(ready)) => Ok(ready),
@@ -86,11 +126,16 @@ impl ReadyObserver {
     /// The moment of the first success, in nanoseconds of `CLOCK_MONOTONIC`, if it has come.
     pub fn ready_ns(&self) -> Option<u64> {
         let outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.as_ref()?.as_ref().ok().copied()
+        outcome.as_ref()?.as_ref().ok().map(|ready| ready.by_ns)
     }
 
     /// Waits for the first success and gives its moment in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn wait(&self, timeout: Duration) -> Result<u64> {
+        Ok(self.wait_readiness(timeout)?.by_ns)
+    }
+
+    /// Waits for the first success and gives all that is known of the moment.
+    pub fn wait_readiness(&self, timeout: Duration) -> Result<Readiness> {
         let deadline = Instant::now() + timeout;
         let mut outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -122,16 +167,44 @@ impl Drop for ReadyObserver {
 }
 
 impl Shared {
-    fn poll(&self, endpoint: Endpoint, first_ns: u64, every: Duration) -> Option<u64> {
-        sleep_until(first_ns);
+    /// Pauses after a question that has taken so long.
+    fn poll(
+        &self,
+        pause: impl Fn(Duration) -> Duration,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Option<Readiness> {
+        let mut after_ns = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            if endpoint.is_ready() {
-                return Some(monotonic_ns());
+            let asked_ns = monotonic_ns();
+            if is_ready() {
+                return Some(Readiness { after_ns, by_ns: monotonic_ns() });
             }
-            thread::sleep(every.saturating_sub(asked.elapsed()));
+            after_ns = Some(asked_ns);
+            let taken = Duration::from_nanos(monotonic_ns() - asked_ns);
+            thread::sleep(pause(taken));
         }
         None
+    }
+}
+
+/// From now on this thread runs as soon as it wakes, whoever else wants its core. Who may not have that
+/// has a longer time between two questions, and [`Readiness`] tells it.
+fn run_at_once() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the thread is the caller, and `lowest` lives until the call has returned.
+    unsafe {
+        libc::pthread_setschedparam(libc::pthread_self(), libc::SCHED_FIFO, &raw const lowest)
+    };
+}
+
+impl Readiness {
+    /// The last moment at which it was certainly not ready yet, and in nanoseconds how much later it may
+    /// have become so: what is measured from there is not too short.
+    pub fn after(self) -> Result<(u64, u64)> {
+        let Some(after_ns) = self.after_ns else {
+            bail!("the proxy was ready before anybody had asked it");
+        };
+        Ok((after_ns, self.by_ns.saturating_sub(after_ns)))
     }
 }
 
@@ -155,5 +228,35 @@ impl Endpoint {
             && stream.write_all(request.as_bytes()).is_ok()
             && stream.read_exact(&mut answer).is_ok()
             && answer == READY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_lies_between_the_last_no_and_the_first_yes() {
+        let mut answers = [false, false, true].into_iter();
+        let mut asked_ns = Vec::new();
+        let ready = Shared::default().poll(
+            |_| Duration::ZERO,
+            || {
+                asked_ns.push(monotonic_ns());
+                answers.next().unwrap()
+            },
+        );
+        let ready = ready.unwrap();
+        let (after_ns, width_ns) = ready.after().unwrap();
+        assert!(asked_ns[0] <= after_ns && after_ns <= asked_ns[1], "{ready:?} {asked_ns:?}");
+        assert!(asked_ns[2] <= ready.by_ns, "{ready:?} {asked_ns:?}");
+        assert_eq!(after_ns + width_ns, ready.by_ns);
+    }
+
+    #[test]
+    fn who_comes_too_late_does_not_know_since_when() {
+        let ready = Shared::default().poll(|_| Duration::ZERO, || true).unwrap();
+        assert_eq!(ready.after_ns, None);
+        assert!(ready.after().is_err());
     }
 }

@@ -1,10 +1,11 @@
 //! One pod's start, as kubelet brings it about.
 
-use std::{collections::HashMap, time::Duration};
+use std::{fs::File, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use tempfile::TempDir;
 
 use super::way::{First, Waits, Way};
 use crate::{
@@ -59,9 +60,14 @@ pub(crate) struct Start {
     pub(crate) cell: Cell,
     /// Overlapped with no other.
     pub(crate) is_alone: bool,
-    /// When the proxy became ready.
+    /// When the proxy was asked for the last time without being ready: whatever comes after readiness is
+    /// counted from here, the same for each way.
     pub(crate) ready_ms: f64,
-    /// When the application, once it was started, would have dialled if it had only booted.
+    /// How much later than that the first answer that said ready was there.
+    pub(crate) resolution_ms: f64,
+    /// From the end of a hook that kubelet waits for to the start of the application's process.
+    pub(crate) handover_ms: Option<f64>,
+    /// When the application would have dialled if it had been started with the pod, and had only booted.
     pub(crate) application_ms: f64,
     /// When its first connection was there.
     pub(crate) connected_ms: f64,
@@ -79,15 +85,8 @@ pub(super) fn node(options: &Options) -> Result<(Node, Agent)> {
     Ok((node, agent))
 }
 
-/// A start, before the agent's log has been read.
-pub(super) struct Played {
-    start: Start,
-    uid: String,
-    started_ns: u64,
-}
-
 /// Plays one.
-pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Played> {
+pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Start> {
     let Case { way, cell, is_alone, delay: _, phase } = *case;
     let spec = match way.mode() {
         Some(mode) => PodSpec::new(HELD, &stage.name).annotation("holdfast.dev/mode", mode),
@@ -96,12 +95,20 @@ pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Played> {
     let pod = stage.pod(spec)?;
     let started_ns = stage.wait_start();
     let proxy_ns = started_ns + nanos(stage.proxy_after);
+    let bell = matches!(way.waits(), Waits::Beside).then(Bell::new).transpose()?;
     let start_proxy = || {
         let left = proxy_ns.saturating_sub(monotonic_ns());
-        pod.start_proxy_after(Duration::from_nanos(left))
+        pod.start_proxy_watched(
+            Duration::from_nanos(left),
+            bell.as_ref().map(Bell::ringer).transpose()?,
+        )
     };
-    let application =
-        Application { pod: &pod, way, boot: Duration::from_millis(cell.boot_ms), proxy_ns };
+    let application = Application {
+        pod: &pod,
+        way,
+        boot: Duration::from_millis(cell.boot_ms),
+        bell: bell.as_ref(),
+    };
     // An injector appends the proxy's container, or puts it in front of all others if they are to
     // wait for it.
     let (proxy, first, hook_ns) = match way.waits() {
@@ -122,24 +129,47 @@ pub(super) fn play(case: &Case, stage: &Stage<'_>) -> Result<Played> {
             (start_proxy()?, first, None)
         }
     };
-    let Connected { ns, application_ns, waited_ns, starts } =
-        application.until_connected(first, phase)?;
-    let observed_ns = proxy.wait_ready(SOON)?;
-    // Whoever has heard it from the proxy first is right.
-    let ready_ns = [hook_ns, waited_ns].into_iter().flatten().fold(observed_ns, u64::min);
-    let uid = pod.uid().to_owned();
+    let Connected { ns, begun_ns, starts } = application.until_connected(first, phase)?;
+    // What waits in front of the application is no part of it: it might have been started at once.
+    let application_start_ms = ms_between(hook_ns.unwrap_or(started_ns), begun_ns);
+    let (ready_ns, resolution_ns) = proxy.wait_readiness(SOON)?.after()?;
     drop(proxy);
     stage.end(pod)?;
-    let start = Start {
+    Ok(Start {
         way,
         cell,
         is_alone,
         ready_ms: ms_between(started_ns, ready_ns),
-        application_ms: ms_between(started_ns, application_ns),
+        resolution_ms: ms_between(0, resolution_ns),
+        handover_ms: hook_ns.map(|_| application_start_ms),
+        application_ms: application_start_ms + cell.boot_ms as f64,
         connected_ms: ms_between(started_ns, ns),
         starts,
-    };
-    Ok(Played { start, uid, started_ns })
+    })
+}
+
+/// A named pipe on which the application that knows the instant of readiness sleeps: nobody asks in vain
+/// beside the proxy that starts.
+struct Bell {
+    // Held open, so that its other end can be opened, and read, at any time.
+    file: File,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Bell {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir().context("make a folder")?;
+        let path = folder.path().join("ready");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("make a named pipe")?;
+        let file =
+            File::options().read(true).write(true).open(&path).context("open a named pipe")?;
+        Ok(Self { file, path, _folder: folder })
+    }
+
+    fn ringer(&self) -> Result<File> {
+        self.file.try_clone().context("share a named pipe")
+    }
 }
 
 /// The application's container, as kubelet starts it.
@@ -147,27 +177,28 @@ struct Application<'a> {
     pod: &'a Pod,
     way: Way,
     boot: Duration,
-    proxy_ns: u64,
+    bell: Option<&'a Bell>,
 }
 
 /// How it came to its connection.
 struct Connected {
     ns: u64,
-    /// When it would have dialled if nothing had been in its way.
-    application_ns: u64,
-    /// When it has heard from the proxy itself that that is ready.
-    waited_ns: Option<u64>,
+    /// When it was started first.
+    begun_ns: u64,
     starts: u32,
 }
 
 impl Application<'_> {
     fn start(&self) -> Result<Process> {
-        let Self { pod, way, boot, proxy_ns } = self;
+        let Self { pod, way, boot, bell } = self;
         let waiter = apps::waiter()?.boot(*boot).to(backend_v4());
         let waiter = match way.waits() {
             Waits::Nobody | Waits::Before { .. } => waiter,
             Waits::Inside { pause } => waiter.every(pause),
-            Waits::Beside => waiter.every(Duration::ZERO).first_at(*proxy_ns).boot_beside(),
+            Waits::Beside => {
+                let bell = bell.context("nobody tells the application")?;
+                waiter.until(&bell.path).boot_beside()
+            }
         };
         pod.start_container("app", waiter)
     }
@@ -175,20 +206,15 @@ impl Application<'_> {
     /// Starts it again after each end, as kubelet does, until it has its connection.
     fn until_connected(&self, first: Process, phase: f64) -> Result<Connected> {
         let mut app = first;
-        let (mut starts, mut waited_ns, mut application_ns) = (1, None, None);
+        let (mut starts, mut begun_ns) = (1, None);
         loop {
             let attempt = app.wait_attempt(SOON)?;
             let status = app.wait(SOON)?;
-            let moment = |event: &str| {
-                let line = app.records().into_iter().find(|line| line["event"] == event)?;
-                line["ns"].as_u64()
-            };
-            waited_ns = waited_ns.or_else(|| moment("waited"));
-            let started = moment("started").context("an application without its start")?;
-            application_ns.get_or_insert(started + nanos(self.boot));
+            let started = app.wait_record(SOON, |line| line["event"] == "started")?;
+            let started_ns = started["ns"].as_u64().context("a start without its moment")?;
+            let begun_ns = *begun_ns.get_or_insert(started_ns);
             if status.success() {
-                let application_ns = application_ns.unwrap_or(started);
-                return Ok(Connected { ns: attempt.end_ns, application_ns, waited_ns, starts });
+                return Ok(Connected { ns: attempt.end_ns, begun_ns, starts });
             }
             ensure!(starts < STARTS, "no connection after {STARTS} starts");
             sleep_until(attempt.end_ns + nanos(back_off(starts, phase)));
@@ -208,29 +234,6 @@ fn back_off(starts: u32, phase: f64) -> Duration {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).expect("less than centuries")
-}
-
-// === impl Played ===
-
-impl Played {
-    /// The start; the agent, too, hears from the proxy that it is ready, and tells in its log when it
-    /// has opened the gate for that.
-    pub(super) fn into_start(self, opened_ns: &HashMap<String, u64>) -> Start {
-        let Self { mut start, uid, started_ns } = self;
-        if let Some(opened) = opened_ns.get(&uid).filter(|_| start.way.mode().is_some()) {
-            start.ready_ms = start.ready_ms.min(ms_between(started_ns, *opened));
-        }
-        start
-    }
-}
-
-/// When the agent has opened which pod's gate because the proxy had said that it is ready.
-pub(super) fn opened_ns(logs: &[Value]) -> HashMap<String, u64> {
-    logs.iter()
-        .filter(|line| line["message"] == "gate opened")
-        .filter(|line| line["reason"] == "the proxy says it is ready")
-        .filter_map(|line| Some((line["pod_uid"].as_str()?.to_owned(), line["mono_ns"].as_u64()?)))
-        .collect()
 }
 
 // === impl Start ===
@@ -260,34 +263,6 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_s_word_counts_if_it_is_earlier_and_about_the_proxy() {
-        let line = |reason: &str, ns: u64| {
-            serde_json::json!(
-                {"message": "gate opened", "pod_uid": "u", "reason": reason, "mono_ns": ns}
-            )
-        };
-        let ready = |lines: &[Value], way| {
-            let start = Start {
-                way,
-                cell: Cell { ready_ms: 500, boot_ms: 0 },
-                is_alone: false,
-                ready_ms: 6.0,
-                application_ms: 0.0,
-                connected_ms: 7.0,
-                starts: 1,
-            };
-            let played = Played { start, uid: "u".into(), started_ns: 1_000_000 };
-            played.into_start(&opened_ns(lines)).ready_ms
-        };
-        let proxy = "the proxy says it is ready";
-        assert_eq!(ready(&[line(proxy, 5_000_000)], Way::Hold), 4.0);
-        assert_eq!(ready(&[line(proxy, 9_000_000)], Way::Hold), 6.0);
-        assert_eq!(ready(&[line("deadline passed", 5_000_000)], Way::Hold), 6.0);
-        assert_eq!(ready(&[line(proxy, 5_000_000)], Way::Nothing), 6.0);
-        assert_eq!(ready(&[], Way::Retry), 6.0);
-    }
-
-    #[test]
     fn the_excess_is_over_the_later_of_both() {
         let cell = Cell { ready_ms: 500, boot_ms: 3000 };
         let mut start = Start {
@@ -295,6 +270,8 @@ mod tests {
             cell,
             is_alone: false,
             ready_ms: 500.0,
+            resolution_ms: 0.25,
+            handover_ms: None,
             application_ms: 3002.0,
             connected_ms: 3004.0,
             starts: 1,

@@ -38,7 +38,7 @@ pub(super) enum Waits {
     Before { pause: Duration, first: First },
     /// The application's own container, before the application boots.
     Inside { pause: Duration },
-    /// The application itself while it boots, without any pause.
+    /// The application itself, which is told while it boots.
     Beside,
 }
 
@@ -78,7 +78,7 @@ impl Way {
             Self::NativeSidecar => "native sidecar, probe 1 s",
             Self::StartCommand => "start-command loop, 1 s",
             Self::LinkerdAwait => "linkerd-await, 1 s",
-            Self::Consul => "consul's hook, 50 ms",
+            Self::Consul => "consul's hook, 50 ms (model)",
             Self::Retry => "holdfast, mode retry",
             Self::Hold => "holdfast, mode hold",
             Self::Ideal => "ideal",
@@ -90,16 +90,18 @@ impl Way {
         match self {
             Self::Nothing => {
                 "the application ends when its connect fails. *Model*: kubelet notices within 1 s (uniform; its relist) and starts it again, \
-                 the next time 10 s after its end, then 20 s and so on"
+                 the next time 10 s after its end at the earliest, then 20 s and so on (1 s, then 2 s with the feature gate \
+                 `ReduceDefaultCrashLoopBackOffDecay`, alpha since Kubernetes 1.33 and off)"
             }
             Self::PostStart => {
                 "Istio's `holdApplicationUntilProxyStarts`: a hook in the proxy's container pauses 500 ms and asks, again and again, as \
-                 `pilot-agent wait` does; the application's container is started when it ends. *Model*: kubelet needs no time for that"
+                 `pilot-agent wait` does; the application's container is started when it ends. *Model*: kubelet starts it at once, and the runtime \
+                 takes no longer than the testbed"
             }
             Self::NativeSidecar => {
                 "the proxy has a startup probe with a period of 1 s; the application's container is started when it succeeds. *Model*: a \
                  process asks in kubelet's place, by a ticker that has begun at a random moment before (kubelet's does when it first syncs the \
-                 pod); kubelet needs no time to start what comes next"
+                 pod); kubelet starts what comes next at once, and the runtime takes no longer than the testbed"
             }
             Self::StartCommand => {
                 "`until curl -fs localhost:15021/healthz/ready; do sleep 1; done; exec app`, without the time that curl takes to start"
@@ -108,14 +110,17 @@ impl Way {
                 "asks, pauses 1 s when it was not ready, and becomes the application; the same algorithm against this proxy's endpoint"
             }
             Self::Consul => {
-                "as the postStart loop, but asks at once and pauses 50 ms; the same algorithm against this proxy's endpoint"
+                "Consul's hook as it is commonly described: as the postStart loop, but asks at once and pauses 50 ms. *Model*: no source says \
+                 so of consul-dataplane itself; and as for the postStart loop"
             }
             Self::Retry => {
                 "the SYN is held, and the kernel's own retransmission goes through when the gate has opened"
             }
             Self::Hold => "the SYN is held and sent again when the gate has opened",
             Self::Ideal => {
-                "the application boots at once, asks without any pause from the proxy's start on, and dials at the first answer that says ready"
+                "the application boots at once, sleeps on a pipe, and dials when the observer writes into it at the first answer that says ready: \
+                 a connect at the instant of readiness. What it includes is the observer's last question, one wake-up and the connect; somebody \
+                 who learns of readiness in another way can be ahead of it by as much"
             }
         }
     }
