@@ -15,7 +15,7 @@ use crate::{
     Agent, Lane, Node, Pod, PodSpec,
     api::Count,
     bench::stats::Percentiles,
-    bpf::programs_on,
+    bpf::is_gated,
     clock::{monotonic_ns, ms_between},
     light::{self, LightProxy, NAMESPACE, SOON, dial},
 };
@@ -32,8 +32,10 @@ const PROXY_TAKES: Duration = Duration::from_millis(50);
 /// Before it counts that nothing happens: what a start has left to do is done by then.
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
-/// Between two looks at a cgroup's programs: what they are counted to.
+/// Between two looks at whether a cgroup has its gate: what the time until then is counted to.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+/// The same in a storm, in which many look at once, and each look takes a lock that attaching takes too.
+const STORM_LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 /// Between two pods that are found one after another.
 const FIND_EVERY: Duration = Duration::from_millis(10);
@@ -80,7 +82,7 @@ pub(super) fn find(node: &Node, pods: u32) -> Result<Percentiles> {
     for number in 0..pods {
         let pod = node.pod(PodSpec::new(NAMESPACE, format!("found-{number}")))?;
         pod.publish()?;
-        samples.push(attached_after_ms(&pod)?);
+        samples.push(attached_after_ms(&pod, LOOK_EVERY)?);
         pod.delete()?;
         thread::sleep(FIND_EVERY);
     }
@@ -89,13 +91,13 @@ pub(super) fn find(node: &Node, pods: u32) -> Result<Percentiles> {
 
 /// Makes the pod's cgroup; the time until its gate is attached. That is the last of its programs, and
 /// what it is to do stands in its map before.
-fn attached_after_ms(pod: &Pod) -> Result<f64> {
+fn attached_after_ms(pod: &Pod, look_every: Duration) -> Result<f64> {
     let began_ns = monotonic_ns();
     pod.create_cgroup()?;
     let deadline = Instant::now() + SOON;
-    while !programs_on(pod.cgroup().path())?.contains(&"egress") {
+    while !is_gated(pod.cgroup().path())? {
         ensure!(Instant::now() < deadline, "pod {} never has a gate", pod.name());
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(look_every);
     }
     Ok(ms_between(began_ns, monotonic_ns()))
 }
@@ -114,7 +116,7 @@ pub(super) fn storm(
     light::paced(lanes, 0..pods, POD_EVERY, |number, _, lane| {
         let pod = node.pod(PodSpec::new(NAMESPACE, format!("storm-{number}")))?;
         pod.publish()?;
-        let attached = attached_after_ms(&pod)?;
+        let attached = attached_after_ms(&pod, STORM_LOOKS_EVERY)?;
         samples.lock().unwrap_or_else(PoisonError::into_inner).push(attached);
         pod.start_sandbox_in(lane)?;
         let app = dial(&pod)?;
