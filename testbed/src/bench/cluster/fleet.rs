@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    Agent, AgentOptions, Node, NodeOptions, Recording, Resource,
+    Agent, AgentOptions, Node, NodeOptions, Resource,
     api::{Api, Came, Count, Refusal, Trouble},
-    bench::Options,
+    bench::{Options, recorded},
 };
 
 /// Longer than anything takes that is not stuck: dozens of agents start at once on a few cores.
@@ -82,7 +82,7 @@ impl Fleet {
         for number in 0..shape.namespaces {
             api.put(Resource::Namespaces, namespace(&format!("team-{number:05}")));
         }
-        let pod = recorded_pod()?;
+        let pod = recorded::pod()?;
         let mut nodes = Vec::new();
         for number in 0..shape.nodes {
             let name = format!("node-{number:03}");
@@ -152,7 +152,7 @@ impl Fleet {
             let changed = match resource {
                 Resource::Pods => {
                     let name = format!("web-{:03}-000", change / 2 % self.shape.nodes);
-                    self.api.patch(resource, Some(POD_NAMESPACE), &name, &patch)
+                    self.api.patch(resource, Some(recorded::NAMESPACE), &name, &patch)
                 }
                 _ => self.api.patch(resource, None, "team-00000", &patch),
             };
@@ -257,20 +257,6 @@ fn quiet(sent: impl Fn() -> u64) -> Result<u64> {
 /// Whether a watch is asked to begin with what there is.
 fn is_streamed(query: &str) -> bool {
     query.contains("sendInitialEvents=true")
-}
-
-/// Where the recorded pods are.
-const POD_NAMESPACE: &str = "shop";
-
-/// A pod as a real API server sent it: of a mesh, and running.
-fn recorded_pod() -> Result<Value> {
-    let events = Recording::Classic.events()?;
-    let running = |event: &&Value| {
-        let pod = &event["object"];
-        pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
-    };
-    let event = events.iter().rfind(running).context("no pod runs in the recording")?;
-    Ok(event["object"].clone())
 }
 
 /// A namespace as `kubectl create namespace` leaves it, with what the API server adds to its metadata.
