@@ -41,7 +41,7 @@ const STORM: u32 = 500;
 /// Of the quick form. Medians of so many: one that was disturbed, or two, decide nothing.
 const QUICK_PODS: u32 = 80;
 const QUICK_SOCKETS: u32 = 1_000;
-const QUICK_RUNS: u32 = 7;
+const QUICK_RUNS: u32 = 5;
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -255,8 +255,13 @@ fn compare_part(
         return Ok(first);
     }
     eprintln!("{}: once more", part.name);
-    let second = reference.compare(part.name, part.quick(options)?);
-    Ok(quick::better_of(first, second))
+    match part.quick(options) {
+        Ok(second) => Ok(quick::better_of(first, reference.compare(part.name, second))),
+        Err(error) => {
+            eprintln!("holdfast-bench: {error:#}");
+            Ok(first)
+        }
+    }
 }
 
 /// Writes all of it or nothing: who is interrupted meanwhile goes on with what was there.

@@ -102,11 +102,15 @@ impl Fleet {
         Ok(Self { shape, agents: Vec::new(), nodes, api })
     }
 
-    /// Starts all agents and waits until they watch.
+    /// Starts all agents and waits until they are armed, and watch. Those that are not armed yet keep the
+    /// cores busy, and still have something to ask: they would be what is measured next.
     pub(super) fn start(&mut self, options: &Options) -> Result<Seen> {
         let (since, before) = (Instant::now(), self.api.total_cost());
         for node in &self.nodes {
             self.agents.push(node.start_agent(&AgentOptions::new(&options.agent))?);
+        }
+        for agent in &self.agents {
+            agent.wait_message(SOON, "agent armed")?;
         }
         self.watching(since, before)
     }
@@ -181,7 +185,10 @@ impl Fleet {
                 let back = |of: &BTreeMap<&str, f64>| of.values().copied().fold(0.0, f64::max);
                 let back = watched.values().map(back).collect();
                 // Lists that are streamed go on behind the answer's head.
-                quiet(|| self.api.total_cost().sent)?;
+                quiet(|| {
+                    let cost = self.api.total_cost();
+                    cost.sent + cost.requests
+                })?;
                 return Ok(self.seen(since, before, back));
             }
             for agent in &self.agents {
@@ -239,12 +246,12 @@ impl Seen {
     }
 }
 
-/// What was `sent` in the end, when no more is.
+/// What has come to be in the end, when it grows no more.
 fn quiet(sent: impl Fn() -> u64) -> Result<u64> {
     let deadline = Instant::now() + SOON;
     let mut last = (sent(), Instant::now());
     while last.1.elapsed() < QUIET {
-        ensure!(Instant::now() < deadline, "the API server sends without end");
+        ensure!(Instant::now() < deadline, "the API server is asked and sends without end");
         thread::sleep(LOOK_EVERY);
         let now = sent();
         if now != last.0 {

@@ -1,6 +1,6 @@
 //! What the sizes and releases say.
 
-use super::{ApiUse, IDLE, RUNS, Release, Scale, Size, Start, USUAL_PODS};
+use super::{ApiUse, IDLE, RUNS, Release, Scale, Size, Start, USUAL_PODS, release};
 use crate::bench::{
     Axis, Plot, Section, Series,
     growth::Growth,
@@ -49,7 +49,7 @@ const OF_SOCKETS: [Figure<Release>; 3] = [
 pub(super) fn section(scale: &Scale) -> Section {
     let text = format!(
         "One node with so many pods, three processes each, whose gates have been opened; the pods share eight networks, each with one proxy. \
-A pod's object has {} KiB, as a recorded one. The agent runs as the manifest has it, and the manifest's *sentry*, the same program as a second \
+A pod's object has {} KiB, as one recorded from a real cluster. The agent runs as the manifest has it, and the manifest's *sentry*, the same program as a second \
 container, beside it. At each size {} agents start, one after another, each on a node without a trace of holdfast; the last one is watched \
 while nothing happens for {} s, while {} pods come one after another, and while a storm of pods comes.\n\n\
 ### Start\n\n\
@@ -64,7 +64,7 @@ every two minutes is no request of so short a time, and this API server sends a 
 ### Storm\n\n\
 Pods that start, dial, connect and go, 50 a second, or as many as the testbed manages, which starts three processes and a network for each on the \
 same cores; so the CPU is told for each pod: times 50 it is what 50 a second take. An attached gate is looked for each millisecond here: more \
-looks would be in its way. What of a pod failed, whatever it was, is *lost*; memory *at most* is since the agent's start.\n\n\
+looks would be in its way. Where the testbed has every core busy, the agent waits for one as everybody does: that is in the times here. What of a pod failed, whatever it was, is *lost*; memory *at most* is since the agent's start.\n\n\
 {}\n\
 ### Sockets that wait\n\n\
 Beside {USUAL_PODS} pods, in pods with at most 250 each, whose proxies are told to become ready at the same moment; *spread* is from the first one's \
@@ -232,7 +232,7 @@ fn releases(scale: &Scale) -> String {
         };
         vec![
             sockets.to_string(),
-            of(|release| f64::from(release.pods)),
+            release::pods(sockets).to_string(),
             of(|release| release.after_ready_ms.p50),
             of(|release| release.after_ready_ms.p99),
             of(|release| release.after_open_ms.p50),
@@ -330,9 +330,7 @@ fn growth_table(of: &str, many: f64, rows: &[(String, Vec<(f64, f64)>)]) -> Stri
     let Some([first, .., before, last]) = rows.first().map(|(_, points)| points.as_slice()) else {
         return String::new();
     };
-    let between = |from: &(f64, f64), to: &(f64, f64)| {
-        format!("{of}, {} to {}", number(from.0), number(to.0))
-    };
+    let between = |from: &(f64, f64), to: &(f64, f64)| format!("{of}, {} to {}", from.0, to.0);
     let row = |(what, points): &(String, Vec<(f64, f64)>)| {
         let growth = Growth::of(points)?;
         let verdict =
@@ -427,7 +425,7 @@ mod tests {
         Scale { pod_bytes: 12_700.0, sizes, releases, repeated: 0 }
     }
 
-    fn release(sockets: u32, ms: f64) -> Release {
+    fn released(sockets: u32, ms: f64) -> Release {
         let (after_ready_ms, after_open_ms) = (percentiles(ms), percentiles(ms));
         Release {
             sockets,
@@ -442,11 +440,11 @@ mod tests {
     #[test]
     fn targets_are_kept_to_by_the_usual_size_and_the_most_sockets() {
         let sizes = vec![size(10, 100.0), size(USUAL_PODS, 0.0001)];
-        let releases = vec![release(1, 900.0), release(RELEASED_SOCKETS, 200.0)];
+        let releases = vec![released(1, 900.0), released(RELEASED_SOCKETS, 200.0)];
         let text = section(&scale(sizes, releases)).text;
         assert_eq!(text.matches(" met |").count(), 9, "{text}");
         let sizes = vec![size(USUAL_PODS, 0.1)];
-        let releases = vec![release(RELEASED_SOCKETS, 300.0)];
+        let releases = vec![released(RELEASED_SOCKETS, 300.0)];
         let text = section(&scale(sizes, releases)).text;
         assert!(text.contains("missed by 50.0 ms") && text.contains("missed by 20.0 ms"), "{text}");
     }
@@ -457,7 +455,7 @@ mod tests {
         let table = |sizes| growth(&scale(sizes, Vec::new()));
         let linear = table([10, 100, 250].map(|pods| size(pods, 1.0)).to_vec());
         assert!(!linear.contains("worse"), "{linear}");
-        assert!(linear.contains("a pod, 10.0 to 100 | a pod, 100 to 250 |"), "{linear}");
+        assert!(linear.contains("a pod, 10 to 100 | a pod, 100 to 250 |"), "{linear}");
         let worse = table([10, 100, 250].map(square).to_vec());
         assert_eq!(worse.matches("worse than linear").count(), OF_PODS.len() - 1, "{worse}");
     }
@@ -465,7 +463,7 @@ mod tests {
     #[test]
     fn what_is_drawn_can_be_drawn() {
         let sizes = [10, 100, 250].map(|pods| size(pods, 1.0)).to_vec();
-        let plots = section(&scale(sizes, vec![release(10, 5.0), release(100, 7.0)])).plots;
+        let plots = section(&scale(sizes, vec![released(10, 5.0), released(100, 7.0)])).plots;
         assert_eq!(plots.len(), 3);
         for plot in plots {
             plot.svg().unwrap();
