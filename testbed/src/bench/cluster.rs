@@ -224,8 +224,8 @@ fn per_node(
         lists: through(starts, |starts| starts.lists),
         unstreamed_lists: through(unstreamed, |starts| starts.lists),
         resume_requests: resumed.requests,
-        resume_peak: resumed.peak / resumed.agents as f64,
-        relist_peak: relisted.peak / relisted.agents as f64,
+        resume_peak: resumed.peak_of_one(),
+        relist_peak: relisted.peak_of_one(),
         window_s: resumed.last_s(),
         relist_window_s: relisted.last_s(),
         watches: base.watches,
@@ -294,6 +294,11 @@ impl Restart {
 
     fn back(&self) -> Percentiles {
         Percentiles::of(&self.back_s).unwrap_or_default()
+    }
+
+    /// One agent's share of the second in which most came.
+    fn peak_of_one(&self) -> f64 {
+        self.peak / self.agents as f64
     }
 
     fn last_s(&self) -> f64 {

@@ -102,15 +102,15 @@ impl Fleet {
         Ok(Self { shape, agents: Vec::new(), nodes, api })
     }
 
-    /// Starts all agents and waits until they are armed, and watch. Those that are not armed yet keep the
-    /// cores busy, and still have something to ask: they would be what is measured next.
+    /// Starts all agents and waits until they are armed, and watch. One after another, as on nodes of their
+    /// own: dozens that load their programs on a few cores at once are late for what they ask first, and
+    /// go on without an answer (`FIRST_TRY` of the agent), so that fewer requests would be counted.
     pub(super) fn start(&mut self, options: &Options) -> Result<Seen> {
         let (since, before) = (Instant::now(), self.api.total_cost());
         for node in &self.nodes {
-            self.agents.push(node.start_agent(&AgentOptions::new(&options.agent))?);
-        }
-        for agent in &self.agents {
+            let agent = node.start_agent(&AgentOptions::new(&options.agent))?;
             agent.wait_message(SOON, "agent armed")?;
+            self.agents.push(agent);
         }
         self.watching(since, before)
     }

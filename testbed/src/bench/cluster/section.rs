@@ -66,8 +66,7 @@ fn starts(numbers: &Numbers) -> String {
         "KiB a namespace's change",
     ];
     format!(
-        "Real agents, each with a node of its own, against one API server that counts: up to {}, as many as start on a small machine within some \
-         seconds. None runs with `--dry-run`: each loads and attaches its programs, and writes its Events. From \"requests\" on all figures \
+        "Real agents, each with a node of its own, against one API server that counts: up to {}, as many as have the memory and the cores here for a whole agent each. None runs with `--dry-run`: each loads and attaches its programs, and writes its Events. From \"requests\" on all figures \
          are of one agent. The pods are recorded from a real cluster, {} KiB of JSON each; bytes are those of bodies, not compressed. \
          The agent has its pods streamed at the beginning of the watch (`sendInitialEvents`), which a server answers from its cache, in one \
          request and one object at a time; Kubernetes 1.32 and from 1.34 on do so by default. Others refuse, and are asked for one list, also from \
@@ -110,7 +109,8 @@ fn restarts(numbers: &Numbers) -> String {
     format!(
         "When the API server goes away and comes back, {} agents: from its return until an agent watches everything again. \
          Agents wait 0.8 s after the first error, then twice as long each time, up to 10 s, and up to half as long again by chance. After 410 that is \
-         one pause, so all come back within half a second; after a longer trouble they come one by one. With its history a server lets watches go on where they were, and nothing is listed again. A real server that \
+         one pause of 0.8 to 1.2 s, and what goes beyond it in its row is the time that all agents and the API server, on the same few cores, take to \
+         list; after a longer trouble they come one by one. With its history a server lets watches go on where they were, and nothing is listed again. A real server that \
          restarts has lost it; the agent then waits once more before it lists, as after any error. \
          The rows were measured one after another, and pauses go on growing until two minutes have passed without an error: a trouble that comes \
          alone is over sooner. A watch lasts {} to {} s, then it is taken up again where it was.\n\n{}",
@@ -149,7 +149,7 @@ fn formula(numbers: &Numbers) -> String {
          - KiB of their answers: N ({})\n\
          - watches: {} N, of which {} N / s are taken up again\n\
          - an API server that is back after long: {} N requests over {} s if it has its history, else these lists over {} s\n\
-         - most requests in one second of that: {} N if it has its history, else {} N\n\
+         - most requests in one second of that: {} N if it has its history, else {} N; {} N when it ends all watches with 410 at once\n\
          - a change of a pod: {} KiB; of a namespace: {} N KiB\n\
          - Events a minute, with h pods a minute that wait on each node: {} h N; {MOST_EVENTS_A_MINUTE} N at most\n",
         linear(node.start_requests, 1.0),
@@ -163,6 +163,7 @@ fn formula(numbers: &Numbers) -> String {
         number(node.relist_window_s),
         number(node.resume_peak),
         number(node.relist_peak),
+        number(numbers.gone.peak_of_one()),
         number(node.pod_change_bytes / KIB),
         number(node.namespace_change_bytes / KIB),
         number(node.events_per_hold),
@@ -174,8 +175,8 @@ fn cluster(nodes: f64) -> Cluster {
 }
 
 fn paper(numbers: &Numbers) -> String {
-    let row = |nodes: &f64| {
-        let load = numbers.per_node.load(cluster(*nodes), Fairness::SAFE);
+    let row = |&nodes: &f64| {
+        let load = numbers.per_node.load(cluster(nodes), Fairness::SAFE);
         let figures = [
             load.watches,
             load.quiet_requests,
@@ -183,13 +184,14 @@ fn paper(numbers: &Numbers) -> String {
             load.start_bytes / MIB,
             load.resume_peak,
             load.relist_peak,
+            nodes * numbers.gone.peak_of_one(),
             load.relisted_after,
             load.unstreamed_after,
             load.namespace_bytes / MIB,
             load.events,
             load.most_events,
         ];
-        [*nodes].into_iter().chain(figures).map(number).collect()
+        [nodes].into_iter().chain(figures).map(number).collect()
     };
     let rows: Vec<Vec<String>> = NODES.iter().map(row).collect();
     let head = [
@@ -200,6 +202,7 @@ fn paper(numbers: &Numbers) -> String {
         "MiB, all start",
         "most requests/s, back",
         "history lost",
+        "410 to all",
         "s until listed again",
         "not streamed",
         "MiB a namespace's change",
