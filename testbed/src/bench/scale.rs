@@ -42,6 +42,8 @@ const STORM: u32 = 500;
 const QUICK_PODS: u32 = 80;
 const QUICK_SOCKETS: u32 = 1_000;
 const QUICK_RUNS: u32 = 5;
+/// Processes that start for each agent: each takes some milliseconds.
+const QUICK_PROCESSES: u32 = 5;
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -178,13 +180,21 @@ impl Measure for Scale {
         let lanes = light::lanes(&node, release::lanes(&[QUICK_SOCKETS]))?;
         let mut crowd = Crowd::new(&node, &options.agent)?;
         crowd.grow(QUICK_PODS)?;
-        let process = (0..runs).map(|_| start_ms(options)).collect::<Result<Vec<f64>>>()?;
-        let (agent, starts) = crowd.start_agents(runs)?;
+        let (mut process, mut starts) = (Vec::new(), Vec::new());
+        // Turn by turn: what the machine does meanwhile happens to both.
+        for _ in 0..runs {
+            for _ in 0..QUICK_PROCESSES {
+                process.push(start_ms(options)?);
+            }
+            let (agent, of_agent) = crowd.start_agents(1)?;
+            starts.extend(of_agent);
+            agent.stop(light::SOON)?;
+        }
+        let (agent, _) = crowd.start_agents(1)?;
         let armed = median(starts.iter().map(|start| start.armed_ms))?;
         let memory_mib = agent.process().usage()?.rss_kib as f64 / 1024.0;
         let (mut released, mut ungated) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            // Turn by turn: what the machine does meanwhile happens to both.
             ungated.push(release::ungated_ms(&node, &lanes[0], QUICK_SOCKETS)?);
             released.push(release::measure(&node, &agent, &lanes, QUICK_SOCKETS)?.all_ms);
         }
