@@ -115,7 +115,8 @@ impl Client {
     }
 
     /// One line `connecting` when all its sockets have begun and one `connects` when all have ended,
-    /// with the ends of those that are connected (`ends_ns`) and how many are not (`failed`).
+    /// with the instant before the first (`began_ns`), the ends of those that are connected (`ends_ns`) and
+    /// how many are not (`failed`).
     /// Non-blocking sockets only.
     #[must_use]
     pub fn summed(self) -> Self {
@@ -236,11 +237,11 @@ pub fn listener(port: u16, backlog: u32) -> Result<Command> {
     ]))
 }
 
-/// As [`listener`], after some time, and one that accepts nobody: connections wait in its queue. Its
-/// line `listening` has the instant (`mono_ns`).
-pub fn late_listener(port: u16, backlog: u32, delay: Duration) -> Result<Command> {
-    let delay = delay.as_millis().to_string();
-    Ok(listener(port, backlog)?.args(["--never-accept", "--delay", &delay]))
+/// As [`listener`], from an instant on (`CLOCK_MONOTONIC` nanoseconds), and one that accepts nobody:
+/// connections wait in its queue. Its line `listening` has the instant as it was (`mono_ns`).
+pub fn late_listener(port: u16, backlog: u32, at_ns: u64) -> Result<Command> {
+    let at = at_ns.to_string();
+    Ok(listener(port, backlog)?.args(["--never-accept", "--at", &at]))
 }
 
 /// A server on a port of every address, of both families, that answers `GET /port` with it.

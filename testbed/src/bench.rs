@@ -13,6 +13,7 @@ mod growth;
 mod machine;
 pub mod plot;
 pub mod quick;
+mod recorded;
 mod scale;
 mod schedule;
 pub mod stats;

@@ -25,10 +25,11 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const EGRESS: u32 = 1;
 /// Every attach type of a cgroup in the kernel's `enum bpf_attach_type`, with its value there.
 const CGROUP_ATTACH_TYPES: [(&str, u32); 28] = [
     ("ingress", 0),
-    ("egress", 1),
+    ("egress", EGRESS),
     ("sock_create", 2),
     ("sock_ops", 3),
     ("device", 6),
@@ -81,6 +82,15 @@ pub fn programs_on(cgroup: &Path) -> Result<Vec<&'static str>> {
         found.extend((0..count).map(|_| name));
     }
     Ok(found)
+}
+
+/// Whether this one cgroup has a program at `egress`: holdfast's gate, the last that it attaches there.
+/// Where it is asked again and again this is the question: each takes the kernel's one lock for cgroups, as
+/// attaching and the making of cgroups do, and [`programs_on`] asks for every hook.
+pub fn is_gated(cgroup: &Path) -> Result<bool> {
+    let of = || format!("ask for the gate of {}", cgroup.display());
+    let dir = File::open(cgroup).with_context(of)?;
+    Ok(count(&dir, EGRESS).with_context(of)? > 0)
 }
 
 /// As [`programs_on`], of the cgroup and all below it.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::programs_on,
+    Command, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process, apps, backend_v4, bpf::is_gated,
 };
 
 /// Longer than anything takes that is not stuck.
@@ -99,17 +99,25 @@ pub(crate) fn dial_many(pod: &Pod, count: u32) -> Result<Process> {
 /// is attached. Here a busy machine may take longer for the one, and nothing takes time for the other.
 pub(crate) fn wait_gate(pod: &Pod) -> Result<()> {
     let path = pod.cgroup().path();
-    eventually(&format!("programs on {}", path.display()), || {
-        Ok(programs_on(path)?.contains(&"egress"))
-    })
+    eventually(&format!("programs on {}", path.display()), || is_gated(path))
 }
 
 /// Waits until something holds of which nobody tells.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    eventually_within(SOON, LOOK_EVERY, what, holds)
+}
+
+/// As [`eventually`], where a look costs more or all may take longer.
+pub(crate) fn eventually_within(
+    limit: Duration,
+    look_every: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
     while !holds()? {
         ensure!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(look_every);
     }
     Ok(())
 }

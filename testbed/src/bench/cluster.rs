@@ -111,8 +111,7 @@ impl Measure for Numbers {
         let mut watch_seconds = (f64::INFINITY, 0.0);
         let mut pod_bytes = 0.0;
         for nodes in FLEETS {
-            let mut fleet = Fleet::new(usual(nodes))?;
-            let seen = fleet.start(options)?;
+            let (fleet, seen) = started(usual(nodes), options)?;
             let (shortest, longest) = seen.watch_seconds()?;
             watch_seconds =
                 (f64::min(watch_seconds.0, shortest), f64::max(watch_seconds.1, longest));
@@ -130,8 +129,8 @@ impl Measure for Numbers {
             }
         }
         let other = |pods, namespaces, streams| {
-            let mut fleet = Fleet::new(Shape { pods, namespaces, streams, ..usual(FLEETS[0]) })?;
-            let seen = fleet.start(options)?;
+            let shape = Shape { pods, namespaces, streams, ..usual(FLEETS[0]) };
+            let (fleet, seen) = started(shape, options)?;
             Starts::of(&fleet, &seen)
         };
         let others = [other(FULL_NODE, NAMESPACES, true)?, other(PODS, MANY_NAMESPACES, true)?];
@@ -143,7 +142,8 @@ impl Measure for Numbers {
         eprintln!("  Events");
         let storm = Storm::measure(options)?;
         let [full, many] = others;
-        let per_node = per_node([fleets[0], full, many], unstreamed, &restarts, watch_seconds)?;
+        let starts = [fleets[0], full, many];
+        let per_node = per_node(starts, unstreamed, &restarts, watch_seconds, &storm)?;
         let gone = gone.context("no fleet was measured")?;
         Ok(Self {
             pod_bytes,
@@ -163,8 +163,7 @@ impl Measure for Numbers {
     }
 
     fn quick(options: &Options) -> Result<Vec<QuickRatio>> {
-        let mut fleet = Fleet::new(usual(3))?;
-        let seen = fleet.start(options)?;
+        let (fleet, seen) = started(usual(3), options)?;
         let starts = Starts::of(&fleet, &seen)?;
         let pod_bytes = fleet.pod_bytes()?;
         let of_pods = starts.bytes / (pod_bytes * PODS as f64);
@@ -180,6 +179,20 @@ impl Measure for Numbers {
     }
 }
 
+/// Agents that watch. They are started once more if something fails: dozens of them on a few cores may
+/// meet with anything, and the fleets before them took minutes.
+fn started(shape: Shape, options: &Options) -> Result<(Fleet, Seen)> {
+    let start = || {
+        let mut fleet = Fleet::new(shape)?;
+        let seen = fleet.start(options)?;
+        Ok((fleet, seen))
+    };
+    start().or_else(|error: anyhow::Error| {
+        eprintln!("cluster: {} agents, once more: {error:#}", shape.nodes);
+        start()
+    })
+}
+
 /// So many nodes of a usual cluster.
 fn usual(nodes: usize) -> Shape {
     Shape { nodes, pods: PODS, namespaces: NAMESPACES, streams: true }
@@ -190,6 +203,7 @@ fn per_node(
     unstreamed: [Starts; 3],
     restarts: &[Restart],
     (shortest, longest): (f64, f64),
+    storm: &Storm,
 ) -> Result<PerNode> {
     let through = |[base, full, many]: [Starts; 3], value: fn(&Starts) -> f64| {
         Linear::through(
@@ -210,12 +224,15 @@ fn per_node(
         lists: through(starts, |starts| starts.lists),
         unstreamed_lists: through(unstreamed, |starts| starts.lists),
         resume_requests: resumed.requests,
+        resume_peak: resumed.peak_of_one(),
+        relist_peak: relisted.peak_of_one(),
         window_s: resumed.last_s(),
         relist_window_s: relisted.last_s(),
         watches: base.watches,
         watch_s: f64::midpoint(shortest, longest),
         pod_change_bytes: base.pod_change_bytes,
         namespace_change_bytes: base.namespace_change_bytes,
+        events_per_hold: storm.events_per_hold,
     })
 }
 
@@ -277,6 +294,11 @@ impl Restart {
 
     fn back(&self) -> Percentiles {
         Percentiles::of(&self.back_s).unwrap_or_default()
+    }
+
+    /// One agent's share of the second in which most came.
+    fn peak_of_one(&self) -> f64 {
+        self.peak / self.agents as f64
     }
 
     fn last_s(&self) -> f64 {

@@ -28,6 +28,9 @@ pub struct Machine {
     pub date: String,
 }
 
+/// Behind a commit from which the checkout differs.
+const CHANGED: &str = " with changes";
+
 impl Machine {
     pub(super) fn this() -> Result<Self> {
         let cpus = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
@@ -46,6 +49,14 @@ impl Machine {
             commit: commit()?,
             date: Timestamp::now().to_zoned(TimeZone::UTC).date().to_string(),
         })
+    }
+
+    /// Whether numbers of both belong into one document, measured some hours apart.
+    #[must_use]
+    pub fn is_same_run(&self, other: &Self) -> bool {
+        let without_date = |machine: &Self| Self { date: String::new(), ..machine.clone() };
+        // What is not committed may be anything.
+        !self.commit.ends_with(CHANGED) && without_date(self) == without_date(other)
     }
 
     /// As a table of the document.
@@ -86,7 +97,7 @@ fn commit() -> Result<String> {
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?.trim().to_owned();
     // What the benchmark writes itself does not change what it measures.
     let changes = git(&["status", "--porcelain", "--untracked-files=no", "--", ":!docs"])?;
-    Ok(if changes.is_empty() { commit } else { commit + " with changes" })
+    Ok(if changes.is_empty() { commit } else { commit + CHANGED })
 }
 
 fn output(command: &mut Command) -> Result<String> {
@@ -100,6 +111,25 @@ fn output(command: &mut Command) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_one_commit_on_one_machine_belong_together() {
+        let machine = |commit: &str, date: &str| Machine {
+            cpu: "A CPU".into(),
+            cores: 2,
+            memory_mib: 8192,
+            kernel: "6.1.0".into(),
+            envoy: "1.40.0".into(),
+            commit: commit.into(),
+            date: date.into(),
+        };
+        let first = machine("0123", "2026-01-02");
+        assert!(first.is_same_run(&machine("0123", "2026-01-03")));
+        assert!(!first.is_same_run(&machine("4567", "2026-01-02")));
+        assert!(!first.is_same_run(&Machine { cores: 4, ..first.clone() }));
+        let changed = machine("0123 with changes", "2026-01-02");
+        assert!(!changed.is_same_run(&changed));
+    }
 
     #[test]
     fn what_the_machine_tells_is_read() {

@@ -3,12 +3,16 @@
 
 mod crowd;
 mod load;
+mod pods;
 mod release;
 mod report;
 
-use std::time::Duration;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -34,18 +38,24 @@ const FOUND: u32 = 300;
 /// Pods of a storm.
 const STORM: u32 = 500;
 
-/// Of the quick form.
-const QUICK_PODS: [u32; 2] = [10, 80];
-const QUICK_SOCKETS: [u32; 2] = [100, 1_000];
-const QUICK_RUNS: u32 = 3;
+/// Of the quick form. Medians of so many: one that was disturbed, or two, decide nothing.
+const QUICK_PODS: u32 = 80;
+const QUICK_SOCKETS: u32 = 1_000;
+const QUICK_RUNS: u32 = 5;
+/// Processes that start for each agent: each takes some milliseconds.
+const QUICK_PROCESSES: u32 = 5;
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Scale {
+    /// Bytes of one pod, as the API server writes it.
+    pub(crate) pod_bytes: f64,
     /// By number of pods.
     pub(crate) sizes: Vec<Size>,
     /// By number of sockets.
     pub(crate) releases: Vec<Release>,
+    /// Releases of which something failed, and which were done once more.
+    pub(crate) repeated: u32,
 }
 
 /// A node with so many pods, whose proxies are ready.
@@ -67,6 +77,17 @@ pub(crate) struct Size {
     pub(crate) attach_ms: Percentiles,
     /// Many pods at once.
     pub(crate) storm: Storm,
+    /// What runs beside the agent in its pod.
+    pub(crate) sentry: Sentry,
+}
+
+/// The manifest's second container, which is the same program.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Sentry {
+    /// Its memory in MiB, at the end of everything.
+    pub(crate) rss_mib: f64,
+    /// The most that it has ever had.
+    pub(crate) peak_rss_mib: f64,
 }
 
 /// Nothing happens for some time.
@@ -74,8 +95,10 @@ pub(crate) struct Size {
 pub(crate) struct Idle {
     /// For how long, in seconds.
     pub(crate) seconds: f64,
-    /// In percent of a core.
+    /// The agent, in percent of a core.
     pub(crate) cpu_percent: f64,
+    /// The sentry, in percent of a core.
+    pub(crate) sentry_cpu_percent: f64,
     /// What the agent asks the API server meanwhile.
     pub(crate) api: ApiUse,
 }
@@ -100,16 +123,19 @@ impl Measure for Scale {
         let storm_lanes = light::lanes(&node, load::LANES)?;
         let release_lanes = light::lanes(&node, release::lanes(&SOCKETS))?;
         let mut crowd = Crowd::new(&node, &options.agent)?;
-        let (mut sizes, mut releases) = (Vec::new(), Vec::new());
+        let pod_bytes = crowd.pods().bytes()? as f64;
+        let (mut sizes, mut releases, mut repeated) = (Vec::new(), Vec::new(), 0);
         for pods in PODS {
             eprintln!("scale: {pods} pods");
             crowd.grow(pods)?;
             let (agent, starts) = crowd.start_agents(runs)?;
-            let idle = load::idle(&node, &agent, IDLE)?;
+            let sentry = crowd.start_sentry()?;
+            let idle = load::idle(&node, &agent, &sentry, IDLE)?;
             let usage = agent.process().usage()?;
             let mib = |kib: u64| kib as f64 / 1024.0;
-            let attach_ms = load::find(&node, FOUND)?;
-            let storm = load::storm(&node, &agent, &storm_lanes, &options.agent, STORM)?;
+            let attach_ms = load::find(crowd.pods(), FOUND)?;
+            let storm = load::storm(crowd.pods(), &agent, &storm_lanes, &options.agent, STORM)?;
+            let sentry_usage = sentry.usage()?;
             sizes.push(Size {
                 pods,
                 starts,
@@ -119,18 +145,29 @@ impl Measure for Scale {
                 idle,
                 attach_ms,
                 storm,
+                sentry: Sentry {
+                    rss_mib: mib(sentry_usage.rss_kib),
+                    peak_rss_mib: mib(sentry_usage.peak_rss_kib),
+                },
             });
             if pods == USUAL_PODS {
                 for sockets in SOCKETS {
                     eprintln!("scale: {sockets} sockets");
                     for _ in 0..runs {
-                        releases.push(release::measure(&node, &agent, &release_lanes, sockets)?);
+                        let release = || release::measure(&node, &agent, &release_lanes, sockets);
+                        // One that fails does not take the minutes before it along.
+                        releases.push(release().or_else(|error| {
+                            eprintln!("scale: {sockets} sockets, once more: {error:#}");
+                            repeated += 1;
+                            release()
+                        })?);
                     }
                 }
             }
+            drop(sentry);
             agent.stop(light::SOON)?;
         }
-        Ok(Self { sizes, releases })
+        Ok(Self { pod_bytes, sizes, releases, repeated })
     }
 
     fn section(&self) -> Section {
@@ -140,35 +177,51 @@ impl Measure for Scale {
     fn quick(options: &Options) -> Result<Vec<QuickRatio>> {
         let runs = options.runs_or(QUICK_RUNS);
         let node = light::node()?;
-        let lanes = light::lanes(&node, release::lanes(&QUICK_SOCKETS))?;
+        let lanes = light::lanes(&node, release::lanes(&[QUICK_SOCKETS]))?;
         let mut crowd = Crowd::new(&node, &options.agent)?;
-        let (mut armed, mut memory, mut released) = (Vec::new(), Vec::new(), Vec::new());
-        for pods in QUICK_PODS {
-            crowd.grow(pods)?;
-            let (agent, starts) = crowd.start_agents(runs)?;
-            armed.push(median(starts.iter().map(|start| start.armed_ms))?);
-            memory.push(agent.process().usage()?.rss_kib as f64);
-            if pods == QUICK_PODS[0] {
-                for sockets in QUICK_SOCKETS {
-                    let of_run = |_| {
-                        release::measure(&node, &agent, &lanes, sockets)
-                            .map(|release| release.all_ms)
-                    };
-                    let all = (0..runs).map(of_run).collect::<Result<Vec<f64>>>()?;
-                    released.push(median(all.into_iter())?);
-                }
+        crowd.grow(QUICK_PODS)?;
+        let (mut process, mut starts) = (Vec::new(), Vec::new());
+        // Turn by turn: what the machine does meanwhile happens to both.
+        for _ in 0..runs {
+            for _ in 0..QUICK_PROCESSES {
+                process.push(start_ms(options)?);
             }
+            let (agent, of_agent) = crowd.start_agents(1)?;
+            starts.extend(of_agent);
             agent.stop(light::SOON)?;
         }
-        let growth = |of: &[f64]| of[1] / of[0];
-        let [few, many] = QUICK_PODS;
-        let [some, more] = QUICK_SOCKETS;
+        let (agent, _) = crowd.start_agents(1)?;
+        let armed = median(starts.iter().map(|start| start.armed_ms))?;
+        let memory_mib = agent.process().usage()?.rss_kib as f64 / 1024.0;
+        let (mut released, mut ungated) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            ungated.push(release::ungated_ms(&node, &lanes[0], QUICK_SOCKETS)?);
+            released.push(release::measure(&node, &agent, &lanes, QUICK_SOCKETS)?.all_ms);
+        }
+        agent.stop(light::SOON)?;
+        let process = median(process.into_iter())?;
+        let released = median(released.into_iter())? / median(ungated.into_iter())?;
         Ok(vec![
-            QuickRatio::lower(format!("start to armed, {many} pods to {few}"), growth(&armed)),
-            QuickRatio::lower(format!("memory, {many} pods to {few}"), growth(&memory)),
-            QuickRatio::lower(format!("release of {more} sockets to {some}"), growth(&released)),
+            QuickRatio::lower(
+                format!("start to armed with {QUICK_PODS} pods, to start of --version"),
+                armed / process,
+            ),
+            QuickRatio::lower(format!("MiB of memory with {QUICK_PODS} pods"), memory_mib),
+            QuickRatio::lower(
+                format!("release of {QUICK_SOCKETS} sockets, to connects without a gate"),
+                released,
+            ),
         ])
     }
+}
+
+/// Of the program that does nothing but to say what it is, from its start to its end.
+fn start_ms(options: &Options) -> Result<f64> {
+    let start = Instant::now();
+    let output = Command::new(&options.agent).arg("--version").output();
+    let output = output.with_context(|| format!("run {}", options.agent.display()))?;
+    ensure!(output.status.success(), "{}: {}", options.agent.display(), output.status);
+    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
 fn median(samples: impl Iterator<Item = f64>) -> Result<f64> {

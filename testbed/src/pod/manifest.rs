@@ -51,6 +51,9 @@ pub(super) fn unscheduled(spec: &PodSpec, uid: &str, static_hash: Option<&str>) 
     if spec.host_network {
         object["spec"]["hostNetwork"] = json!(true);
     }
+    if let Some(fields) = &spec.managed_fields {
+        object["metadata"]["managedFields"] = fields.clone();
+    }
     if let Some(hash) = static_hash {
         marks::mirror(&mut object, hash);
     }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use serde_json::Value;
+
 use crate::{
     cgroup::Qos,
     mesh::Mesh,
@@ -74,6 +76,7 @@ pub struct PodSpec {
     pub(crate) qos: Qos,
     pub(crate) redirect: Redirect,
     pub(crate) nameservers: Vec<IpAddr>,
+    pub(crate) managed_fields: Option<Value>,
 }
 
 impl PodSpec {
@@ -97,7 +100,16 @@ impl PodSpec {
             qos: Qos::default(),
             redirect: Redirect::default(),
             nameservers: Vec::new(),
+            managed_fields: None,
         }
+    }
+
+    /// Sets `metadata.managedFields`, which the API server makes and nobody reads: a quarter and more of a
+    /// pod's bytes.
+    #[must_use]
+    pub fn managed_fields(mut self, fields: Value) -> Self {
+        self.managed_fields = Some(fields);
+        self
     }
 
     /// Sets a label.

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    Agent, AgentOptions, Node, NodeOptions, Recording, Resource,
+    Agent, AgentOptions, Node, NodeOptions, Resource,
     api::{Api, Came, Count, Refusal, Trouble},
-    bench::Options,
+    bench::{Options, recorded},
 };
 
 /// Longer than anything takes that is not stuck: dozens of agents start at once on a few cores.
@@ -82,7 +82,7 @@ impl Fleet {
         for number in 0..shape.namespaces {
             api.put(Resource::Namespaces, namespace(&format!("team-{number:05}")));
         }
-        let pod = recorded_pod()?;
+        let pod = recorded::pod()?;
         let mut nodes = Vec::new();
         for number in 0..shape.nodes {
             let name = format!("node-{number:03}");
@@ -102,11 +102,15 @@ impl Fleet {
         Ok(Self { shape, agents: Vec::new(), nodes, api })
     }
 
-    /// Starts all agents and waits until they watch.
+    /// Starts all agents and waits until they are armed, and watch. One after another, as on nodes of their
+    /// own: dozens that load their programs on a few cores at once are late for what they ask first, and
+    /// go on without an answer (`FIRST_TRY` of the agent), so that fewer requests would be counted.
     pub(super) fn start(&mut self, options: &Options) -> Result<Seen> {
         let (since, before) = (Instant::now(), self.api.total_cost());
         for node in &self.nodes {
-            self.agents.push(node.start_agent(&AgentOptions::new(&options.agent))?);
+            let agent = node.start_agent(&AgentOptions::new(&options.agent))?;
+            agent.wait_message(SOON, "agent armed")?;
+            self.agents.push(agent);
         }
         self.watching(since, before)
     }
@@ -152,7 +156,7 @@ impl Fleet {
             let changed = match resource {
                 Resource::Pods => {
                     let name = format!("web-{:03}-000", change / 2 % self.shape.nodes);
-                    self.api.patch(resource, Some(POD_NAMESPACE), &name, &patch)
+                    self.api.patch(resource, Some(recorded::NAMESPACE), &name, &patch)
                 }
                 _ => self.api.patch(resource, None, "team-00000", &patch),
             };
@@ -181,7 +185,10 @@ impl Fleet {
                 let back = |of: &BTreeMap<&str, f64>| of.values().copied().fold(0.0, f64::max);
                 let back = watched.values().map(back).collect();
                 // Lists that are streamed go on behind the answer's head.
-                quiet(|| self.api.total_cost().sent)?;
+                quiet(|| {
+                    let cost = self.api.total_cost();
+                    cost.sent + cost.requests
+                })?;
                 return Ok(self.seen(since, before, back));
             }
             for agent in &self.agents {
@@ -239,12 +246,12 @@ impl Seen {
     }
 }
 
-/// What was `sent` in the end, when no more is.
+/// What has come to be in the end, when it grows no more.
 fn quiet(sent: impl Fn() -> u64) -> Result<u64> {
     let deadline = Instant::now() + SOON;
     let mut last = (sent(), Instant::now());
     while last.1.elapsed() < QUIET {
-        ensure!(Instant::now() < deadline, "the API server sends without end");
+        ensure!(Instant::now() < deadline, "the API server is asked and sends without end");
         thread::sleep(LOOK_EVERY);
         let now = sent();
         if now != last.0 {
@@ -257,20 +264,6 @@ fn quiet(sent: impl Fn() -> u64) -> Result<u64> {
 /// Whether a watch is asked to begin with what there is.
 fn is_streamed(query: &str) -> bool {
     query.contains("sendInitialEvents=true")
-}
-
-/// Where the recorded pods are.
-const POD_NAMESPACE: &str = "shop";
-
-/// A pod as a real API server sent it: of a mesh, and running.
-fn recorded_pod() -> Result<Value> {
-    let events = Recording::Classic.events()?;
-    let running = |event: &&Value| {
-        let pod = &event["object"];
-        pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
-    };
-    let event = events.iter().rfind(running).context("no pod runs in the recording")?;
-    Ok(event["object"].clone())
 }
 
 /// A namespace as `kubectl create namespace` leaves it, with what the API server adds to its metadata.

@@ -16,6 +16,10 @@ pub(super) struct PerNode {
     pub(super) unstreamed_lists: Linear,
     /// Requests of an agent whose API server comes back and knows where its watches were.
     pub(super) resume_requests: f64,
+    /// Of these, in the second in which most came, the share of one agent.
+    pub(super) resume_peak: f64,
+    /// The same, where the server has lost its history.
+    pub(super) relist_peak: f64,
     /// From the moment at which an API server that was away for long is back until the last agent has asked it.
     pub(super) window_s: f64,
     /// The same until the last agent has listed all again, because the server has lost its history.
@@ -28,7 +32,12 @@ pub(super) struct PerNode {
     pub(super) pod_change_bytes: f64,
     /// Of a change of a namespace, sent to every node.
     pub(super) namespace_change_bytes: f64,
+    /// Events that are written for a pod that waited.
+    pub(super) events_per_hold: f64,
 }
+
+/// Events that one agent writes in a minute at most (50 a second).
+pub(super) const MOST_EVENTS_A_MINUTE: f64 = 3_000.0;
 
 /// A number that grows with what there is to list.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
@@ -70,16 +79,20 @@ pub(super) struct Load {
     /// Of the start of all agents.
     pub(super) start_requests: f64,
     pub(super) start_bytes: f64,
-    /// Per second, when the API server comes back and has its history.
-    pub(super) resume_rate: f64,
+    /// In the busiest second after the API server has come back and has its history.
+    pub(super) resume_peak: f64,
     /// The same, and it has not: all is listed again.
-    pub(super) relist_rate: f64,
+    pub(super) relist_peak: f64,
     /// Until the last list is answered, in seconds.
     pub(super) relisted_after: f64,
     /// The same, where the server does not stream lists.
     pub(super) unstreamed_after: f64,
     /// Of one change of one namespace.
     pub(super) namespace_bytes: f64,
+    /// In a minute in which one pod of each node waits.
+    pub(super) events: f64,
+    /// In a minute at most, whatever happens.
+    pub(super) most_events: f64,
 }
 
 // === impl Linear ===
@@ -115,7 +128,18 @@ impl Fairness {
     /// are a thousand or more (`seatsBasedOnObjectCount`, list_work_estimator.go).
     ///
     /// How long a list takes is no measurement: 20 ms is that of a server that has room.
-    pub(super) const DEFAULT: Self = Self { seats: 245.0, seats_per_list: 10.0, list_s: 0.02 };
+    pub(super) const ALONE: Self = Self { seats: 245.0, seats_per_list: 10.0, list_s: 0.02 };
+
+    /// The level is that of every service account, and a server that has just started is slow: a quarter of
+    /// the seats, and five times as long.
+    pub(super) const SAFE: Self = Self {
+        seats: Self::ALONE.seats * Self::SHARE,
+        list_s: 5.0 * Self::ALONE.list_s,
+        ..Self::ALONE
+    };
+
+    /// Of the level's seats, what can be counted on beside others.
+    pub(super) const SHARE: f64 = 0.25;
 
     /// How many lists it answers in a second.
     pub(super) fn lists_per_second(&self) -> f64 {
@@ -138,11 +162,13 @@ impl PerNode {
             quiet_requests: nodes * self.watches / self.watch_s,
             start_requests,
             start_bytes: nodes * self.start_bytes.of(cluster),
-            resume_rate: nodes * self.resume_requests / self.window_s,
-            relist_rate: lists / self.relist_window_s,
+            resume_peak: nodes * self.resume_peak,
+            relist_peak: nodes * self.relist_peak,
             relisted_after: after(lists),
             unstreamed_after: after(nodes * self.unstreamed_lists.of(cluster)),
             namespace_bytes: nodes * self.namespace_change_bytes,
+            events: nodes * self.events_per_hold.min(MOST_EVENTS_A_MINUTE),
+            most_events: nodes * MOST_EVENTS_A_MINUTE,
         }
     }
 }
@@ -171,12 +197,15 @@ mod tests {
             lists: FLAT,
             unstreamed_lists: Linear { per_pod: 0.5, ..FLAT },
             resume_requests: 2.0,
+            resume_peak: 0.5,
+            relist_peak: 0.75,
             window_s: 10.0,
             relist_window_s: 20.0,
             watches: 2.0,
             watch_s: 100.0,
             pod_change_bytes: 1000.0,
             namespace_change_bytes: 300.0,
+            events_per_hold: 2.0,
         }
     }
 
@@ -206,11 +235,13 @@ mod tests {
             quiet_requests: 2.0,
             start_requests: 2_000.0,
             start_bytes: 3_110_000.0,
-            resume_rate: 20.0,
-            relist_rate: 20.0,
+            resume_peak: 50.0,
+            relist_peak: 75.0,
             relisted_after: 20.0,
             unstreamed_after: 20.0,
             namespace_bytes: 30_000.0,
+            events: 200.0,
+            most_events: 300_000.0,
         };
         assert_eq!(small, expected);
         let large = load(1000.0);

@@ -9,22 +9,27 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{ApiUse, load::api_use};
+use super::{ApiUse, load::api_use, pods::Pods};
 use crate::{
-    Agent, AgentOptions, Lane, Node, PROXY, PROXY_ID, Pod, PodSpec, Process,
+    Agent, AgentOptions, Lane, Node, PROXY, PROXY_ID, Pod, Process,
     api::Came,
     apps,
     clock::{monotonic_ns, ms_between},
-    light::{self, LightProxy, NAMESPACE, SOON, eventually},
+    light::{self, LightProxy, SOON, eventually_within},
 };
 
 /// Networks that the pods share, each with one proxy in it: for the agent a pod is a pod, with
 /// containers and processes of its own and a proxy that answers in its network.
 const LANES: usize = 8;
 
+/// Until an agent knows of all pods that their gates are open, however busy the machine.
+const ALL_OPEN_WITHIN: Duration = Duration::from_secs(120);
+/// Between two looks at that: each starts a process.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Pods that have been there for a while.
 pub(super) struct Crowd<'a> {
-    node: &'a Node,
+    pods: Pods<'a>,
     options: AgentOptions,
     lanes: Vec<Lane>,
     members: Vec<Member>,
@@ -39,7 +44,8 @@ struct Member {
 /// An agent's start among them.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Start {
-    /// From the process to the API server's last page of pods and namespaces, in milliseconds.
+    /// From the process to the beginning of the API server's last answer with all pods or namespaces, in
+    /// milliseconds. Not its end: a list that is streamed has none, the watch goes on.
     pub(crate) listed_ms: f64,
     /// From there to its being armed.
     pub(crate) armed_after_list_ms: f64,
@@ -54,12 +60,17 @@ pub(crate) struct Start {
 impl<'a> Crowd<'a> {
     /// Of no pods yet.
     pub(super) fn new(node: &'a Node, agent: &Path) -> Result<Self> {
-        let options = AgentOptions::new(agent).arg("--on-exit").arg("detach");
+        // As the manifest has it run, but for its end: each start is to find a node without a trace.
+        let options = AgentOptions::new(agent)
+            .arg("--on-exit=detach")
+            .arg("--sentry-for=10m")
+            .arg("--health-address=127.0.0.1:0")
+            .arg("--metrics-address=127.0.0.1:0");
+        let pods = Pods::new(node)?;
         let lanes = light::lanes(node, LANES)?;
-        let mut crowd = Self { node, options, lanes, members: Vec::new(), proxies: Vec::new() };
+        let mut crowd = Self { pods, options, lanes, members: Vec::new(), proxies: Vec::new() };
         for number in 0..LANES {
-            let pod = node.pod(PodSpec::new(NAMESPACE, format!("first-{number}")))?;
-            pod.publish()?;
+            let pod = crowd.pods.publish(format!("first-{number}"))?;
             pod.create_cgroup()?;
             pod.start_sandbox_in(&crowd.lanes[number])?;
             let proxy = LightProxy::start(&pod, agent, Duration::ZERO)?;
@@ -75,8 +86,7 @@ impl<'a> Crowd<'a> {
         let there = u32::try_from(self.members.len())?;
         let members = Mutex::new(Vec::new());
         light::paced(&self.lanes, there..pods, Duration::ZERO, |number, _, lane| {
-            let pod = self.node.pod(PodSpec::new(NAMESPACE, format!("member-{number}")))?;
-            pod.publish()?;
+            let pod = self.pods.publish(format!("member-{number}"))?;
             pod.create_cgroup()?;
             pod.start_sandbox_in(lane)?;
             let idle = || Ok::<_, anyhow::Error>(apps::testbed_app()?.arg("pause"));
@@ -93,6 +103,16 @@ impl<'a> Crowd<'a> {
         Ok(())
     }
 
+    /// What the pods are made of.
+    pub(super) fn pods(&self) -> &Pods<'a> {
+        &self.pods
+    }
+
+    /// Starts the process that the manifest runs beside each agent.
+    pub(super) fn start_sentry(&self) -> Result<Process> {
+        self.pods.node().start_sentry(&self.options)
+    }
+
     /// Starts one agent after another, each on a node without a trace of holdfast; the last one stays.
     pub(super) fn start_agents(&self, count: u32) -> Result<(Agent, Vec<Start>)> {
         let (mut agent, first) = self.start_agent()?;
@@ -107,24 +127,27 @@ impl<'a> Crowd<'a> {
     }
 
     fn start_agent(&self) -> Result<(Agent, Start)> {
-        let (before, begun) = (self.node.api().total_cost(), Instant::now());
+        let node = self.pods.node();
+        let (before, begun) = (node.api().total_cost(), Instant::now());
         let started_ns = monotonic_ns();
-        let agent = self.node.start_agent(&self.options)?;
+        let agent = node.start_agent(&self.options)?;
         let armed = agent.wait_message(SOON, "agent armed")?;
         let armed_ns = armed["mono_ns"].as_u64().context("no instant in \"agent armed\"")?;
-        let came = self.node.api().came(begun);
+        let came = node.api().came(begun);
         let lists = came.iter().filter(|came| came.answered_ns < armed_ns && is_list(came));
         let listed_ns = lists.map(|came| came.answered_ns).max().context("nothing was listed")?;
         ensure!(started_ns < listed_ns && listed_ns < armed_ns, "armed before all was listed");
         let pods = self.members.len();
-        eventually("all gates are open", || {
-            Ok(agent.pods()?.iter().filter(|pod| pod["state"] == "open").count() == pods)
+        eventually_within(ALL_OPEN_WITHIN, LOOK_EVERY, "all gates are open", || {
+            // On a machine that is busy an answer may take longer than the command waits.
+            let known = agent.pods().unwrap_or_default();
+            Ok(known.iter().filter(|pod| pod["state"] == "open").count() == pods)
         })?;
         let start = Start {
             listed_ms: ms_between(started_ns, listed_ns),
             armed_after_list_ms: ms_between(listed_ns, armed_ns),
             armed_ms: ms_between(started_ns, armed_ns),
-            api: api_use(before, self.node.api().total_cost()),
+            api: api_use(before, node.api().total_cost()),
         };
         Ok((agent, start))
     }

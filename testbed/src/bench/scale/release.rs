@@ -22,8 +22,8 @@ const BACKLOG: u32 = 1024;
 /// How long connections stay: until all are measured.
 const STAY: Duration = Duration::from_secs(5);
 
-/// From the start of the first proxy to the readiness of all, each of which is told how long it is to
-/// wait: some time, and more for each, as long as a busy machine takes to start one.
+/// From the start of the first proxy to the readiness of all, which are told the same instant: some time,
+/// and more for each, as long as a busy machine takes to start one.
 const READY_AFTER: Duration = Duration::from_millis(500);
 const READY_AFTER_A_POD: Duration = Duration::from_millis(50);
 
@@ -38,12 +38,15 @@ pub(crate) struct Release {
     pub(crate) after_ready_ms: Percentiles,
     /// From the opening of their own gate to their connection.
     pub(crate) after_open_ms: Percentiles,
-    /// From the last proxy's readiness to the last connection.
+    /// From the first proxy's readiness to the last one's.
+    pub(crate) ready_spread_ms: f64,
+    /// From the first proxy's readiness to the last connection. Not from the last one's: proxies that are
+    /// ready later find the cores busy with the first releases, which then would count for nothing.
     pub(crate) all_ms: f64,
 }
 
 /// How many pods so many sockets take.
-const fn pods(sockets: u32) -> u32 {
+pub(super) const fn pods(sockets: u32) -> u32 {
     sockets.div_ceil(SOCKETS_A_POD)
 }
 
@@ -71,19 +74,44 @@ impl Waiting {
         Ok(Self { pod, app, sockets })
     }
 
-    fn start_proxy(&self, delay: Duration) -> Result<Process> {
-        let listener = apps::late_listener(PROXY_PORT, BACKLOG, delay)?;
+    fn start_proxy(&self, at_ns: u64) -> Result<Process> {
+        let listener = apps::late_listener(PROXY_PORT, BACKLOG, at_ns)?;
         self.pod.start_container(PROXY, listener.user(PROXY_ID, PROXY_ID))
     }
 
     /// When its connects ended.
     fn ends_ns(&self) -> Result<Vec<u64>> {
-        let told = self.app.wait_record(SOON, |line| line["event"] == "connects")?;
-        let ends = told["ends_ns"].as_array().context("connects without their ends")?;
-        let ends: Vec<u64> = ends.iter().filter_map(Value::as_u64).collect();
-        ensure!(ends.len() == self.sockets as usize, "sockets that waited: {told}");
-        Ok(ends)
+        Ok(connects(&self.app, self.sockets)?.1)
     }
+}
+
+/// When an application's connects began, and when each ended.
+fn connects(app: &Process, sockets: u32) -> Result<(u64, Vec<u64>)> {
+    let told = app.wait_record(SOON, |line| line["event"] == "connects")?;
+    let ends = told["ends_ns"].as_array().context("connects without their ends")?;
+    let ends: Vec<u64> = ends.iter().filter_map(Value::as_u64).collect();
+    ensure!(ends.len() == sockets as usize, "not all are connected: {told}");
+    Ok((told["began_ns"].as_u64().context("connects without their beginning")?, ends))
+}
+
+/// As many connects of one pod that has no gate to a proxy that listens, in milliseconds from the first
+/// one's beginning to the last one's end: what so many connections cost on this machine anyway.
+pub(super) fn ungated_ms(node: &Node, lane: &Lane, sockets: u32) -> Result<f64> {
+    /// Not enabled, and known for that: a pod of a namespace that nobody knows waits.
+    const PLAIN: &str = "plain";
+    node.api().put_namespace(PLAIN, &[]);
+    let pod = node.pod(PodSpec::new(PLAIN, format!("ungated-{}", monotonic_ns())))?;
+    pod.publish()?;
+    pod.create_cgroup()?;
+    pod.start_sandbox_in(lane)?;
+    let listener = apps::late_listener(PROXY_PORT, BACKLOG, 0)?;
+    let proxy = pod.start_container(PROXY, listener.user(PROXY_ID, PROXY_ID))?;
+    proxy.wait_record(SOON, |line| line["event"] == "listening")?;
+    let client = apps::connect(backend_v4())?.nonblocking().count(sockets).summed();
+    let app = pod.start_container("app", client)?;
+    let (began_ns, ends_ns) = connects(&app, sockets)?;
+    let last = ends_ns.into_iter().max().context("no connects")?;
+    Ok(ms_between(began_ns, last))
 }
 
 pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) -> Result<Release> {
@@ -100,11 +128,10 @@ pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) 
     let ready_at = monotonic_ns() + ready_after.as_nanos() as u64;
     let mut proxies = Vec::new();
     for pod in &waiting {
-        let delay = Duration::from_nanos(ready_at.saturating_sub(monotonic_ns()));
-        proxies.push(pod.start_proxy(delay)?);
+        proxies.push(pod.start_proxy(ready_at)?);
     }
     let (mut after_ready, mut after_open) = (Vec::new(), Vec::new());
-    let (mut last_ready, mut last_end) = (0, 0);
+    let (mut first_ready, mut last_ready, mut last_end) = (u64::MAX, 0, 0);
     for (waiting, proxy) in waiting.iter().zip(&proxies) {
         let listening = proxy.wait_record(SOON, |line| line["event"] == "listening")?;
         let ready_ns = listening["mono_ns"].as_u64().context("no instant in \"listening\"")?;
@@ -118,6 +145,7 @@ pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) 
             after_open.push(ms_between(opened_ns, end_ns));
             last_end = last_end.max(end_ns);
         }
+        first_ready = first_ready.min(ready_ns);
         last_ready = last_ready.max(ready_ns);
     }
     Ok(Release {
@@ -125,7 +153,8 @@ pub(super) fn measure(node: &Node, agent: &Agent, lanes: &[Lane], sockets: u32) 
         pods: pods(sockets),
         after_ready_ms: Percentiles::of(&after_ready).context("no socket waited")?,
         after_open_ms: Percentiles::of(&after_open).context("no socket waited")?,
-        all_ms: ms_between(last_ready, last_end),
+        ready_spread_ms: ms_between(first_ready, last_ready),
+        all_ms: ms_between(first_ready, last_end),
     })
 }
 

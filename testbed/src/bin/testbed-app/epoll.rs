@@ -37,6 +37,7 @@ enum Phase {
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll set")?;
     let mut all = Vec::new();
+    let began_ns = monotonic_ns();
     for index in 0..args.count {
         all.push(start(args, index, &epoll)?);
     }
@@ -62,7 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     if args.sum {
         let ends: Vec<u64> = all.iter().filter_map(|one| one.connected_ns).collect();
-        report::event("connects", 0, json!({"failed": all.len() - ends.len(), "ends_ns": ends}));
+        report::event(
+            "connects",
+            0,
+            json!({"began_ns": began_ns, "failed": all.len() - ends.len(), "ends_ns": ends}),
+        );
     }
     if let Some(time) = args.hold_open {
         thread::sleep(time);

@@ -12,7 +12,11 @@ use anyhow::{Context as _, Result};
 use axum::{Router, body::Bytes, extract::Path, http::StatusCode, routing::get};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-use testbed::{BACKEND_PORTS, clock::monotonic_ns, pattern};
+use testbed::{
+    BACKEND_PORTS,
+    clock::{monotonic_ns, sleep_until},
+    pattern,
+};
 
 use crate::{name_server, report};
 
@@ -33,9 +37,9 @@ pub(crate) struct ListenArgs {
     /// The accept queue's length.
     #[arg(long, default_value_t = 128)]
     backlog: i32,
-    /// How many milliseconds to do nothing before.
+    /// Not before this instant, in nanoseconds of CLOCK_MONOTONIC.
     #[arg(long, default_value_t = 0)]
-    delay: u64,
+    at: u64,
     /// Leave every connection in the queue, where it costs nothing.
     #[arg(long)]
     never_accept: bool,
@@ -51,7 +55,7 @@ pub(crate) struct ServeArgs {
 
 /// Accepts and keeps every connection; each is reported with its peer.
 pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
-    thread::sleep(Duration::from_millis(args.delay));
+    sleep_until(args.at);
     // Before anybody can be accepted: whatever comes of it comes after this instant.
     let mono_ns = monotonic_ns();
     let sockets = [
