@@ -31,9 +31,9 @@ const OWN_PAGES_FROM: libc::c_int = 128 * 1024;
 /// After the agent is armed its first probes are still out, and the first connects are told of.
 const FIRST_AFTER: Duration = Duration::from_secs(5);
 
-/// Then again: a report on all pods is megabytes of text on a full node, and storms of pods come.
-/// After a start with 250 pods it takes a thread some 4 ms, and less when there is less to give back.
-const EVERY: Duration = Duration::from_secs(60);
+/// Then again: a report on all pods is megabytes of text on a full node, and storms of pods come. Not
+/// often: after a start with 250 pods it takes 4 ms, in which whoever needs memory may have to wait.
+const EVERY: Duration = Duration::from_secs(600);
 
 /// The runtime that the agent's tasks run in; before it, glibc is told to keep little.
 ///

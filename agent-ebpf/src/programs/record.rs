@@ -71,8 +71,8 @@ fn make(found: &Found, cookie: u64, is_known: bool) -> bool {
     let Some(counts) = COUNTS.get_ptr_mut(found.pod) else {
         return false;
     };
-    // SAFETY: the pointer is live for this run; the count is a limit, not a ledger, so a lost
-    // update by another CPU does no harm.
+    // SAFETY: the pointer is live for this run. As a limit an old number does no harm; as a ledger, by
+    // which the agent knows that a pod has no records (`SocketTable::may_have`), it is kept by atomic adds.
     let records = unsafe { (*counts).records };
     if !is_known && records >= u64::from(found.gate.socket_quota) {
         return false;

@@ -245,10 +245,10 @@ impl Gates {
         }
         // Before the state has the port: no query must be dropped while its sender would be told.
         self.attach(dns, cgroup, path, attached)?;
-        self.pin(cgroup, attached);
+        let outlives = self.pin(cgroup, attached);
         // Only now nothing gets by if a sentry that is posted turns away from the pod, even if this
         // agent is killed.
-        self.write(cgroup, gate)?;
+        self.write(cgroup, Gate { attached: outlives.into(), ..gate })?;
         attached.links.retain(|(hook, _)| !Hook::DNS.contains(hook) || dns.contains(hook));
         attached.drop_foreign();
         Ok(())
@@ -300,11 +300,11 @@ impl Gates {
         Ok(())
     }
 
-    /// Gives what is attached names that outlive the agent, the gate last: an agent that is killed
-    /// meanwhile leaves none that drops what no hook looks after. What has no name goes with the agent, as
-    /// everything does where there is no BPF file system.
-    fn pin(&mut self, cgroup: CgroupId, attached: &mut Attached) {
-        let Some(claim) = &self.claim else { return };
+    /// Gives what is attached names that outlive the agent, the gate last and only if all others have
+    /// one: an agent that is killed leaves none that drops what no hook looks after. What has no name goes
+    /// with the agent, as everything does where there is no BPF file system, nor a sentry to tell of it.
+    fn pin(&mut self, cgroup: CgroupId, attached: &mut Attached) -> bool {
+        let Some(claim) = &self.claim else { return true };
         let directory = claim.links_of(cgroup);
         for (hook, link) in attached.links.iter_mut().rev() {
             if link.pin_path().is_some() {
@@ -315,16 +315,17 @@ impl Gates {
                 let _: io::Result<()> = fs::create_dir(&directory);
                 attached.directories.push(directory.clone());
             }
-            if let Err(error) = link.pin(directory.join(hook.name()))
-                && !self.pin_failed
-            {
-                self.pin_failed = true;
-                tracing::warn!(
-                    directory = %directory.display(), %error,
-                    "links cannot be pinned: gates open when this agent ends"
-                );
+            if let Err(error) = link.pin(directory.join(hook.name())) {
+                if !std::mem::replace(&mut self.pin_failed, true) {
+                    tracing::warn!(
+                        directory = %directory.display(), %error,
+                        "links cannot be pinned: gates open when this agent ends"
+                    );
+                }
+                return false;
             }
         }
+        true
     }
 
     const fn open_gate(&self) -> Gate {

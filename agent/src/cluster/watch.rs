@@ -34,9 +34,13 @@ use crate::core::Event;
 /// Namespaces a page.
 const NAMESPACES_A_PAGE: u32 = 500;
 
-/// Bytes of a list that is taken at once: of 500 pods with 30 KiB of JSON each, or of 10,000 namespaces. It
-/// is in memory twice as text, then as text and as objects.
-const LONGEST_LIST: usize = 16 * 1024 * 1024;
+/// Bytes of pods that are taken at once: of 500 with 30 KiB of JSON each. They are in memory twice as text,
+/// then as text and as objects, of which little is kept.
+const LONGEST_OF_PODS: usize = 16 * 1024 * 1024;
+
+/// Bytes of namespaces: of a thousand. Their metadata is parsed with all that managers of fields have
+/// left there, which takes ten times its text.
+const LONGEST_OF_NAMESPACES: usize = 2 * 1024 * 1024;
 
 /// How long a streamed list may take before the server is asked otherwise: nothing is known of the pods
 /// meanwhile, and a held connect waits for a minute by default.
@@ -55,8 +59,8 @@ pub fn watch_pods(
 ) -> impl Stream<Item = Event> + Send + use<> {
     let config = config().fields(&format!("spec.nodeName={node}"));
     let heard = watches.pods.clone();
-    let first = (Initial::Streamed, PODS_A_PAGE);
-    let events = from_cache::<PodObject>(&heard, client, config, first);
+    let sizes = (LONGEST_OF_PODS, PODS_A_PAGE);
+    let events = from_cache::<PodObject>(&heard, client, config, sizes);
     let events = events.backoff(Patience::default());
     collect(
         "pods",
@@ -80,7 +84,7 @@ pub fn watch_namespaces(
         &heard,
         client,
         config(),
-        (Initial::Whole, NAMESPACES_A_PAGE),
+        (LONGEST_OF_NAMESPACES, NAMESPACES_A_PAGE),
     );
     let events = events.backoff(Patience::default());
     collect(
@@ -94,20 +98,20 @@ pub fn watch_namespaces(
     )
 }
 
-/// All there is from the server's cache, in this way if it can, and what changes. In pages of this size
-/// only where that is too long.
+/// All there is, from the server's cache, and what changes: streamed where the server can; else at once if
+/// that is no longer than so many bytes; else in pages of this size.
 fn from_cache<K>(
     heard: &Heard,
     client: Client,
     config: watcher::Config,
-    (first, page_size): (Initial, u32),
+    (longest, page_size): (usize, u32),
 ) -> impl Stream<Item = watcher::Result<WatchEvent<K>>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let whole = Api::<K>::all(heard.listen(client.clone(), LONGEST_LIST));
+    let whole = Api::<K>::all(heard.listen(client.clone(), longest));
     let pages = Api::<K>::all(heard.listen(client, usize::MAX));
-    anew_when_refused(first, STREAM_TAKES, move |initial| {
+    anew_when_refused(Initial::Streamed, STREAM_TAKES, move |initial| {
         let config = config.clone();
         match initial {
             Initial::Streamed => watcher(whole.clone(), config.streaming_lists()),

@@ -1,6 +1,6 @@
 //! An API server that is away, forgetful, large or odd.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testbed::{
     Agent, AgentOptions, Cgroup, CgroupDriver, Node, Pod, PodSpec, Process, Qos, Recording,
@@ -9,7 +9,7 @@ use testbed::{
 };
 
 use crate::common::{
-    CLOSED_UNKNOWN, ENABLED, SOON, binary, enabled_node, eventually, is, lines, options,
+    CLOSED_UNKNOWN, ENABLED, SOON, binary, enabled_node, eventually, is, lines, lists, options,
     start_agent, wait_for,
 };
 
@@ -66,23 +66,23 @@ fn labels_take_effect_after_the_api_has_forgotten_its_history() {
         let closed = lines(&agent, &pod, "gate closed").len();
 
         // In the middle of a watch.
-        let lists = api.requests("list", "namespaces");
+        let expired = Instant::now();
         api.expire_history();
         api.label_namespace("later", LABEL, Some("enabled"));
         wait_backed_off(&agent, &pod, "gate closed", closed + 1);
         let client = dial(&pod);
         wait_for(&agent, &pod, "connect held");
-        let relisted = api.requests("list", "namespaces");
-        assert!(relisted > lists, "{refusal:?}: nothing was listed again");
+        assert!(lists(&node, expired, "namespaces") > 0, "{refusal:?}: nothing was listed again");
 
         // Between two watches: the version from which the agent goes on is gone by then.
         api.stop();
+        let stopped = Instant::now();
         api.label_namespace("later", LABEL, Some("disabled"));
         api.expire_history();
         api.resume().unwrap();
         wait_backed_off(&agent, &pod, "gate detached", closed + 1);
         assert_eq!(client.wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
-        assert!(api.requests("list", "namespaces") > relisted, "{refusal:?}");
+        assert!(lists(&node, stopped, "namespaces") > 0, "{refusal:?}");
         assert!(agent.exit_status().is_none());
     }
 }
@@ -157,7 +157,10 @@ fn a_list_is_read_to_its_last_page() {
     // In the order of names, so on the last page.
     node.api().put_namespace("shop", &ENABLED);
     // All at once are more than the agent takes.
-    node.api().trouble(|asked| is_whole_list(asked, "namespaces").then(too_long));
+    node.api().trouble(|asked| match asked {
+        asked if is_streamed_list(asked, "namespaces") => Some(REFUSED),
+        asked => is_whole_list(asked, "namespaces").then(too_long),
+    });
     let agent = start_agent(&node);
     assert!(node.api().requests("list", "namespaces") >= 4);
     assert_holds(&node, &agent, "cart");
@@ -171,9 +174,9 @@ fn a_list_is_read_to_its_last_page() {
     assert_eq!(dial(&pod).wait_attempt(SOON).unwrap().outcome, "ECONNREFUSED");
 }
 
-/// All that asks for a node's pods as a stream.
-fn is_streamed_list(asked: &Asked<'_>) -> bool {
-    asked.query.contains("sendInitialEvents=true")
+/// All that asks for a list as a stream.
+fn is_streamed_list(asked: &Asked<'_>, resource: &str) -> bool {
+    asked.resource == resource && asked.query.contains("sendInitialEvents=true")
 }
 
 /// What a server says to that which has no such stream.
@@ -198,10 +201,10 @@ fn the_pods_there_are_come_in_one_request_or_in_pages_where_they_are_too_many() 
     type Hook = fn(&Asked<'_>) -> Option<Trouble>;
     let servers: [(Hook, u64); 4] = [
         (|_| None, PROBES),
-        (|asked| is_streamed_list(asked).then_some(REFUSED), PROBES + 1),
+        (|asked| is_streamed_list(asked, "pods").then_some(REFUSED), PROBES + 1),
         (
             |asked| match asked {
-                asked if is_streamed_list(asked) => Some(REFUSED),
+                asked if is_streamed_list(asked, "pods") => Some(REFUSED),
                 asked => is_whole_list(asked, "pods").then(too_long),
             },
             // The one that was too long is not counted.
@@ -211,25 +214,25 @@ fn the_pods_there_are_come_in_one_request_or_in_pages_where_they_are_too_many() 
         (
             |asked| {
                 let nothing = Trouble::Lines { lines: Vec::new(), after: Duration::ZERO };
-                is_streamed_list(asked).then_some(nothing)
+                is_streamed_list(asked, "pods").then_some(nothing)
             },
             PROBES + 1,
         ),
     ];
-    for (server, lists) in servers {
+    for (server, listed) in servers {
         let node = enabled_node();
         let pods: Vec<Pod> = (0..PODS)
             .map(|number| node.create_pod(PodSpec::new("shop", format!("pod-{number}"))).unwrap())
             .collect();
         node.api().trouble(server);
         let agent = start_agent(&node);
-        assert_eq!(node.api().requests("list", "pods"), lists);
+        assert_eq!(node.api().requests("list", "pods"), listed);
         for pod in &pods {
             wait_for(&agent, pod, "gate closed");
         }
         // What comes later is heard of as well.
         assert_holds(&node, &agent, "later");
-        assert_eq!(node.api().requests("list", "pods"), lists);
+        assert_eq!(node.api().requests("list", "pods"), listed);
     }
 }
 

@@ -190,3 +190,12 @@ pub(crate) fn on_root(node: &Node) -> Vec<&'static str> {
 pub(crate) fn assert_nothing_on_root(node: &Node) {
     eventually("no program is left on the root of the pods", || on_root(node).is_empty());
 }
+
+/// How often all of a resource was asked for since then: as a list, or as a watch that begins with one.
+pub(crate) fn lists(node: &Node, since: Instant, resource: &str) -> usize {
+    let came = node.api().came(since);
+    let of_all = came
+        .iter()
+        .filter(|came| came.verb == "list" || came.query.contains("sendInitialEvents=true"));
+    of_all.filter(|came| came.resource == resource).count()
+}

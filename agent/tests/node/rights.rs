@@ -1,6 +1,6 @@
 //! What the agent asks the API server for, and what its roles grant: the same.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Instant};
 
 use serde_json::{Value, json};
 use testbed::{
@@ -10,7 +10,7 @@ use testbed::{
 };
 
 use crate::common::{
-    SOON, assert_released, dials, enabled_node, events, eventually, options, wait_for,
+    SOON, assert_released, dials, enabled_node, events, eventually, lists, options, wait_for,
 };
 
 /// Where the agent's roles are, from the workspace's root.
@@ -106,9 +106,9 @@ fn life(rules: &[Rule], with_extras: bool) -> BTreeSet<Access> {
     wait_for(&agent, &pod, "gate detached");
 
     // Watches that break, and begin again with a list.
-    let lists = api.requests("list", "namespaces");
+    let expired = Instant::now();
     api.expire_history();
-    eventually("another list", || api.requests("list", "namespaces") > lists);
+    eventually("another list", || lists(&node, expired, "namespaces") > 0);
     api.stop();
     agent.wait_message(SOON, "watch interrupted; trying again").unwrap();
     let watches = api.requests("watch", "namespaces");

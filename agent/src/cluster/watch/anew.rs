@@ -1,6 +1,6 @@
 //! Where kube's watcher would ask for the same for ever: it is started anew.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use http_body_util::LengthLimitError;
@@ -36,22 +36,30 @@ impl Initial {
 /// middle of one.
 const BROKEN_STREAMS: u32 = 2;
 
+/// How long a way in which lists did not come is not tried again: what was in the way may be gone, as after
+/// the server's upgrade.
+const BETTER_AFTER: Duration = Duration::from_secs(60 * 60);
+
 /// How far the list has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum List {
-    /// It was asked for; nothing has been answered but errors.
-    Asked,
+    /// It was asked for then; nothing has been answered but errors.
+    Asked(Instant),
     /// It has begun.
     Begun(Instant),
-    /// It has come to its end, or was interrupted.
+    /// It has come to its end.
     Over,
 }
 
 /// A watcher, and how it came to be.
 struct Anew<S> {
     events: S,
-    initial: Initial,
     list: List,
+    /// How lists are asked for at first.
+    first: Initial,
+    /// How they are now, and since when it is not as at first.
+    initial: Initial,
+    since: Option<Instant>,
     /// How long a streamed list may take.
     takes: Duration,
     /// Streamed lists in a row that broke off.
@@ -63,7 +71,7 @@ struct Anew<S> {
 enum Meaning {
     /// Nothing but what it says.
     Itself,
-    /// The server refuses to go on from where the watch was.
+    /// The server cannot go on from where the watch was: a list is due.
     Refused,
     /// A streamed list has broken off. What has come of it is not all there is.
     Broken,
@@ -80,7 +88,7 @@ impl<S> Anew<S> {
         S: Stream<Item = watcher::Result<WatchEvent<K>>> + Unpin,
     {
         match (self.initial, self.list) {
-            (Initial::Streamed, List::Begun(at)) => {
+            (Initial::Streamed, List::Asked(at) | List::Begun(at)) => {
                 timeout_at(at + self.takes, self.events.next()).await.ok()
             }
             _ => Some(self.events.next().await),
@@ -89,7 +97,9 @@ impl<S> Anew<S> {
 
     fn meaning<K>(&self, event: &watcher::Result<WatchEvent<K>>) -> Meaning {
         match (self.initial, event, self.list) {
-            (Initial::Streamed, Err(error), List::Asked) if is_refusal(error) => Meaning::InVain,
+            (Initial::Streamed, Err(error), List::Asked(_)) if is_unknown_way(error) => {
+                Meaning::InVain
+            }
             (Initial::Streamed, Err(_) | Ok(WatchEvent::Init), List::Begun(_)) => Meaning::Broken,
             (Initial::Whole, Err(watcher::Error::InitialListFailed(error)), _)
                 if is_too_long(error) =>
@@ -109,67 +119,100 @@ impl<S> Anew<S> {
         }
     }
 
-    /// Lists in another way from now on.
-    fn give_up(&mut self) {
+    /// A list is to be asked for, of which it is known since when it is due.
+    fn ask(&mut self, now: Instant) {
+        if !matches!(self.list, List::Asked(_)) {
+            self.list = List::Asked(now);
+        }
+        if self.since.is_some_and(|since| now.duration_since(since) >= BETTER_AFTER) {
+            (self.initial, self.since) = (self.first, None);
+        }
+    }
+
+    /// Lists are asked for in another way from now on.
+    fn give_up(&mut self, now: Instant) {
         if let Some(next) = self.initial.next() {
             tracing::debug!(way = ?self.initial, ?next, "the API server's list does not come so");
-            self.initial = next;
+            (self.initial, self.since) = (next, Some(now));
         }
+        (self.list, self.broken) = (List::Asked(now), 0);
     }
 }
 
-/// Starts the watcher anew, so with a list, when the server refuses a watch for what it asks: with the
-/// HTTP status 410 (Gone), or because the version is none, as a bookmark may have told it. kube's
+/// Starts the watcher anew, so with a list, when the server refuses a watch for what it asks: with 410
+/// (Gone) in whichever form, or because the version is none, as a bookmark may have told it. kube's
 /// watcher lists again only after 410 in an event of a running watch; after a status it would ask for
 /// the same version for ever.
 ///
 /// So it does with a streamed list that breaks off: kube's watcher would go on with the rest, and call the
-/// list done. A server of which no streamed list comes to its end, or that refuses to stream any, is asked
-/// for a whole one from then on; one whose whole list is too long, for pages.
+/// list done. A server of which no streamed list comes to its end within `takes`, or that does not know
+/// of any, is asked for a whole one for the next hour; one whose whole list is too long, for pages.
 ///
-/// A streamed list that takes longer than `takes` does not come to its end either: a server that does not
-/// know of the bookmark there says nothing more. Must be polled within a tokio runtime.
+/// Must be polled within a tokio runtime.
 pub(super) fn anew_when_refused<K, S>(
-    initial: Initial,
+    first: Initial,
     takes: Duration,
     start: impl Fn(Initial) -> S,
 ) -> impl Stream<Item = watcher::Result<WatchEvent<K>>>
 where
     S: Stream<Item = watcher::Result<WatchEvent<K>>>,
 {
-    let events = Box::pin(start(initial));
-    let state = (Anew { events, initial, list: List::Asked, takes, broken: 0 }, start);
-    stream::unfold(state, |(mut watch, start)| async move {
-        loop {
-            let event = match watch.next().await {
-                Some(event) => Some(event?),
-                None => None,
-            };
-            let meaning = event.as_ref().map_or(Meaning::InVain, |event| watch.meaning(event));
-            if meaning == Meaning::Broken {
-                watch.broken += 1;
-            }
-            if meaning == Meaning::InVain || watch.broken >= BROKEN_STREAMS {
-                watch.give_up();
-                watch.broken = 0;
-            }
-            if meaning != Meaning::Itself {
-                watch.list = List::Asked;
-                let initial = watch.initial;
-                watch.events.set(start(initial));
-            }
-            // Errors have their pause; that a way is in vain is none, nor is the next stream's beginning.
-            let is_told = |event: &watcher::Result<WatchEvent<K>>| match meaning {
-                Meaning::Itself | Meaning::Refused => true,
-                Meaning::Broken => event.is_err(),
-                Meaning::InVain => false,
-            };
-            if let Some(event) = event.filter(is_told) {
-                watch.follow(&event);
-                return Some((event, (watch, start)));
+    let (events, list) = (Box::pin(start(first)), List::Asked(Instant::now()));
+    let watch = Anew { events, list, first, initial: first, since: None, takes, broken: 0 };
+    stream::unfold((watch, start), next)
+}
+
+/// The next event of whichever watcher there is then.
+async fn next<K, S, F>(
+    (mut watch, start): (Anew<Pin<Box<S>>>, F),
+) -> Option<(watcher::Result<WatchEvent<K>>, (Anew<Pin<Box<S>>>, F))>
+where
+    F: Fn(Initial) -> S,
+    S: Stream<Item = watcher::Result<WatchEvent<K>>>,
+{
+    loop {
+        let event = match watch.next().await {
+            Some(event) => Some(event?),
+            None => None,
+        };
+        let now = Instant::now();
+        let mut meaning = event.as_ref().map_or(Meaning::InVain, |event| watch.meaning(event));
+        if meaning == Meaning::Broken {
+            watch.broken += 1;
+            if watch.broken < BROKEN_STREAMS && matches!(event, Some(Ok(_))) {
+                // kube's watcher has begun another one already, and the same is due of it.
+                meaning = Meaning::Itself;
             }
         }
-    })
+        if meaning != Meaning::Itself {
+            if meaning == Meaning::InVain || watch.broken >= BROKEN_STREAMS {
+                watch.give_up(now);
+            }
+            watch.ask(now);
+            let initial = watch.initial;
+            watch.events.set(start(initial));
+        }
+        // Errors have their pause; that a way is in vain is none.
+        let is_told = |event: &watcher::Result<WatchEvent<K>>| match meaning {
+            Meaning::Itself | Meaning::Refused => true,
+            Meaning::Broken => event.is_err(),
+            Meaning::InVain => false,
+        };
+        if let Some(event) = event.filter(is_told) {
+            watch.follow(&event);
+            return Some((event, (watch, start)));
+        }
+    }
+}
+
+/// Whether the server does not know what a streamed list is: of its parameters (422 since Kubernetes 1.27
+/// without the feature), or of what comes back.
+fn is_unknown_way(error: &watcher::Error) -> bool {
+    const UNKNOWN: [u16; 3] = [400, 415, 422];
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) if UNKNOWN.contains(&status.code)
+    )
 }
 
 /// Whether an answer was longer than the agent takes at once.
@@ -189,11 +232,14 @@ fn is_refusal(error: &watcher::Error) -> bool {
     /// What has nothing to do with the version (RFC 9110, RFC 6585): nobody or somebody without
     /// the right has asked, too slowly, or too often.
     const OF_ANY_VERSION: [u16; 4] = [401, 403, 408, 429];
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            if (400..500).contains(&status.code) && !OF_ANY_VERSION.contains(&status.code)
-    )
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            (400..500).contains(&status.code) && !OF_ANY_VERSION.contains(&status.code)
+        }
+        // kube's watcher begins anew by itself then, in the way in which it began.
+        watcher::Error::WatchError(status) => status.code == 410,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +250,7 @@ mod tests {
     use http_body_util::{BodyExt as _, Full, Limited};
     use hyper::body::Bytes;
     use kube::core::Status;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -281,6 +328,11 @@ mod tests {
         assert_eq!(told, ["init", "error", "init", "error", "init", "object", "done"]);
         let (started, _) = run(vec![expired(), list(), expired(), list()]).await;
         assert_eq!(started, [Streamed, Streamed], "the list has come, and the watch goes on");
+        // Nor is it trouble in two rows.
+        let mut later = list();
+        later.extend(expired().pop());
+        let (started, _) = run(vec![expired(), later, expired(), list()]).await;
+        assert_eq!(started, [Streamed; 4]);
     }
 
     #[tokio::test]
@@ -288,9 +340,17 @@ mod tests {
         use Initial::{Streamed, Whole};
         let ended =
             || vec![Ok(WatchEvent::Init), Ok(WatchEvent::InitApply(1)), Ok(WatchEvent::Init)];
-        let (started, told) = run(vec![ended(), ended(), list()]).await;
-        assert_eq!(started, [Streamed, Streamed, Whole]);
+        let mut twice = ended();
+        twice.extend(ended().drain(1..));
+        let (started, told) = run(vec![twice, list()]).await;
+        assert_eq!(started, [Streamed, Whole]);
         assert_eq!(told, ["init", "object", "init", "object", "init", "object", "done"]);
+        // A server that was only told to stop in the middle of it.
+        let mut once = ended();
+        once.extend(list().drain(1..));
+        let (started, told) = run(vec![once]).await;
+        assert_eq!(started, [Streamed]);
+        assert_eq!(told, ["init", "object", "init", "object", "done"]);
     }
 
     #[tokio::test]
@@ -304,6 +364,20 @@ mod tests {
             run_all(vec![silent, stream::iter(list()).boxed()], Duration::from_millis(50)).await;
         assert_eq!(started, [Streamed, Whole]);
         assert_eq!(told, ["init", "object", "init", "object", "done"]);
+        // As one whose cache is behind: it refuses for a reason that may pass, or says nothing at all.
+        let busy = stream::unfold((), |()| async {
+            sleep(Duration::from_millis(1)).await;
+            Some((refused(429), ()))
+        });
+        let (started, told) =
+            run_all(vec![busy.boxed(), stream::iter(list()).boxed()], Duration::from_millis(50))
+                .await;
+        assert_eq!(started, [Streamed, Whole]);
+        assert_eq!((told[0], told.last()), ("error", Some(&"done")));
+        let mute = stream::pending().boxed();
+        let (started, _) =
+            run_all(vec![mute, stream::iter(list()).boxed()], Duration::from_millis(50)).await;
+        assert_eq!(started, [Streamed, Whole]);
     }
 
     #[tokio::test]
@@ -323,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_from_a_version_that_is_gone_begins_with_a_list() {
         use Initial::Streamed;
-        for code in [410, 400] {
+        for code in [410, 400, 404] {
             let mut gone = list();
             gone.push(refused(code));
             let (started, told) = run(vec![gone, list()]).await;

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,7 +17,10 @@ use kube::{Client, client::Body};
 use tokio::time::{Instant, sleep};
 use tower::service_fn;
 
-use super::{pace::Pace, request};
+use super::{
+    pace::Pace,
+    request::{self, Age},
+};
 use crate::{
     clock,
     core::{Epoch, Monotonic, WatchReport, Watched},
@@ -40,6 +43,8 @@ struct Counts {
     at: AtomicU64,
     lists: AtomicU64,
     errors: AtomicU64,
+    /// From which the last watch went on.
+    version: Mutex<Option<String>>,
 }
 
 // === impl Watches ===
@@ -63,8 +68,12 @@ impl Heard {
         let (heard, pace) = (self.clone(), Pace::default());
         let service = service_fn(move |mut request: Request<Body>| {
             let (client, heard, pace) = (client.clone(), heard.clone(), pace.clone());
-            request::rewrite(request.uri_mut(), heard.has_listed());
-            let (pause, longest) = if request::is_watch(request.uri()) {
+            let is_watch = request::is_watch(request.uri());
+            if let Some(version) = request::version(request.uri()) {
+                heard.knows(Some(version));
+            }
+            request::rewrite(request.uri_mut(), &heard.oldest_list());
+            let (pause, longest) = if is_watch {
                 (pace.before_watch(Instant::now()), usize::MAX)
             } else {
                 (Duration::ZERO, longest_list)
@@ -76,6 +85,10 @@ impl Heard {
                 let succeeded = response.status().is_success();
                 if !succeeded {
                     pace.refused();
+                    if !is_watch {
+                        // It may be of a version that the server will never have, as after a restored etcd.
+                        heard.knows(None);
+                    }
                 }
                 Ok::<_, kube::Error>(response.map(|body| {
                     let heard = body.map_frame(move |frame| {
@@ -95,8 +108,19 @@ impl Heard {
         self.0.lists.fetch_add(1, Relaxed);
     }
 
-    fn has_listed(&self) -> bool {
-        self.0.lists.load(Relaxed) > 0
+    /// How old a list may be that is asked for now.
+    fn oldest_list(&self) -> Age {
+        if self.0.lists.load(Relaxed) == 0 {
+            return Age::Any;
+        }
+        let version = self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
+        version.clone().map_or(Age::Newest, Age::Since)
+    }
+
+    /// All up to this version has been heard.
+    fn knows(&self, version: Option<&str>) {
+        let mut known = self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = version.map(ToOwned::to_owned);
     }
 
     pub(super) fn failed(&self) {
@@ -108,7 +132,7 @@ impl Heard {
     }
 
     fn report(&self, resource: Watched, epoch: Epoch) -> WatchReport {
-        let Counts { at, lists, errors } = &*self.0;
+        let Counts { at, lists, errors, version: _ } = &*self.0;
         let at = at.load(Relaxed);
         WatchReport {
             resource,

@@ -10,6 +10,7 @@ use axum::http::{Uri, uri::PathAndQuery};
 /// within some seconds, would come back to it together ever after.
 pub(super) const WATCH_SECONDS: RangeInclusive<u32> = 90..=120;
 
+const VERSION: &str = "resourceVersion";
 /// Any version will do that the server has in its cache.
 const ANY_VERSION: &str = "resourceVersion=0";
 /// Goes with it.
@@ -25,28 +26,43 @@ fn has(query: &str, parameter: &str) -> bool {
     query.split('&').any(|one| one == parameter)
 }
 
-/// Has a watch end at a moment of its own, and a list tell of nothing that is older than what has been
-/// heard: of several API servers one may lag behind, and a pod that is missing from its list would count
-/// as gone. A streamed list never does; another one may where it is the first (`has_listed` tells that it
-/// is not), as there is nothing to go back on and any other is read from etcd before Kubernetes 1.31.
-pub(super) fn rewrite(uri: &mut Uri, has_listed: bool) {
+/// How old a list may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// As old as the server's cache is: there is nothing to go back on.
+    Any,
+    /// Not older than this version. The server's cache answers once it is as new.
+    Since(String),
+    /// It is the newest. Before Kubernetes 1.31 it is read from etcd.
+    Newest,
+}
+
+/// The version from which a watch is taken up.
+pub(super) fn version(uri: &Uri) -> Option<&str> {
+    let mut parameters = uri.query()?.split('&').filter_map(|one| one.split_once('='));
+    let version = parameters.find(|(name, _)| *name == VERSION)?.1;
+    is_watch(uri).then_some(version).filter(|version| *version != "0")
+}
+
+/// Has a watch end at a moment of its own, and a list be as new as it has to be: of several API servers one
+/// may lag behind what another has told, and a pod that is missing from its list would count as gone. A streamed list
+/// is the newest, always.
+pub(super) fn rewrite(uri: &mut Uri, age: &Age) {
     let Some(query) = uri.query() else { return };
     let is_stream = has(query, STREAMED);
-    let is_watch = has(query, "watch=true");
+    let is_list = !has(query, "watch=true");
     let rewritten: Vec<String> = query
         .split('&')
-        .filter(|one| match *one {
-            // A watch that is taken up again has a version of its own.
-            ANY_VERSION => !is_stream && (is_watch || !has_listed),
-            // A stream has to say so all the same.
-            NOT_OLDER => is_stream || !has_listed,
-            _ => true,
-        })
-        .map(|one| match one.split_once('=') {
-            Some(("timeoutSeconds", _)) => {
-                format!("timeoutSeconds={}", fastrand::u32(WATCH_SECONDS))
-            }
-            _ => one.to_owned(),
+        .filter_map(|one| match (one, age) {
+            (ANY_VERSION, _) if is_stream => None,
+            (ANY_VERSION, Age::Since(version)) if is_list => Some(format!("{VERSION}={version}")),
+            (ANY_VERSION | NOT_OLDER, Age::Newest) if is_list => None,
+            _ => match one.split_once('=') {
+                Some(("timeoutSeconds", _)) => {
+                    Some(format!("timeoutSeconds={}", fastrand::u32(WATCH_SECONDS)))
+                }
+                _ => Some(one.to_owned()),
+            },
         })
         .collect();
     let mut parts = std::mem::take(uri).into_parts();
@@ -62,9 +78,13 @@ mod tests {
 
     use super::*;
 
-    fn rewritten(query: &str, has_listed: bool) -> String {
-        let mut uri: Uri = format!("https://server/api/v1/pods?{query}").parse().unwrap();
-        rewrite(&mut uri, has_listed);
+    fn uri(query: &str) -> Uri {
+        format!("https://server/api/v1/pods?{query}").parse().unwrap()
+    }
+
+    fn rewritten(query: &str, age: &Age) -> String {
+        let mut uri = uri(query);
+        rewrite(&mut uri, age);
         assert_eq!((uri.host(), uri.path()), (Some("server"), "/api/v1/pods"));
         uri.query().unwrap().to_owned()
     }
@@ -73,28 +93,35 @@ mod tests {
     fn a_streamed_list_is_never_an_old_one() {
         let asked = "&watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=0";
         let expected = "&watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        assert_eq!(rewritten(asked, false), expected);
-        assert_eq!(rewritten(asked, true), expected);
+        for age in [Age::Any, Age::Since("12".to_owned()), Age::Newest] {
+            assert_eq!(rewritten(asked, &age), expected);
+        }
     }
 
     #[test]
-    fn only_the_first_list_may_be_an_old_one() {
+    fn a_list_is_as_new_as_it_has_to_be() {
         let asked =
             "&fieldSelector=spec.nodeName%3Da&resourceVersion=0&resourceVersionMatch=NotOlderThan";
-        assert_eq!(rewritten(asked, false), asked);
-        assert_eq!(rewritten(asked, true), "&fieldSelector=spec.nodeName%3Da");
+        assert_eq!(rewritten(asked, &Age::Any), asked);
+        let since =
+            "&fieldSelector=spec.nodeName%3Da&resourceVersion=12&resourceVersionMatch=NotOlderThan";
+        assert_eq!(rewritten(asked, &Age::Since("12".to_owned())), since);
+        assert_eq!(rewritten(asked, &Age::Newest), "&fieldSelector=spec.nodeName%3Da");
     }
 
     #[test]
     fn a_watch_goes_on_from_where_it_was() {
         let asked = "&watch=true&allowWatchBookmarks=true&resourceVersion=12";
-        assert_eq!(rewritten(asked, true), asked);
+        assert_eq!(rewritten(asked, &Age::Newest), asked);
+        assert_eq!(version(&uri(asked)), Some("12"));
+        assert_eq!(version(&uri("&watch=true&sendInitialEvents=true&resourceVersion=0")), None);
+        assert_eq!(version(&uri("&limit=2&resourceVersion=12")), None, "of a list");
     }
 
     #[test]
     fn watches_that_begin_together_do_not_end_together() {
         let seconds: BTreeSet<u32> = (0..200)
-            .map(|_| rewritten("watch=true&timeoutSeconds=120", true))
+            .map(|_| rewritten("watch=true&timeoutSeconds=120", &Age::Newest))
             .map(|query| query.rsplit_once('=').unwrap().1.parse().unwrap())
             .collect();
         assert!(seconds.len() > 5, "{seconds:?}");
