@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_ebpf::{ABI_VERSION, Gate};
+use aya::maps::{HashMap, Map, MapData};
 use holdfast::{
     bpf::{self, LoadOptions},
     core::{CloseReason, GateSetting, InheritedGate, InheritedState, KernelEventKind, SetGate},
@@ -60,6 +62,32 @@ fn one_agent_works_at_a_time_and_the_next_takes_over_when_it_ends() {
     drop(second);
     claim(&bpffs.0).remove().unwrap();
     assert!(!bpffs.directory().exists());
+}
+
+#[test]
+fn a_gate_whose_hooks_have_no_names_has_none_and_says_so_to_a_sentry() {
+    let bpffs = BpfFs::new();
+    let mut pod = Pod::under(&options(), Some(&bpffs.0));
+    let version = bpffs.directory().join(format!("v{ABI_VERSION}"));
+    let links = version.join("links").join(pod.id().0.to_string());
+    let in_the_way = links.join("holdfast_connect4");
+    fs::create_dir_all(&in_the_way).unwrap();
+    let gate = pod.closed(MINUTE);
+    pod.set(&gate);
+    let attached = |pod: &Pod| {
+        let data = MapData::from_pin(version.join("maps/GATES")).unwrap();
+        let gates: HashMap<_, u64, Gate> = HashMap::try_from(Map::HashMap(data)).unwrap();
+        gates.get(&pod.id().0, 0).unwrap().attached
+    };
+    assert!(!links.join("holdfast_gate").exists());
+    assert_eq!(attached(&pod), 0);
+    // It holds all the same, while its agent lives.
+    let connecting = pod.connect(proxy(Ipv4Addr::LOCALHOST));
+    assert!(connecting.is_waiting());
+    fs::remove_dir(in_the_way).unwrap();
+    pod.set(&SetGate { renews: true, ..gate });
+    assert!(links.join("holdfast_gate").exists());
+    assert_eq!(attached(&pod), 1);
 }
 
 #[test]
