@@ -46,7 +46,7 @@ const LONGEST_OF_NAMESPACES: usize = 2 * 1024 * 1024;
 /// meanwhile, and a held connect waits for a minute by default.
 const STREAM_TAKES: Duration = Duration::from_secs(20);
 
-/// Pods a page, where they are more than that. Of the 1.5 MiB of an object that the API server stores it
+/// Pods a page, where they are more than [`LONGEST_OF_PODS`]. Of the 1.5 MiB of an object that the API server stores it
 /// makes up to 9 MiB of JSON: six bytes for each `<`. So a page takes some 40 MiB at worst.
 const PODS_A_PAGE: u32 = 2;
 
