@@ -87,6 +87,16 @@ impl Entrance {
     }
 }
 
+/// The cookie of the calling thread's namespace; `None` before Linux 5.14.
+///
+/// # Errors
+///
+/// If no socket can be made, of which to ask it.
+pub fn own_cookie() -> io::Result<Option<NetnsCookie>> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    Ok(cookie_of(&socket))
+}
+
 /// The cookie of the namespace in which `socket` was made; `None` before Linux 5.14.
 #[must_use]
 pub fn cookie_of(socket: &socket2::Socket) -> Option<NetnsCookie> {

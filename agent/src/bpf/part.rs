@@ -7,7 +7,6 @@ use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
-use socket2::{Domain, Socket, Type};
 
 use crate::netns;
 
@@ -112,10 +111,7 @@ impl KernelPart {
             Self::SockOpsNetns => {
                 helper(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie)
             }
-            Self::NetnsCookie => {
-                let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).ok()?;
-                Some(netns::cookie_of(&socket).is_some())
-            }
+            Self::NetnsCookie => netns::own_cookie().ok().map(|cookie| cookie.is_some()),
         }
     }
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -425,8 +424,7 @@ impl Probe {
     /// Waits for listeners there, if the kernel tells of them.
     async fn wait_in(&mut self, netns: &Arc<Netns>) {
         let Some(ports) = &self.awaited_ports else { return };
-        let cookie = || Ok(netns::cookie_of(&Socket::new(Domain::IPV4, Type::DGRAM, None)?));
-        match self.entrance.run(netns, cookie).await {
+        match self.entrance.run(netns, netns::own_cookie).await {
             Ok(Some(cookie)) => {
                 self.awaited = Some(ports.wait_at(cookie, self.round.awaited_ports()));
                 self.ask();

@@ -13,14 +13,13 @@ use holdfast::{
     awaited::Awaited,
     bpf::{KernelPart, missing_parts},
     core::{NetnsCookie, Pace, PodUid, ReadyCheck},
-    netns::{Entrance, cookie_of},
+    netns::{Entrance, own_cookie},
     readiness::{ProbeEvent, ProbeTarget, Prober},
 };
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::gettid,
 };
-use socket2::{Domain, Socket, Type};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::pod::{MINUTE, PROXY_PORT, Pod, loopback_up, proxy};
@@ -37,7 +36,7 @@ fn outbound() -> SocketAddr {
 
 /// That of the pod's network namespace, in which this thread is.
 fn cookie() -> Option<NetnsCookie> {
-    cookie_of(&Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap())
+    own_cookie().unwrap()
 }
 
 /// Waits at these ports for the pod's processes; `None` where the kernel tells of none.
