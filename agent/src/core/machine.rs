@@ -20,12 +20,14 @@ mod held;
 mod inherit;
 mod order;
 mod pod;
+mod pods;
 mod report;
 mod steps;
 mod waiting;
 mod watch;
 
 use pod::Pod;
+use pods::Pods;
 use watch::Watches;
 
 /// The state of all pods of the node.
@@ -36,7 +38,7 @@ pub struct Machine {
     unknown: Arc<Plan>,
     /// `None` until the first list: a pod's namespace is then not yet known, not unlabelled.
     namespaces: Option<HashMap<String, NamespaceView>>,
-    pods: HashMap<PodUid, Pod>,
+    pods: Pods,
     by_cgroup: HashMap<CgroupId, PodUid>,
     watches: Watches,
 }
@@ -48,7 +50,7 @@ impl Machine {
     #[must_use]
     pub fn new(rules: Rules) -> Self {
         let unknown = Arc::new(rules.unknown());
-        let (pods, by_cgroup) = (HashMap::new(), HashMap::new());
+        let (pods, by_cgroup) = (Pods::default(), HashMap::new());
         let watches = Watches::default();
         Self { rules, unknown, namespaces: None, pods, by_cgroup, watches }
     }
@@ -151,15 +153,20 @@ impl Machine {
                     pod.verdict_failed(container, now);
                 }
             }
-            Event::Tick => self.evaluate_all(now, &mut actions),
+            Event::Tick => {
+                for uid in self.pods.due_by(now) {
+                    self.evaluate(&uid, now, &mut actions);
+                }
+            }
         }
+        self.pods.settle();
         actions
     }
 
     /// When [`Event::Tick`] is due at the latest.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Monotonic> {
-        self.pods.values().filter_map(Pod::next_wakeup).min()
+        self.pods.next_due()
     }
 
     /// The pod and the container's cgroup of a held connect whose container has not been reported
@@ -197,13 +204,15 @@ impl Machine {
     }
 
     fn pod(&mut self, uid: &PodUid, now: Monotonic) -> &mut Pod {
-        self.pods.entry(uid.clone()).or_insert_with(|| Pod::new(uid.clone(), now))
+        self.pods.get_or_new(uid, now)
     }
 
     fn pods_listed(&mut self, views: Vec<PodView>, now: Monotonic, actions: &mut Vec<Action>) {
-        for pod in self.pods.values_mut() {
-            // Pods of which only a cgroup is known may be too new for the list.
-            pod.deleted = pod.view.is_some();
+        for uid in self.uids(|_| true) {
+            if let Some(pod) = self.pods.get_mut(&uid) {
+                // Pods of which only a cgroup is known may be too new for the list.
+                pod.deleted = pod.view.is_some();
+            }
         }
         for view in views {
             self.remember_view(view, now, actions);

@@ -187,7 +187,8 @@ impl World {
         let ours = self.kernel.gates.keys().filter(|cgroup| !agent.left.contains(cgroup));
         let (ours, attached) = (ours.count(), agent.machine.attached());
         ensure!(ours == attached, "{ours} gates have programs, and {attached} are thought to");
-        for (uid, pod) in &agent.machine.pods {
+        for pod in agent.machine.pods.values() {
+            let uid = &pod.uid;
             let asks = agent.probes.contains_key(uid);
             ensure!(
                 asks == pod.gate.is_probing(),
@@ -197,7 +198,7 @@ impl World {
             self.check_pod(uid, pod.gate)?;
         }
         ensure!(
-            agent.probes.keys().all(|uid| agent.machine.pods.contains_key(uid)),
+            agent.probes.keys().all(|uid| agent.machine.pods.get(uid).is_some()),
             "a pod is asked that is gone"
         );
         for (cgroup, uid) in &agent.machine.by_cgroup {

@@ -132,7 +132,7 @@ impl World {
         self.pass(OPENING, true)?;
         let Some(agent) = &self.agent else { return Ok(()) };
         let machine = &agent.machine;
-        ensure!(machine.pods.is_empty(), "pods are left: {:?}", machine.pods.keys());
+        ensure!(machine.pods.is_empty(), "pods are left: {:?}", machine.pods);
         ensure!(machine.by_cgroup.is_empty(), "cgroups are left: {:?}", machine.by_cgroup);
         ensure!(machine.next_wakeup().is_none(), "a timer is left");
         ensure!(agent.probes.is_empty(), "probes are left: {:?}", agent.probes);
