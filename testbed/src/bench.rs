@@ -18,6 +18,7 @@ mod scale;
 mod schedule;
 pub mod stats;
 mod steady;
+mod stolen;
 mod table;
 mod target;
 
@@ -27,6 +28,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use self::stolen::Ticks;
 pub use self::{
     machine::Machine,
     plot::{Axis, Plot, Scale, Series},
@@ -109,6 +111,8 @@ pub struct Results {
     pub machine: Machine,
     /// Each part's own numbers.
     pub parts: BTreeMap<String, Value>,
+    /// What the hypervisor kept meanwhile of the processor time that was wanted, in percent.
+    pub stolen: BTreeMap<String, f64>,
 }
 
 // === impl Options ===
@@ -174,7 +178,22 @@ impl Results {
     ///
     /// If the machine does not tell about itself.
     pub fn new() -> Result<Self> {
-        Ok(Self { machine: Machine::this()?, parts: BTreeMap::new() })
+        let (parts, stolen) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { machine: Machine::this()?, parts, stolen })
+    }
+
+    /// Measures a part, and keeps what it has found.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be measured; what was kept before is kept.
+    pub fn measure(&mut self, part: &Part, options: &Options) -> Result<()> {
+        let before = Ticks::now()?;
+        let numbers = part.measure(options)?;
+        let stolen = Ticks::now()?.stolen_percent_since(before);
+        self.parts.insert(part.name.to_owned(), numbers);
+        self.stolen.insert(part.name.to_owned(), stolen);
+        Ok(())
     }
 
     /// What the parts that were run have found, in the order of the document.

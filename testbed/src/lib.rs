@@ -50,6 +50,7 @@ mod outside;
 pub mod pattern;
 mod pod;
 mod process;
+pub mod processor;
 mod promtool;
 mod proxy;
 mod redirect;

@@ -136,6 +136,11 @@ impl Node {
         self.inner.outside.netns()
     }
 
+    /// The process that serves the backend.
+    pub(crate) fn backend(&self) -> &Process {
+        self.inner.outside.server()
+    }
+
     /// Starts a process outside all pods, in the backend's namespace.
     pub fn start_outside(&self, command: impl Into<Command>) -> Result<Process> {
         self.inner.outside.start(&command.into())

@@ -99,6 +99,11 @@ impl Outside {
         Process::spawn(command, Some(&self.cgroup), &Network::Enter(&self.netns), Box::new(|_| {}))
     }
 
+    /// The process that serves the backend.
+    pub(crate) fn server(&self) -> &Process {
+        &self.server
+    }
+
     pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }

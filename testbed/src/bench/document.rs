@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Machine, Part, Results, Section};
+use super::{Part, Results, Section};
 
 /// The document, below the checkout's folder of documents.
 const DOCUMENT: &str = "benchmarks.md";
@@ -17,7 +17,8 @@ const INTRODUCTION: &str = "\
 What holdfast does to a pod's start, what it costs, and what people use instead, measured next to each other: one run of `cargo xtask
 bench --write` on one machine, from whose JSON this page and its plots are made. The pods are the testbed's: real cgroups, network
 namespaces, iptables rules, Envoy and applications; what is played of kubelet is named where it counts. Absolute times are this machine's;
-ratios and the way things grow carry over. [performance.md](performance.md) tells what was profiled, and what each optimisation has gained. `cargo xtask bench --quick` compares ratios with those on record in under three minutes.
+ratios and the way things grow carry over. *Stolen* is what the hypervisor gave to other machines of the processor time that this one wanted while a part was
+measured, which all of a part's numbers contain. [performance.md](performance.md) tells what was profiled, and what each optimisation has gained. `cargo xtask bench --quick` compares ratios with those on record in under three minutes.
 
 ";
 
@@ -42,8 +43,7 @@ pub fn write(results: &Results, docs: &Path) -> Result<()> {
         fs::write(&path, plot.svg()?).with_context(|| format!("write {}", path.display()))?;
     }
     let path = docs.join(DOCUMENT);
-    fs::write(&path, text(&results.machine, &sections))
-        .with_context(|| format!("write {}", path.display()))
+    fs::write(&path, text(results, &sections)).with_context(|| format!("write {}", path.display()))
 }
 
 /// The names of the parts that have not been run.
@@ -51,8 +51,8 @@ fn lacking<'a>(results: &Results, parts: impl Iterator<Item = &'a Part>) -> Vec<
     parts.map(|part| part.name).filter(|name| !results.parts.contains_key(*name)).collect()
 }
 
-fn text(machine: &Machine, sections: &[(&Part, Section)]) -> String {
-    let mut text = INTRODUCTION.to_owned() + &machine.table();
+fn text(results: &Results, sections: &[(&Part, Section)]) -> String {
+    let mut text = INTRODUCTION.to_owned() + &results.machine.table(&results.stolen);
     for (part, section) in sections {
         let Section { title, text: words, plots } = section;
         text += &format!("\n## {title}\n\n{}\n", words.trim());
@@ -67,7 +67,7 @@ fn text(machine: &Machine, sections: &[(&Part, Section)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Axis, Plot, Series};
+    use crate::bench::{Axis, Machine, Plot, Series};
 
     fn machine() -> Machine {
         Machine {
@@ -102,9 +102,12 @@ mod tests {
         };
         let title = "Time to first connection".into();
         let section = Section { title, text: "\n| a | b |\n".into(), plots: vec![plot] };
-        let text = text(&machine(), &[(&part("first"), section)]);
+        let stolen = [("first".to_owned(), 3.25), ("scale".to_owned(), 0.0)].into();
+        let results = Results { machine: machine(), parts: [].into(), stolen };
+        let text = text(&results, &[(&part("first"), section)]);
         assert!(text.starts_with("# Benchmarks\n"));
         assert!(text.contains("A CPU, 2 cores") && text.contains("8.0 GiB"), "{text}");
+        assert!(text.contains("first 3.2 %, scale 0.0 %"), "{text}");
         let expected = "
 ## Time to first connection
 
@@ -120,7 +123,7 @@ Again: `cargo xtask bench first`.
     #[test]
     fn a_document_of_some_parts_is_lacking() {
         let parts = [part("first"), part("scale")];
-        let mut results = Results { machine: machine(), parts: [].into() };
+        let mut results = Results { machine: machine(), parts: [].into(), stolen: [].into() };
         results.parts.insert("scale".into(), serde_json::Value::Null);
         assert_eq!(lacking(&results, parts.iter()), ["first"]);
     }

@@ -1,6 +1,6 @@
 //! Where the numbers come from: what they depend on, and nothing that names anybody's machine.
 
-use std::{fs, process::Command, thread};
+use std::{collections::BTreeMap, fs, process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{Timestamp, tz::TimeZone};
@@ -59,10 +59,11 @@ impl Machine {
         !self.commit.ends_with(CHANGED) && without_date(self) == without_date(other)
     }
 
-    /// As a table of the document.
-    pub(super) fn table(&self) -> String {
+    /// As a table of the document; `stolen` is what the hypervisor kept while parts were measured, in percent.
+    pub(super) fn table(&self, stolen: &BTreeMap<String, f64>) -> String {
         let Self { cpu, cores, memory_mib, kernel, envoy, commit, date } = self;
         let memory = format!("{:.1} GiB", *memory_mib as f64 / 1024.0);
+        let stolen = stolen.iter().map(|(part, percent)| format!("{part} {percent:.1} %"));
         let rows = [
             ("processor", format!("{cpu}, {cores} cores")),
             ("memory", memory),
@@ -70,6 +71,7 @@ impl Machine {
             ("Envoy", envoy.clone()),
             ("holdfast", format!("commit {commit}")),
             ("measured on", date.clone()),
+            ("stolen", stolen.collect::<Vec<_>>().join(", ")),
         ];
         table(&["machine", ""], &rows.map(|(what, value)| vec![what.to_owned(), value]))
     }

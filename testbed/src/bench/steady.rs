@@ -5,7 +5,7 @@ mod programs;
 mod report;
 mod scene;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use self::{programs::ProgramCost, scene::Scene};
 use super::{Measure, Options, QuickRatio, Section, stats::Ratio};
 
-/// Rounds of each kind in each state: each order of the states four times.
-const PAIRS: u32 = 24;
-/// How long one is: a scheduler's mood of some milliseconds is less than a hundredth of it.
-const ROUND: Duration = Duration::from_secs(1);
+/// Rounds of each kind in each state: each order of the states six times.
+const PAIRS: u32 = 36;
+/// Slices of a round in each of the two pods: 10 ms each.
+const SLICES: u64 = 30;
 /// Of the quick form.
-const QUICK_PAIRS: u32 = 21;
-const QUICK_ROUND: Duration = Duration::from_millis(150);
+const QUICK_PAIRS: u32 = 12;
+const QUICK_SLICES: u64 = 15;
 
 /// What is on the pod.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -51,14 +51,23 @@ pub(crate) struct Round {
     /// What it repeated.
     pub(crate) work: Work,
     /// The rates.
-    pub(crate) rates: BTreeMap<State, f64>,
+    pub(crate) rates: BTreeMap<State, Rate>,
+}
+
+/// How often a loop came round in the pod.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Rate {
+    /// In a second, in the median slice.
+    pub(crate) per_second: f64,
+    /// As a share of what came in a second in the other pod in the slice after that, the median of all.
+    pub(crate) to_other: f64,
 }
 
 /// What was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Steady {
-    /// How long a round is, in milliseconds.
-    pub(crate) round_ms: u64,
+    /// How many slices a round has in each pod.
+    pub(crate) slices: u64,
     /// All rounds.
     pub(crate) rounds: Vec<Round>,
     /// What the programs take.
@@ -119,9 +128,9 @@ impl Work {
 impl Measure for Steady {
     fn measure(options: &Options) -> Result<Self> {
         let mut scene = Scene::new(&options.agent)?;
-        let rounds = rounds(&mut scene, options.runs_or(PAIRS), ROUND)?;
+        let rounds = rounds(&mut scene, options.runs_or(PAIRS), SLICES)?;
         let programs = programs::measure(&mut scene)?;
-        Ok(Self { round_ms: ROUND.as_millis() as u64, rounds, programs })
+        Ok(Self { slices: SLICES, rounds, programs })
     }
 
     fn section(&self) -> Section {
@@ -132,7 +141,7 @@ impl Measure for Steady {
         /// Of a rate that is nearly the one without holdfast: as much as rounds so short tell.
         const TOLERATED: f64 = 0.05;
         let mut scene = Scene::new(&options.agent)?;
-        let rounds = rounds(&mut scene, options.runs_or(QUICK_PAIRS), QUICK_ROUND)?;
+        let rounds = rounds(&mut scene, options.runs_or(QUICK_PAIRS), QUICK_SLICES)?;
         let ratio = |work: Work, state, name: &str| {
             let ratio = ratio(&rounds, work, state).context("no rounds")?;
             let name = format!("{}/s, {name}", work.counted());
@@ -151,10 +160,10 @@ impl Measure for Steady {
     }
 }
 
-fn rounds(scene: &mut Scene, pairs: u32, time: Duration) -> Result<Vec<Round>> {
+fn rounds(scene: &mut Scene, pairs: u32, slices: u64) -> Result<Vec<Round>> {
     // What is slow the first time is slow before anything counts.
     for work in Work::ALL {
-        scene.round(work, time)?;
+        scene.compare(work, slices)?;
     }
     let mut rounds = Vec::new();
     // Turn and turn about, so that a drift of the machine favours none.
@@ -163,7 +172,7 @@ fn rounds(scene: &mut Scene, pairs: u32, time: Duration) -> Result<Vec<Round>> {
         for state in states {
             scene.enter(*state)?;
             for Round { work, rates } in &mut of_pair {
-                rates.insert(*state, scene.round(*work, time)?.per_second());
+                rates.insert(*state, scene.compare(*work, slices)?);
             }
         }
         rounds.extend(of_pair);
@@ -171,12 +180,18 @@ fn rounds(scene: &mut Scene, pairs: u32, time: Duration) -> Result<Vec<Round>> {
     Ok(rounds)
 }
 
-/// The ratio of the rates in this state to those without holdfast.
+/// The rates without holdfast and in this state, turn by turn, each as a share of the other pod's: a
+/// processor that is half as fast for a second halves both.
+fn pairs(rounds: &[Round], work: Work, state: State) -> Vec<(f64, f64)> {
+    let pair = |Round { rates, .. }: &Round| {
+        Some((rates.get(&State::Without)?.to_other, rates.get(&state)?.to_other))
+    };
+    rounds.iter().filter(|round| round.work == work).filter_map(pair).collect()
+}
+
+/// Their ratio.
 fn ratio(rounds: &[Round], work: Work, state: State) -> Option<Ratio> {
-    let pairs = rounds.iter().filter(|round| round.work == work);
-    let pair =
-        |Round { rates, .. }: &Round| Some((*rates.get(&State::Without)?, *rates.get(&state)?));
-    Ratio::of_pairs(&pairs.filter_map(pair).collect::<Vec<_>>())
+    Ratio::of_pairs(&pairs(rounds, work, state))
 }
 
 #[cfg(test)]
@@ -199,10 +214,12 @@ mod tests {
     #[test]
     fn a_ratio_is_of_one_work_and_of_two_states() {
         let round = |work, without, open| {
-            let rates = [(State::Without, without), (State::Open, open)];
+            // The machine was half as fast in the second round, which says nothing.
+            let rate = |to_other, speed| Rate { per_second: 1000.0 * to_other * speed, to_other };
+            let rates = [(State::Without, rate(without, 1.0)), (State::Open, rate(open, 0.5))];
             Round { work, rates: rates.into() }
         };
-        let rounds = [round(Work::Connect, 100.0, 90.0), round(Work::Request, 100.0, 50.0)];
+        let rounds = [round(Work::Connect, 1.0, 0.9), round(Work::Request, 1.1, 0.55)];
         let median = |work| ratio(&rounds, work, State::Open).unwrap().median;
         assert!((median(Work::Connect) - 0.9).abs() < 1e-9);
         assert!((median(Work::Request) - 0.5).abs() < 1e-9);

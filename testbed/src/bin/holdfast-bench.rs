@@ -171,9 +171,8 @@ fn measure<'a>(
             continue;
         }
         eprintln!("{}: {}", part.name, part.what);
-        match part.measure(options) {
-            Ok(numbers) => {
-                results.parts.insert(part.name.to_owned(), numbers);
+        match results.measure(part, options) {
+            Ok(()) => {
                 save(&path, &results)?;
                 // The numbers are kept; whether somebody reads them here is another matter.
                 if let Err(error) = show(part, &results) {

@@ -95,8 +95,8 @@ pub(super) fn measure(scene: &mut Scene) -> Result<Vec<ProgramCost>> {
         let counting = Counting::start()?;
         let before = runs_on(cgroup)?;
         let done = match situation {
-            Situation::GuardedConnects => scene.round(Work::Connect, TIME)?.count,
-            Situation::GuardedBytes => scene.round(Work::Bytes, TIME)?.count,
+            Situation::GuardedConnects => scene.work(Work::Connect, TIME)?,
+            Situation::GuardedBytes => scene.work(Work::Bytes, TIME)?,
             Situation::Closed => flood()?,
         };
         let after = runs_on(cgroup)?;

@@ -1,7 +1,7 @@
 //! What the rounds say.
 
 use super::{
-    State, Steady, Work,
+    State, Steady, Work, pairs,
     programs::{ProgramCost, Situation},
     ratio,
 };
@@ -23,13 +23,16 @@ programs for each packet, also for one that they pass at once. So the guard is a
 const PER_CONNECTION: [Situation; 2] = [Situation::GuardedConnects, Situation::Closed];
 
 pub(super) fn section(steady: &Steady) -> Section {
-    let Steady { round_ms, rounds, programs } = steady;
-    let pairs = rounds.len() / Work::ALL.len();
+    let Steady { slices, rounds, programs } = steady;
+    let turns = rounds.len() / Work::ALL.len();
     let text = format!(
         "One pod with Istio's rules and one Envoy whose gate has been opened, in three states, turn by turn: no holdfast at all (no agent \
-runs), holdfast with the gate open (its programs are off), and with `holdfast.dev/guard` (they stay). {pairs} rounds of {round_ms} ms in each \
+runs), holdfast with the gate open (its programs are off), and with `holdfast.dev/guard` (they stay). {turns} rounds in each \
 state for each kind of work, in a closed loop with one connection at a time: connect, request and close; requests over one connection; \
-and answers of 1 MiB over one connection. In a turn each state has one round of each kind; the six orders of the three states come in turn. A ratio is the median \
+and answers of 1 MiB over one connection. Clients, Envoys and backend share one processor, so that whatever any of them takes longer counts.\n\n\
+A second pod of a namespace that is not enabled has an Envoy of its own and does the same all the while, 10 ms the one pod, 10 ms the other, {slices} times each a round: \
+a virtual machine's processor is half as fast from one second to the next, and that is the same for both. A round counts as the pod's share of the other's rate, the median of its \
+slices. In a turn each state has one round of each kind; the six orders of the three states come in turn. A ratio is the median \
 of all turns' ratios to the turn's own round without holdfast, with its 95% interval if there were at least 6 turns. A target is met or missed only \
 if the whole interval lies on one side of it.\n\n\
 {}\n\
@@ -46,14 +49,15 @@ What the kernel takes to get to a program is not in it.\n\n{}",
     Section {
         title: "Steady-state cost".into(),
         text,
-        plots: if pairs > 0 { vec![plot] } else { Vec::new() },
+        plots: if turns > 0 { vec![plot] } else { Vec::new() },
     }
 }
 
 fn rates(steady: &Steady) -> String {
     let rate = |work: Work, state| {
         let of = steady.rounds.iter().filter(|round| round.work == work);
-        let rates: Vec<f64> = of.filter_map(|round| round.rates.get(&state).copied()).collect();
+        let rates: Vec<f64> =
+            of.filter_map(|round| Some(round.rates.get(&state)?.per_second)).collect();
         Percentiles::of(&rates).map_or_else(|| "-".into(), |rates| number(rates.p50 / work.unit()))
     };
     let row = |work: Work| {
@@ -103,11 +107,8 @@ fn programs_table(programs: &[ProgramCost]) -> String {
 /// Each pair's ratios, sorted: how sure a median is.
 fn ratios_plot(steady: &Steady) -> Plot {
     let series = |(work, state, name): (Work, State, &str)| {
-        let of = steady.rounds.iter().filter(|round| round.work == work);
-        let ratio = |round: &super::Round| {
-            Some(round.rates.get(&state)? / round.rates.get(&State::Without)?)
-        };
-        let mut ratios: Vec<f64> = of.filter_map(ratio).collect();
+        let pairs = pairs(&steady.rounds, work, state);
+        let mut ratios: Vec<f64> = pairs.iter().map(|(without, with)| with / without).collect();
         ratios.sort_by(f64::total_cmp);
         let count = ratios.len() as f64;
         let points =
@@ -128,37 +129,42 @@ fn ratios_plot(steady: &Steady) -> Plot {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Round, *};
+    use super::{
+        super::{Rate, Round},
+        *,
+    };
 
     fn steady(guarded: f64) -> Steady {
-        let rates = [(State::Without, 100.0), (State::Open, 100.0), (State::Guarded, guarded)];
+        let rate = |to_other| Rate { per_second: 1000.0, to_other };
+        let shares = [(State::Without, 1.0), (State::Open, 1.0), (State::Guarded, guarded)];
+        let rates = shares.map(|(state, to_other)| (state, rate(to_other)));
         let of_a_turn = Work::ALL.map(|work| Round { work, rates: rates.into() });
         let rounds = (0..6).flat_map(|_| of_a_turn.clone()).collect();
         let situation = Situation::GuardedConnects;
         let gate =
             ProgramCost { hook: "egress".into(), situation, runs: 90, nanos: 1800, done: 10 };
-        Steady { round_ms: 300, rounds, programs: vec![gate] }
+        Steady { slices: 30, rounds, programs: vec![gate] }
     }
 
     #[test]
     fn a_rate_that_falls_misses_its_target() {
-        let text = section(&steady(100.0)).text;
+        let text = section(&steady(1.0)).text;
         assert_eq!(text.matches(" met |").count(), 6, "{text}");
         assert!(!text.contains(WHY_GUARDED), "{text}");
-        let text = section(&steady(97.0)).text;
+        let text = section(&steady(0.97)).text;
         assert_eq!(text.matches(" met |").count(), 3, "{text}");
         assert_eq!(text.matches("missed by 0.0200").count(), 3, "{text}");
         assert!(text.contains("0.970 (0.970 to 0.970)"), "{text}");
         assert!(text.contains(WHY_GUARDED), "{text}");
         // Of fewer turns nothing is known.
-        let mut few = steady(97.0);
+        let mut few = steady(0.97);
         few.rounds.truncate(5 * Work::ALL.len());
         assert_eq!(section(&few).text.matches("not decided").count(), 6);
     }
 
     #[test]
     fn a_program_s_price_is_told_by_run_and_by_connection() {
-        let text = section(&steady(100.0)).text;
+        let text = section(&steady(1.0)).text;
         let row = text.lines().find(|line| line.contains("`gate`")).unwrap();
         assert!(row.contains(" 20.0 |") && row.contains(" 180 |"), "{row}");
     }

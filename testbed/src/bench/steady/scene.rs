@@ -2,64 +2,95 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
 
-use super::{State, Work};
+use super::{Rate, State, Work};
 use crate::{
     Agent, AgentOptions, Node, Pod, PodSpec, Process, Proxy, apps, backend_v4,
+    bench::stats::{Percentiles, Ratio},
     bpf::programs_below,
+    clock::monotonic_ns,
     light::{self, NAMESPACE, SOON, eventually},
+    processor,
 };
 
 const POD: &str = "cart";
 const GUARD: &str = "holdfast.dev/guard";
 /// After a change of state, in all states alike: an agent that starts is busy for as long.
 const SETTLES_WITHIN: Duration = Duration::from_millis(200);
+/// For two clients to be there before the first slice: they start within some ten milliseconds.
+const CLIENTS_START_WITHIN: Duration = Duration::from_millis(150);
+/// How often they may fail to be.
+const TRIES: u32 = 3;
+
+/// A slice of a client's time.
+const SLICE: Duration = Duration::from_millis(10);
 
 pub(super) struct Scene {
     agent: Option<Agent>,
     options: AgentOptions,
-    pod: Pod,
-    _app: Process,
-    _proxy: Proxy,
+    served: Served,
+    /// Another one, which holdfast has nothing to do with: what the machine does besides slows both.
+    other: Served,
+    /// Where clients, proxies and backend run, all of them: what any of them takes longer is then
+    /// longer for all, and it is not the scheduler's choice of a processor that is measured.
+    processor: usize,
     // Declared last: the node ends after what runs on it.
     node: Node,
 }
 
-/// What a loop has come to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Loop {
-    /// How often it came round, or what it counted.
-    pub(super) count: u64,
-    /// In which time.
-    pub(super) time: Duration,
+/// A pod at work.
+struct Served {
+    pod: Pod,
+    _app: Process,
+    proxy: Proxy,
 }
 
-// === impl Loop ===
+/// What a loop has come to.
+struct Loop {
+    /// How often it came round, or what it counted.
+    count: u64,
+    /// How much of that in a second, slice by slice; `None`: nothing in that slice.
+    per_second: Vec<Option<f64>>,
+    /// From the beginning of the first connect to the first answer, in milliseconds, before any slice.
+    first_ms: u64,
+}
 
-impl Loop {
-    pub(super) fn per_second(self) -> f64 {
-        self.count as f64 / self.time.as_secs_f64()
+// === impl Served ===
+
+impl Served {
+    fn start(node: &Node, spec: PodSpec) -> Result<Self> {
+        let pod = node.create_pod(spec)?;
+        let app = pod.start_container("app", apps::testbed_app()?.arg("pause"))?;
+        let proxy = pod.start_proxy()?;
+        proxy.wait_ready(SOON)?;
+        Ok(Self { pod, _app: app, proxy })
     }
 }
 
 // === impl Scene ===
 
 impl Scene {
-    /// With the pod at work, and no holdfast.
+    /// With the pods at work, and no holdfast.
     pub(super) fn new(agent: &Path) -> Result<Self> {
+        /// Not enabled, and known for that: a pod of a namespace that nobody knows waits.
+        const PLAIN: &str = "plain";
         let node = light::node()?;
-        let pod = node.create_pod(PodSpec::new(NAMESPACE, POD).annotation(GUARD, "disabled"))?;
-        let app = pod.start_container("app", apps::testbed_app()?.arg("pause"))?;
-        let proxy = pod.start_proxy()?;
-        proxy.wait_ready(SOON)?;
+        node.api().put_namespace(PLAIN, &[]);
+        let spec = PodSpec::new(NAMESPACE, POD).annotation(GUARD, "disabled");
+        let served = Served::start(&node, spec)?;
+        let other = Served::start(&node, PodSpec::new(PLAIN, POD))?;
+        let processor = processor::last()?;
+        for process in [served.proxy.process(), other.proxy.process(), node.backend()] {
+            processor::bind(process.pid(), processor)?;
+        }
         let options = AgentOptions::new(agent).arg("--on-exit").arg("detach");
-        Ok(Self { agent: None, options, pod, _app: app, _proxy: proxy, node })
+        Ok(Self { agent: None, options, served, other, processor, node })
     }
 
     pub(super) fn pod(&self) -> &Pod {
-        &self.pod
+        &self.served.pod
     }
 
     pub(super) fn node(&self) -> &Node {
@@ -80,7 +111,7 @@ impl Scene {
             State::Guarded => "guarded",
         };
         let guard = if state == State::Guarded { "enabled" } else { "disabled" };
-        self.pod.patch(&json!({"metadata": {"annotations": {GUARD: guard}}}));
+        self.served.pod.patch(&json!({"metadata": {"annotations": {GUARD: guard}}}));
         let agent = match self.agent.take() {
             Some(agent) => agent,
             None => self.node.start_agent(&self.options)?,
@@ -101,19 +132,75 @@ impl Scene {
     }
 
     fn has_programs(&self) -> Result<bool> {
-        Ok(!programs_below(self.pod.cgroup())?.is_empty())
+        Ok(!programs_below(self.served.pod.cgroup())?.is_empty())
     }
 
-    /// Does `work` in the pod for some time.
-    pub(super) fn round(&self, work: Work, time: Duration) -> Result<Loop> {
-        let command = apps::testbed_app()?
+    /// Does `work` in the pod alone for about so long; how much was done.
+    pub(super) fn work(&self, work: Work, time: Duration) -> Result<u64> {
+        let slices = time.as_millis() / SLICE.as_millis();
+        let client = self.client(&self.served, work, &[("--slices", slices as u64)])?;
+        Ok(Loop::of(&client)?.count)
+    }
+
+    /// Does `work` in both pods, a slice of time in the one and a slice in the other, so many times.
+    pub(super) fn compare(&self, work: Work, pairs: u64) -> Result<Rate> {
+        for _ in 0..TRIES {
+            let of_both = self.alternate(work, pairs)?;
+            let first_ms = of_both.each_ref().map(|of_one| of_one.first_ms);
+            let [of_served, of_other] = of_both.map(|of_one| of_one.per_second);
+            let rates: Vec<(f64, f64)> = of_other
+                .into_iter()
+                .zip(of_served)
+                .filter_map(|(other, served)| Some((other?, served?)))
+                .collect();
+            if rates.len() as u64 > pairs / 2 {
+                let of_served: Vec<f64> = rates.iter().map(|(_, served)| *served).collect();
+                let per_second = Percentiles::of(&of_served).context("no slices")?.p50;
+                let to_other = Ratio::of_pairs(&rates).context("no slices")?.median;
+                return Ok(Rate { per_second, to_other });
+            }
+            let came = rates.len();
+            eprintln!(
+                "steady: {came} of {pairs} pairs of slices, first answers after {first_ms:?} ms; once more"
+            );
+        }
+        bail!("both pods' clients did not come to work at the same time in {TRIES} tries")
+    }
+
+    /// What came of it in the pod, and in the other one.
+    fn alternate(&self, work: Work, pairs: u64) -> Result<[Loop; 2]> {
+        let from = monotonic_ns() + CLIENTS_START_WITHIN.as_nanos() as u64;
+        let client = |served, turn| {
+            let options =
+                [("--slices", 2 * pairs), ("--from", from), ("--loops", 2), ("--turn", turn)];
+            self.client(served, work, &options)
+        };
+        let (of_served, of_other) = (client(&self.served, 0)?, client(&self.other, 1)?);
+        Ok([Loop::of(&of_served)?, Loop::of(&of_other)?])
+    }
+
+    fn client(&self, served: &Served, work: Work, options: &[(&str, u64)]) -> Result<Process> {
+        let mut command = apps::testbed_app()?
             .args(["throughput", "--what", work.as_str()])
             .args(["--to", &backend_v4().to_string()])
-            .args(["--for", &time.as_millis().to_string()]);
-        let client = self.pod.exec("app", command)?;
-        let round = client.wait_record(time + SOON, |line| line["event"] == "round")?;
+            .args(["--processor", &self.processor.to_string()]);
+        for (name, value) in options {
+            command = command.args([*name, &value.to_string()]);
+        }
+        served.pod.exec("app", command)
+    }
+}
+
+// === impl Loop ===
+
+impl Loop {
+    /// Of a client, when it has ended.
+    fn of(client: &Process) -> Result<Self> {
+        let round = client.wait_record(SOON, |line| line["event"] == "round")?;
         client.wait(SOON)?;
-        let field = |name: &str| round[name].as_u64().context("a round without its numbers");
-        Ok(Loop { count: field("count")?, time: Duration::from_nanos(field("nanos")?) })
+        let count = round["count"].as_u64().context("a round without its count")?;
+        let per_second = round["per_second"].as_array().context("a round without its rates")?;
+        let first_ms = round["first_ms"].as_u64().context("a round without its first answer")?;
+        Ok(Self { count, per_second: per_second.iter().map(Value::as_f64).collect(), first_ms })
     }
 }

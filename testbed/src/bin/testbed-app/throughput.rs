@@ -10,6 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
 use socket2::SockRef;
+use testbed::{
+    clock::{monotonic_ns, sleep_until},
+    processor::bind_self,
+};
 
 use crate::report;
 
@@ -22,9 +26,21 @@ pub(crate) struct Args {
     /// What to repeat.
     #[arg(long)]
     what: What,
-    /// For how long, in milliseconds.
-    #[arg(long = "for")]
-    millis: u64,
+    /// For how many slices of time, those of other loops included.
+    #[arg(long)]
+    slices: u64,
+    /// When the first one begins, in nanoseconds of `CLOCK_MONOTONIC`; now, if not told.
+    #[arg(long)]
+    from: Option<u64>,
+    /// How many loops have the slices in turn.
+    #[arg(long, default_value_t = 1)]
+    loops: u64,
+    /// Which of them this one is, from 0.
+    #[arg(long, default_value_t = 0)]
+    turn: u64,
+    /// The only processor to run on.
+    #[arg(long)]
+    processor: Option<usize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -47,30 +63,45 @@ const LITTLE: &str = "/port";
 const MUCH: &str = "/bytes/1048576";
 /// What one read takes at most.
 const BUFFER: usize = 64 << 10;
+/// A slice: what a machine does besides changes more slowly.
+const SLICE_NS: u64 = 10_000_000;
+/// Of a slice, left to what the loop before this one has still to end.
+const REST_NS: u64 = 1_000_000;
 
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let Args { to, what, millis } = args;
+    let Args { to, what, slices, from, loops, turn, processor } = args;
+    if let Some(processor) = processor {
+        bind_self(*processor)?;
+    }
     let path = match what {
         What::Connect | What::Request => LITTLE,
         What::Bytes => MUCH,
     };
     let mut buffer = vec![0; BUFFER];
     let mut request = |stream: &TcpStream| request(stream, *to, path, &mut buffer);
+    let begun = Instant::now();
     let kept = connect(*to)?;
     // The first way through the proxy is longer than all others.
     request(&kept)?;
-    let time = Duration::from_millis(*millis);
-    let mut count = 0;
-    let started = Instant::now();
-    while started.elapsed() < time {
-        match what {
-            What::Connect => request(&connect(*to)?).map(|_| count += 1)?,
-            What::Request => request(&kept).map(|_| count += 1)?,
-            What::Bytes => count += request(&kept)?,
+    let first_ms = begun.elapsed().as_millis() as u64;
+    let from = from.unwrap_or_else(monotonic_ns);
+    let (mut count, mut rates) = (0, Vec::new());
+    for number in (*turn..*slices).step_by(*loops as usize) {
+        let begins = from + number * SLICE_NS;
+        sleep_until(begins + REST_NS);
+        let (before, begun) = (count, Instant::now());
+        while monotonic_ns() < begins + SLICE_NS {
+            match what {
+                What::Connect => request(&connect(*to)?).map(|_| count += 1)?,
+                What::Request => request(&kept).map(|_| count += 1)?,
+                What::Bytes => count += request(&kept)?,
+            }
         }
+        // None if the processor was away for all of it.
+        let done = count - before;
+        rates.push((done > 0).then(|| done as f64 / begun.elapsed().as_secs_f64()));
     }
-    let nanos = started.elapsed().as_nanos() as u64;
-    report::event("round", 0, json!({"count": count, "nanos": nanos}));
+    report::event("round", 0, json!({"count": count, "per_second": rates, "first_ms": first_ms}));
     Ok(true)
 }
 
