@@ -112,6 +112,7 @@ pub struct Results {
     /// Each part's own numbers.
     pub parts: BTreeMap<String, Value>,
     /// What the hypervisor kept meanwhile of the processor time that was wanted, in percent.
+    #[serde(default)]
     pub stolen: BTreeMap<String, f64>,
 }
 
@@ -189,9 +190,8 @@ impl Results {
     /// If it cannot be measured; what was kept before is kept.
     pub fn measure(&mut self, part: &Part, options: &Options) -> Result<()> {
         let before = Ticks::now()?;
-        let numbers = part.measure(options)?;
+        self.parts.insert(part.name.to_owned(), part.measure(options)?);
         let stolen = Ticks::now()?.stolen_percent_since(before);
-        self.parts.insert(part.name.to_owned(), numbers);
         self.stolen.insert(part.name.to_owned(), stolen);
         Ok(())
     }

@@ -135,11 +135,13 @@ impl Machine {
             Event::GateFailed { uid, error, may_pass } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.failed(error, may_pass, now, &mut actions);
+                    self.evaluate(&uid, now, &mut actions);
                 }
             }
             Event::GateNotRenewed { uid, error, deadline } => {
                 if let Some(pod) = self.pods.get_mut(&uid) {
                     pod.not_renewed(error, deadline, now, &mut actions);
+                    self.evaluate(&uid, now, &mut actions);
                 }
             }
             Event::GateProven(uid) => {

@@ -215,7 +215,7 @@ impl Measure for Scale {
 }
 
 /// What the processor takes to put a million numbers in order: nothing of it is holdfast's or the kernel's,
-/// and it comes out alike each time.
+/// and it comes out alike each time. Another kernel moves the ratio as well: it verifies the programs.
 fn sort_ms() -> f64 {
     /// Knuth's multiplier for sequences of 64 bits.
     const MULTIPLIER: u64 = 6_364_136_223_846_793_005;

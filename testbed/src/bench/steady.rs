@@ -2,6 +2,7 @@
 //! with an open gate, and with the guard, turn by turn.
 
 mod programs;
+mod rate;
 mod report;
 mod scene;
 
@@ -10,12 +11,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use self::{programs::ProgramCost, scene::Scene};
+use self::{programs::ProgramCost, rate::Rate, scene::Scene};
 use super::{Measure, Options, QuickRatio, Section, stats::Ratio};
 
 /// Rounds of each kind in each state: each order of the states six times.
 const PAIRS: u32 = 36;
-/// Slices of a round in each of the two pods: 10 ms each.
+/// Slices of a round in each of the two pods.
 const SLICES: u64 = 30;
 /// Of the quick form.
 const QUICK_PAIRS: u32 = 12;
@@ -52,15 +53,6 @@ pub(crate) struct Round {
     pub(crate) work: Work,
     /// The rates.
     pub(crate) rates: BTreeMap<State, Rate>,
-}
-
-/// How often a loop came round in the pod.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Rate {
-    /// In a second, in the median slice.
-    pub(crate) per_second: f64,
-    /// As a share of what came in a second in the other pod in the slice after that, the median of all.
-    pub(crate) to_other: f64,
 }
 
 /// What was measured.
@@ -145,7 +137,7 @@ impl Measure for Steady {
         let ratio = |work: Work, state, name: &str| {
             let ratio = ratio(&rounds, work, state).context("no rounds")?;
             let name = format!("{}/s, {name}", work.counted());
-            // A fifth of it would be ten times what a gate costs.
+            // A loss of a fifth, as with other ratios, would be ten times what a gate costs.
             // More than without holdfast is chance, and would be missed the next time.
             Ok(QuickRatio::higher(name, ratio.median.min(1.0)).tolerating(TOLERATED))
         };
@@ -196,7 +188,13 @@ fn ratio(rounds: &[Round], work: Work, state: State) -> Option<Ratio> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{rate::Side, *};
+
+    /// On a machine that is so fast.
+    fn rate(to_other: f64, speed: f64) -> Rate {
+        let side = |per_second| Side { per_second, lost: 0, longest_ms: 1.0 };
+        Rate { served: side(1000.0 * to_other * speed), other: side(1000.0 * speed), to_other }
+    }
 
     #[test]
     fn no_state_is_favoured_by_its_place() {
@@ -214,8 +212,6 @@ mod tests {
     #[test]
     fn a_ratio_is_of_one_work_and_of_two_states() {
         let round = |work, without, open| {
-            // The machine was half as fast in the second round, which says nothing.
-            let rate = |to_other, speed| Rate { per_second: 1000.0 * to_other * speed, to_other };
             let rates = [(State::Without, rate(without, 1.0)), (State::Open, rate(open, 0.5))];
             Round { work, rates: rates.into() }
         };

@@ -31,8 +31,9 @@ impl Ticks {
 
     /// Of the time since `before` in which something could have run, what was stolen, in percent.
     pub(super) fn stolen_percent_since(self, before: Self) -> f64 {
-        let [ran, stolen] =
-            [self.ran - before.ran, self.stolen - before.stolen].map(|ticks| ticks as f64);
+        let [ran, stolen] = [(self.ran, before.ran), (self.stolen, before.stolen)]
+            // What is stolen may be counted back a little.
+            .map(|(now, before)| now.saturating_sub(before) as f64);
         if stolen > 0.0 { 100.0 * stolen / (ran + stolen) } else { 0.0 }
     }
 }

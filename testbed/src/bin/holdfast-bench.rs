@@ -112,6 +112,7 @@ fn run(args: &Args) -> Result<End> {
             serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
         if !args.parts.is_empty() {
             results.parts.retain(|name, _| args.parts.contains(name));
+            results.stolen.retain(|name, _| args.parts.contains(name));
         }
         for (part, _) in results.sections()? {
             show(part, &results)?;

@@ -1,13 +1,15 @@
 //! What the rounds say.
 
 use super::{
-    State, Steady, Work, pairs,
+    Round, State, Steady, Work, pairs,
     programs::{ProgramCost, Situation},
+    rate::{Rate, Side},
     ratio,
+    scene::SLICE,
 };
 use crate::bench::{
     Axis, Plot, Section, Series,
-    stats::Percentiles,
+    stats::{Percentiles, Ratio},
     table::{number, table},
     target::{Target, targets},
 };
@@ -25,24 +27,32 @@ const PER_CONNECTION: [Situation; 2] = [Situation::GuardedConnects, Situation::C
 pub(super) fn section(steady: &Steady) -> Section {
     let Steady { slices, rounds, programs } = steady;
     let turns = rounds.len() / Work::ALL.len();
+    let slice = SLICE.as_millis();
+    let total = slices * rounds.len() as u64;
     let text = format!(
         "One pod with Istio's rules and one Envoy whose gate has been opened, in three states, turn by turn: no holdfast at all (no agent \
 runs), holdfast with the gate open (its programs are off), and with `holdfast.dev/guard` (they stay). {turns} rounds in each \
 state for each kind of work, in a closed loop with one connection at a time: connect, request and close; requests over one connection; \
-and answers of 1 MiB over one connection. Clients, Envoys and backend share one processor, so that whatever any of them takes longer counts.\n\n\
-A second pod of a namespace that is not enabled has an Envoy of its own and does the same all the while, 10 ms the one pod, 10 ms the other, {slices} times each a round: \
-a virtual machine's processor is half as fast from one second to the next, and that is the same for both. A round counts as the pod's share of the other's rate, the median of its \
+and answers of 1 MiB over one connection. Clients, Envoys and backend share one processor, so that what any of them takes longer counts; what many connections at once would contend for does not show.\n\n\
+A second pod of a namespace that is not enabled has an Envoy of its own and does the same all the while, {slice} ms the one pod, {slice} ms the other, {slices} times each a round: \
+a virtual machine's processor is half as fast from one second to the next, and that is the same for both, as is what holdfast costs all of a node and not its gate's pod; \
+that is below, and its processor time under *Scale*. A round counts as the pod's share of the other's rate, the median of its \
 slices. In a turn each state has one round of each kind; the six orders of the three states come in turn. A ratio is the median \
 of all turns' ratios to the turn's own round without holdfast, with its 95% interval if there were at least 6 turns. A target is met or missed only \
 if the whole interval lies on one side of it.\n\n\
 {}\n\
 ### Targets\n\n{}\n\
+### Without the comparison\n\n\
+The rates themselves, to the turn's own round without holdfast, of the pod and of the other one, which has no gate in any state: what a machine's moods leave of them.\n\n{}\n\
+*Lost* is a slice in which nothing was done, of {total} in each pod and state; *longest* is what took longest of all, connects with their request or requests: a SYN that is lost takes a second.\n\n{}\n\
 ### In the kernel\n\n\
 What a program's run takes, by the kernel's own count (`BPF_ENABLE_STATS`), which the reading of the clock is part of. *per connection* is \
 all its runs for one connection, request and close, or for one connect that waits, its SYN dropped and its socket closed. \
 What the kernel takes to get to a program is not in it.\n\n{}",
         rates(steady),
         targets(&all_targets(steady)),
+        raw(steady),
+        stalls(steady),
         programs_table(programs),
     );
     let plot = ratios_plot(steady);
@@ -57,7 +67,7 @@ fn rates(steady: &Steady) -> String {
     let rate = |work: Work, state| {
         let of = steady.rounds.iter().filter(|round| round.work == work);
         let rates: Vec<f64> =
-            of.filter_map(|round| Some(round.rates.get(&state)?.per_second)).collect();
+            of.filter_map(|round| Some(round.rates.get(&state)?.served.per_second)).collect();
         Percentiles::of(&rates).map_or_else(|| "-".into(), |rates| number(rates.p50 / work.unit()))
     };
     let row = |work: Work| {
@@ -71,6 +81,59 @@ fn rates(steady: &Steady) -> String {
     };
     let head = ["median", "no holdfast", "open", "guarded", "open, ratio", "guarded, ratio"];
     table(&head, &Work::ALL.map(row))
+}
+
+/// One pod's part of a rate.
+type Of = fn(&Rate) -> Side;
+
+/// What the rates are without the other pod's beside them, and what the other pod's own are.
+fn raw(steady: &Steady) -> String {
+    let ratio = |work: Work, state, of: Of| {
+        let rounds = steady.rounds.iter().filter(|round| round.work == work);
+        let pair = |Round { rates, .. }: &Round| {
+            let [without, with] = [State::Without, state].map(|state| rates.get(&state).map(of));
+            Some((without?.per_second, with?.per_second))
+        };
+        let ratio = Ratio::of_pairs(&rounds.filter_map(pair).collect::<Vec<_>>());
+        ratio.map_or_else(|| "-".into(), |ratio| ratio.show(|n| format!("{n:.2}")))
+    };
+    let columns: [(&str, State, Of); 4] = [
+        ("open", State::Open, |rate| rate.served),
+        ("other pod", State::Open, |rate| rate.other),
+        ("guarded", State::Guarded, |rate| rate.served),
+        ("other pod", State::Guarded, |rate| rate.other),
+    ];
+    let row = |work: Work| {
+        let mut row = vec![format!("{}/s", work.counted())];
+        row.extend(columns.map(|(_, state, of)| ratio(work, state, of)));
+        row
+    };
+    let head: Vec<&str> = [""].into_iter().chain(columns.map(|(name, ..)| name)).collect();
+    table(&head, &Work::ALL.map(row))
+}
+
+/// What stood still: a median does not tell.
+fn stalls(steady: &Steady) -> String {
+    let row = |(state, name): (State, &str)| {
+        let rates: Vec<&Rate> =
+            steady.rounds.iter().filter_map(|round| round.rates.get(&state)).collect();
+        let lost = |of: Of| rates.iter().map(|rate| of(rate).lost).sum::<usize>();
+        let longest =
+            |of: Of| number(rates.iter().map(|rate| of(rate).longest_ms).fold(0.0, f64::max));
+        let (served, other): (Of, Of) = (|rate| rate.served, |rate| rate.other);
+        let name = name.to_owned();
+        vec![
+            name,
+            lost(served).to_string(),
+            longest(served),
+            lost(other).to_string(),
+            longest(other),
+        ]
+    };
+    let states =
+        [(State::Without, "no holdfast"), (State::Open, "open"), (State::Guarded, "guarded")];
+    let head = ["", "lost", "longest ms", "other pod: lost", "longest ms"];
+    table(&head, &states.map(row))
 }
 
 fn all_targets(steady: &Steady) -> Vec<Target> {
@@ -129,13 +192,11 @@ fn ratios_plot(steady: &Steady) -> Plot {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Rate, Round},
-        *,
-    };
+    use super::*;
 
     fn steady(guarded: f64) -> Steady {
-        let rate = |to_other| Rate { per_second: 1000.0, to_other };
+        let side = |per_second, lost| Side { per_second, lost, longest_ms: 1.5 };
+        let rate = |to_other| Rate { served: side(1000.0, 1), other: side(500.0, 0), to_other };
         let shares = [(State::Without, 1.0), (State::Open, 1.0), (State::Guarded, guarded)];
         let rates = shares.map(|(state, to_other)| (state, rate(to_other)));
         let of_a_turn = Work::ALL.map(|work| Round { work, rates: rates.into() });
@@ -160,6 +221,15 @@ mod tests {
         let mut few = steady(0.97);
         few.rounds.truncate(5 * Work::ALL.len());
         assert_eq!(section(&few).text.matches("not decided").count(), 6);
+    }
+
+    #[test]
+    fn what_stood_still_and_what_the_node_pays_is_told() {
+        let text = section(&steady(1.0)).text;
+        // 18 rounds in each state, a lost slice in each.
+        assert_eq!(text.matches("|   18 |").count(), 3, "{text}");
+        assert!(text.contains("of 540 in each pod"), "{text}");
+        assert_eq!(text.matches("1.00 (1.00 to 1.00)").count(), 4 * 3 + 3 * 2, "{text}");
     }
 
     #[test]

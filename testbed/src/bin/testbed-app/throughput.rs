@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// For how many slices of time, those of other loops included.
     #[arg(long)]
     slices: u64,
+    /// How long one is, in milliseconds.
+    #[arg(long)]
+    slice: u64,
     /// When the first one begins, in nanoseconds of `CLOCK_MONOTONIC`; now, if not told.
     #[arg(long)]
     from: Option<u64>,
@@ -63,13 +66,11 @@ const LITTLE: &str = "/port";
 const MUCH: &str = "/bytes/1048576";
 /// What one read takes at most.
 const BUFFER: usize = 64 << 10;
-/// A slice: what a machine does besides changes more slowly.
-const SLICE_NS: u64 = 10_000_000;
-/// Of a slice, left to what the loop before this one has still to end.
-const REST_NS: u64 = 1_000_000;
+/// Of a slice, the part that is left to what the loop before this one has still to end.
+const REST: u64 = 10;
 
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let Args { to, what, slices, from, loops, turn, processor } = args;
+    let Args { to, what, slices, slice, from, loops, turn, processor } = args;
     if let Some(processor) = processor {
         bind_self(*processor)?;
     }
@@ -83,25 +84,38 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let kept = connect(*to)?;
     // The first way through the proxy is longer than all others.
     request(&kept)?;
-    let first_ms = begun.elapsed().as_millis() as u64;
+    let mut longest = begun.elapsed();
+    let slice_ns = slice * 1_000_000;
     let from = from.unwrap_or_else(monotonic_ns);
+    let is_late = monotonic_ns() > from + turn * slice_ns + slice_ns / REST;
     let (mut count, mut rates) = (0, Vec::new());
     for number in (*turn..*slices).step_by(*loops as usize) {
-        let begins = from + number * SLICE_NS;
-        sleep_until(begins + REST_NS);
+        let begins = from + number * slice_ns;
+        sleep_until(begins + slice_ns / REST);
         let (before, begun) = (count, Instant::now());
-        while monotonic_ns() < begins + SLICE_NS {
+        while monotonic_ns() < begins + slice_ns {
+            let begun = Instant::now();
             match what {
                 What::Connect => request(&connect(*to)?).map(|_| count += 1)?,
                 What::Request => request(&kept).map(|_| count += 1)?,
                 What::Bytes => count += request(&kept)?,
             }
+            longest = longest.max(begun.elapsed());
         }
-        // None if the processor was away for all of it.
+        // None if the processor was away for all of it, or what was begun before was not done.
         let done = count - before;
         rates.push((done > 0).then(|| done as f64 / begun.elapsed().as_secs_f64()));
     }
-    report::event("round", 0, json!({"count": count, "per_second": rates, "first_ms": first_ms}));
+    report::event(
+        "round",
+        0,
+        json!({
+            "count": count,
+            "per_second": rates,
+            "longest_ms": longest.as_secs_f64() * 1e3,
+            "is_late": is_late,
+        }),
+    );
     Ok(true)
 }
 

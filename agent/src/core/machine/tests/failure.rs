@@ -109,6 +109,19 @@ fn nobody_tries_for_a_pod_that_is_gone() {
 }
 
 #[test]
+fn a_gate_that_failed_while_nothing_was_to_be_held_is_worked_again_afterwards() {
+    let mut run = Run::listed(Some("enabled"), vec![view()]);
+    run.apply(0, found(false));
+    let until = Some(at(5_000));
+    run.apply(10, Event::Ordered { uid: uid(), order: Some(Order::Open { until }) });
+    run.apply(10, failed("no such program", false));
+    assert_eq!(run.machine.next_wakeup(), until);
+    let actions = run.apply(5_000, Event::Tick);
+    let asks = actions.iter().any(|action| matches!(action, Action::StartProbe { .. }));
+    assert!(asks, "{actions:?}");
+}
+
+#[test]
 fn a_gate_that_cannot_be_renewed_stands_and_is_renewed_soon() {
     let mut run = Run::listed(Some("enabled"), vec![view()]);
     run.apply(0, found(false));

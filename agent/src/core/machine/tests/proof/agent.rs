@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     super::{super::gate::GatePhase, *},
@@ -102,6 +102,17 @@ impl World {
             let before = self.coverage.phases(&agent.machine);
             let actions = agent.machine.apply(event, self.now);
             self.coverage.note(&before, &agent.machine);
+            // What follows from an event must not wait for another one, unless a tick is due for it.
+            let (settled, mut left) = (self.coverage.phases(&agent.machine), Vec::new());
+            let due = |pod: &Pod| pod.next_wakeup().is_some_and(|at| at <= self.now);
+            for uid in agent.machine.uids(|pod| !due(pod)) {
+                agent.machine.evaluate(&uid, self.now, &mut left);
+            }
+            agent.machine.pods.settle();
+            ensure!(
+                left.is_empty() && settled == self.coverage.phases(&agent.machine),
+                "left to a later event: {left:?}, and gates were {settled:?}"
+            );
             if let (Some(record), Some(event)) = (&mut agent.record, &heard) {
                 record.push((event.clone(), self.now, actions.clone()));
             }
