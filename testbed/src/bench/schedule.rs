@@ -1,7 +1,7 @@
 //! Pods that overlap, so that thousands fit into half an hour, and yet become ready one at a time.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -17,6 +17,8 @@ use crate::{
 pub(super) const STAGGER: Duration = Duration::from_millis(400);
 /// From the making of a pod's cgroup to its sandbox, as of [`Pod::set_up`].
 const CGROUP_TO_SANDBOX: Duration = Duration::from_millis(250);
+/// Networks beyond those of the pods that overlap by plan: applications that start anew hold theirs for longer.
+const SPARE: u128 = 16;
 /// Before its start a pod is set up: the time above, and the wait for two quiet moments.
 const SETUP: Duration = Duration::from_millis(1500);
 /// Which part of the time between two starts of a proxy is used for what takes much of a core, such
@@ -45,6 +47,13 @@ pub(super) struct Stage<'a> {
     lane: Lane,
     grid: Grid,
     starts_ns: u64,
+}
+
+/// The pods' networks.
+#[derive(Debug)]
+struct Lanes {
+    free: Mutex<Vec<Lane>>,
+    freed: Condvar,
 }
 
 /// The moments at which proxies start.
@@ -80,6 +89,9 @@ pub(super) fn plan<T>(
 }
 
 /// Plays all of them, each when its time has come, and gives what came of each.
+///
+/// A machine that falls behind is not given more: where as many pods as it can have at a time are there, the
+/// rest of the plan waits for one to end.
 pub(super) fn play<T: Sync, R: Send>(
     node: &Node,
     plan: &[Planned<T>],
@@ -87,27 +99,36 @@ pub(super) fn play<T: Sync, R: Send>(
     play: impl Fn(&T, &Stage<'_>) -> Result<R> + Sync,
 ) -> Result<Vec<Result<R>>> {
     let overlap = plan.iter().map(|planned| planned.proxy_after + SETUP).max().unwrap_or_default();
-    let at_a_time = overlap.as_nanos() / step.as_nanos() + 1;
+    let at_a_time = overlap.as_nanos() / step.as_nanos() + 1 + SPARE;
     let lanes = (0..at_a_time).map(|_| node.lane()).collect::<Result<Vec<_>>>()?;
-    let lanes = Mutex::new(lanes);
+    let lanes = Lanes { free: Mutex::new(lanes), freed: Condvar::new() };
+    let mut behind_ns = 0;
     let grid = Grid { origin_ns: monotonic_ns(), step_ns: ns(step) };
     thread::scope(|scope| {
         let players: Vec<_> = plan
             .iter()
             .enumerate()
             .map(|(number, planned)| {
-                let starts_ns = grid.origin_ns + planned.starts_ns;
-                sleep_until(starts_ns - ns(SETUP));
+                let begins_ns = grid.origin_ns + planned.starts_ns - ns(SETUP);
+                sleep_until(begins_ns + behind_ns);
+                let lane = lanes.take();
+                let late_ns = monotonic_ns().saturating_sub(begins_ns + behind_ns);
+                if late_ns > grid.step_ns {
+                    behind_ns += grid.whole_steps(late_ns);
+                    eprintln!(
+                        "the machine falls behind: pods start {} s later",
+                        behind_ns / 1_000_000_000
+                    );
+                }
+                let starts_ns = begins_ns + behind_ns + ns(SETUP);
                 let (lanes, play) = (&lanes, &play);
                 scope.spawn(move || {
-                    let free = lanes.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                    let lane = free.map_or_else(|| node.lane(), Ok)?;
                     let proxy_after = planned.proxy_after;
                     let name = format!("cart-{number}");
                     let stage = Stage { name, proxy_after, node, lane, grid, starts_ns };
                     let played = play(&planned.case, &stage)
                         .with_context(|| format!("play pod {}", stage.name));
-                    lanes.lock().unwrap_or_else(PoisonError::into_inner).push(stage.lane);
+                    lanes.put(stage.lane);
                     played
                 })
             })
@@ -134,9 +155,11 @@ impl Stage<'_> {
         Ok(pod)
     }
 
-    /// Waits for the moment at which kubelet starts the containers, and gives it.
+    /// Waits for the moment at which kubelet starts the containers, and gives it. One that was missed comes
+    /// again after whole steps: its proxy is not to start beside another's.
     pub(super) fn wait_start(&self) -> u64 {
-        sleep_until(self.starts_ns);
+        let late_ns = monotonic_ns().saturating_sub(self.starts_ns);
+        sleep_until(self.starts_ns + self.grid.whole_steps(late_ns));
         monotonic_ns()
     }
 
@@ -147,12 +170,36 @@ impl Stage<'_> {
     }
 }
 
+// === impl Lanes ===
+
+impl Lanes {
+    /// The next one that is free.
+    fn take(&self) -> Lane {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .freed
+            .wait_while(free, |free| free.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        free.pop().expect("waited until there is one")
+    }
+
+    fn put(&self, lane: Lane) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+        self.freed.notify_one();
+    }
+}
+
 // === impl Grid ===
 
 impl Grid {
     /// Waits until nobody becomes ready now.
     fn wait_quiet(self) {
         sleep_until(self.next_quiet(monotonic_ns()));
+    }
+
+    /// The shortest number of steps that is not shorter than this.
+    const fn whole_steps(self, ns: u64) -> u64 {
+        ns.next_multiple_of(self.step_ns)
     }
 
     fn next_quiet(self, now_ns: u64) -> u64 {
@@ -182,6 +229,12 @@ mod tests {
         assert!(ready.windows(2).all(|two| two[1] - two[0] == ns(STAGGER)), "{ready:?}");
         // What is quiet is measured from these same moments.
         assert!(ready.iter().all(|ready| ready % ns(STAGGER) == 0), "{ready:?}");
+    }
+
+    #[test]
+    fn what_is_late_is_moved_by_whole_steps() {
+        let grid = Grid { origin_ns: 1_000, step_ns: 100 };
+        assert_eq!([0, 1, 100, 101].map(|ns| grid.whole_steps(ns)), [0, 100, 100, 200]);
     }
 
     #[test]
