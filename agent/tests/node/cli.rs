@@ -84,6 +84,9 @@ impl Bench {
         arguments.push(self.node.kubeconfig().into());
         arguments.push("--cgroup-root".into());
         arguments.push(self.node.cgroup_root().into());
+        // Not the machine's, which may have none; it would be a line more.
+        arguments.push("--bpffs".into());
+        arguments.push(self.node.bpffs().into());
         arguments
     }
 
