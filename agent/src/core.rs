@@ -54,6 +54,6 @@ pub use self::{
         switch,
     },
     stamp::{Epoch, Stamp, age, in_words},
-    syn::syn_packet,
+    syn::{syn_arrival, syn_packet},
     words::connections,
 };

@@ -3,7 +3,7 @@
 mod counts;
 mod http;
 mod interval;
-mod listener;
+pub(crate) mod listener;
 mod probe;
 mod round;
 
@@ -13,4 +13,4 @@ pub use self::{
 };
 
 #[cfg(test)]
-mod sandbox;
+pub(crate) mod sandbox;

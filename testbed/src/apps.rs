@@ -244,6 +244,13 @@ pub fn late_listener(port: u16, backlog: u32, at_ns: u64) -> Result<Command> {
     Ok(listener(port, backlog)?.args(["--never-accept", "--at", &at]))
 }
 
+/// As [`listener`], first on 127.0.0.1 alone, and on `::1` after `between`. Its line `listening` has
+/// the instants before the first (`mono_ns`) and after the second (`both_ns`).
+pub fn listener_in_steps(port: u16, between: Duration) -> Result<Command> {
+    let between = between.as_millis().to_string();
+    Ok(listener(port, 16)?.args(["--between", &between]))
+}
+
 /// A server on a port of every address, of both families, that answers `GET /port` with it.
 pub fn serve(port: u16) -> Result<Command> {
     Ok(testbed_app()?.args(["serve", "--port", &port.to_string()]))

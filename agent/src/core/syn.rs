@@ -3,12 +3,14 @@
 //! A replayed SYN is a plain duplicate of one that the socket itself sent: same sequence number,
 //! same options. Only its timestamp is brought up to date.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use agent_ebpf::{SocketRecord, StoredSyn};
 use etherparse::TcpHeader;
 
 use super::{
     Monotonic,
-    packet::{ReplayError, ReplayPacket, between},
+    packet::{ReplayError, ReplayPacket, between, ip},
 };
 
 /// TCP option kinds (RFC 9293 and RFC 7323).
@@ -51,6 +53,27 @@ pub fn syn_packet(record: &SocketRecord, now: Monotonic) -> Result<ReplayPacket,
     let mut bytes = Vec::with_capacity(builder.size(0));
     builder.write(&mut bytes, &[]).map_err(|_| ReplayError::NotASyn)?;
     Ok(ReplayPacket { destination: target, bytes })
+}
+
+/// Where the SYN of `record` arrives, after NAT: only what goes to the pod's loopback is held. `None`
+/// if nothing usable is stored.
+///
+/// Without NAT that is any of its loopback addresses; a redirection leads to the first one
+/// (`nf_nat_redirect_ipv4` and `nf_nat_redirect_ipv6` at `NF_INET_LOCAL_OUT`,
+/// net/netfilter/nf_nat_redirect.c).
+#[must_use]
+pub fn syn_arrival(record: &SocketRecord) -> Option<SocketAddr> {
+    let StoredSyn { destination, header_len, header, .. } = &record.syn;
+    let stored = header.get(..*header_len as usize)?;
+    let (tcp, _) = TcpHeader::from_slice(stored).ok()?;
+    let asked = ip(destination)?;
+    let first: IpAddr = match asked {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let is_redirected = !asked.is_loopback() || tcp.destination_port != destination.port;
+    let address = if is_redirected { first } else { asked };
+    Some(SocketAddr::new(address, tcp.destination_port))
 }
 
 /// Adds `ticks` to the sender's timestamp, if the options carry one.

@@ -25,7 +25,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
 /// Both of a port's loopback addresses: a proxy listens on one, or on both.
-pub(super) const LOOPBACK: [IpAddr; 2] =
+pub(crate) const LOOPBACK: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Room for an answer: the description of one socket takes some hundred bytes.
@@ -38,22 +38,24 @@ const LOOPBACK_INDEX: u32 = 1;
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Asks about the network namespace in which it was opened.
-pub(super) struct Listeners(Socket);
+pub(crate) struct Listeners(Socket);
 
 // === impl Listeners ===
 
 impl Listeners {
     /// For the network namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        // The kernel answers within send(), on the caller's thread (`netlink_rcv_skb`).
+        socket.set_non_blocking(true)?;
         Ok(Self(socket))
     }
 
     /// Whether a connection to `address`, one of the loopback's, would be taken. Where the kernel
     /// cannot tell ([`is_supported`]) it is `false`.
-    pub(super) fn has(&self, address: InetAddr) -> io::Result<bool> {
+    pub(crate) fn has(&self, address: InetAddr) -> io::Result<bool> {
         let (family, any) = match address {
             InetAddr::V4(_) => (AF_INET, SocketId::new_v4()),
             InetAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
@@ -102,7 +104,7 @@ impl Listeners {
 
 /// Whether this kernel tells about TCP sockets (`CONFIG_INET_TCP_DIAG`). Without it the answer to a
 /// single question is that of a port on which nobody listens.
-pub(super) fn is_supported() -> bool {
+pub(crate) fn is_supported() -> bool {
     let begun = || -> io::Result<bool> {
         let listeners = Listeners::open()?;
         listeners.ask(AF_INET, SocketId::new_v4(), NLM_F_DUMP)?;

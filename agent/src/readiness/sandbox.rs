@@ -20,16 +20,16 @@ use tokio::{
 use crate::netns::{Entrance, Netns};
 
 /// Long enough for anything that should happen soon, on any machine.
-pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub(super) struct Sandbox {
+pub(crate) struct Sandbox {
     process: Child,
-    pub(super) netns: Arc<Netns>,
-    pub(super) entrance: Entrance,
+    pub(crate) netns: Arc<Netns>,
+    pub(crate) entrance: Entrance,
 }
 
 impl Sandbox {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let script = "ip link set lo up && echo up && exec cat";
         let mut process = Command::new("unshare")
             .args(["--net", "sh", "-c", script])
@@ -45,18 +45,18 @@ impl Sandbox {
         Self { process, netns, entrance: Entrance::start().unwrap() }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// Listens inside.
-    pub(super) async fn listen(&self, address: &str) -> TcpListener {
+    pub(crate) async fn listen(&self, address: &str) -> TcpListener {
         let address: SocketAddr = address.parse().unwrap();
         self.entrance.run(&self.netns, move || TcpListener::bind(address)).await.unwrap()
     }
 
     /// Answers every request inside with `answer`, or, where it is empty, not at all.
-    pub(super) async fn serve(&self, address: &str, answer: &'static str) -> Server {
+    pub(crate) async fn serve(&self, address: &str, answer: &'static str) -> Server {
         let listener = self.listen(address).await;
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -90,13 +90,13 @@ impl Drop for Sandbox {
 }
 
 /// Serves until it is dropped.
-pub(super) struct Server {
+pub(crate) struct Server {
     connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 }

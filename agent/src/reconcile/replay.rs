@@ -1,5 +1,7 @@
 //! The release: each held SYN, and each held query, is sent once more, now that the gate lets it
-//! through.
+//! through and the proxy listens where it arrives.
+
+mod listening;
 
 use std::{
     collections::HashMap,
@@ -14,16 +16,21 @@ use std::{
 
 use agent_ebpf::SocketRecord;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
 
+use self::listening::Listening;
 use crate::{
     bpf::SocketTable,
     clock,
     core::{
         CgroupId, Monotonic, NetnsCookie, PodUid, QueryId, ReplayError, ReplayPacket, SocketCookie,
-        query_packet, syn_packet,
+        query_packet, syn_arrival, syn_packet,
     },
     netns::{Entrance, Netns, cookie_of},
+    readiness::listener,
     worker::Worker,
 };
 
@@ -42,6 +49,16 @@ const SECOND_LOOK: Duration = Duration::from_millis(15);
 /// a program run which had begun before it takes. A guarded gate may hold again by then, because
 /// nobody listens, and a SYN sent to nobody is refused.
 const LATE_DROP: Duration = Duration::from_millis(5);
+
+/// The first pause before another look whether the proxy listens on the second address family, too.
+/// Each further one is twice as long.
+const FIRST_LISTEN_PAUSE: Duration = Duration::from_millis(1);
+
+/// For how long after the second look a SYN waits for a listener of its address family: far longer
+/// than a proxy takes from one address to the next (some 10 us, unless the processor is taken away
+/// from it), and less than the socket's own retransmission does, at 500 ms at most. To a proxy of one
+/// family the SYN is sent all the same; it is refused, as it would have been without a gate.
+const LISTENS_WITHIN: Duration = Duration::from_millis(200);
 
 /// Sends held SYNs and queries again.
 #[derive(Debug)]
@@ -82,6 +99,8 @@ struct Replay {
     sockets: SocketTable,
     proc_root: PathBuf,
     counts: ReplayCounts,
+    /// Whether the kernel tells who listens.
+    tells_listeners: bool,
 }
 
 /// The raw sockets of one pod's network namespace.
@@ -98,6 +117,7 @@ struct Run<'a> {
     of: &'a ReplayOf,
     netns: &'a Netns,
     raw: RawSockets,
+    listening: Listening,
     /// What was dropped after that waits for something else.
     until: Monotonic,
     /// When what has been sent again was dropped: the table is read twice.
@@ -141,7 +161,8 @@ impl Replayer {
         proc_root: PathBuf,
         counts: ReplayCounts,
     ) -> Self {
-        let replay = Replay { entrance, reader, sockets, proc_root, counts };
+        let tells_listeners = listener::is_supported();
+        let replay = Replay { entrance, reader, sockets, proc_root, counts, tells_listeners };
         Self { replay, running: HashMap::new() }
     }
 
@@ -188,41 +209,90 @@ impl Replay {
         until: Monotonic,
         tally: &mut Tally,
     ) -> io::Result<()> {
-        let raw = self.entrance.run(netns, RawSockets::open).await?;
-        let mut run = Run { replay: self, of, netns, raw, until, replayed: HashMap::new(), tally };
-        for (nth, cookie) in of.held.iter().enumerate() {
-            if nth % BURST == BURST - 1 {
-                sleep(PAUSE).await;
-            }
-            if let Some(record) = self.sockets.get(*cookie) {
-                run.socket(*cookie, &record);
-            }
-        }
-        sleep(SECOND_LOOK).await;
+        let is_told = self.tells_listeners;
+        let open = move || Ok((RawSockets::open()?, Listening::open(is_told)));
+        let (raw, listening) = self.entrance.run(netns, open).await?;
+        let mut run =
+            Run { replay: self, of, netns, raw, listening, until, replayed: HashMap::new(), tally };
+        let early = run.pass(self.recorded(&of.held), true).await;
+        let second_look = Instant::now() + SECOND_LOOK;
+        run.once_it_listens(early, second_look).await;
+        sleep_until(second_look).await;
         // Two system calls for each record of the node: not for a pod whose sockets all have gone on.
         if !self.sockets.may_have(of.cgroup) {
             return Ok(());
         }
         let (sockets, cgroup) = (self.sockets.clone(), of.cgroup);
         let missed = self.reader.run(move || sockets.held_by(cgroup)).await?;
-        for (nth, (cookie, record)) in missed.iter().enumerate() {
-            if nth % BURST == BURST - 1 {
-                sleep(PAUSE).await;
-            }
-            run.socket(*cookie, record);
-        }
+        let early = run.pass(missed.into_iter(), true).await;
+        let early = run.once_it_listens(early, Instant::now() + LISTENS_WITHIN).await;
+        run.pass(self.recorded(&early), false).await;
         Ok(())
+    }
+
+    /// Those of `sockets` that still have a record.
+    fn recorded(
+        &self,
+        sockets: &[SocketCookie],
+    ) -> impl Iterator<Item = (SocketCookie, SocketRecord)> {
+        sockets.iter().filter_map(|cookie| Some((*cookie, self.sockets.get(*cookie)?)))
     }
 }
 
 // === impl Run ===
 
 impl Run<'_> {
+    /// Sends what `sockets` wait for. If it `may_wait`, those are left out, and returned, in front of
+    /// whom the proxy is about to listen.
+    async fn pass(
+        &mut self,
+        sockets: impl Iterator<Item = (SocketCookie, SocketRecord)>,
+        may_wait: bool,
+    ) -> Vec<SocketCookie> {
+        self.listening.look_again();
+        let mut early = Vec::new();
+        for (nth, (cookie, record)) in sockets.enumerate() {
+            if nth % BURST == BURST - 1 {
+                sleep(PAUSE).await;
+            }
+            if !self.concerns(&record) {
+                continue;
+            }
+            if may_wait && self.is_early(cookie, &record) {
+                early.push(cookie);
+            } else {
+                self.socket(cookie, &record);
+            }
+        }
+        early
+    }
+
+    /// Sends what `early` wait for as soon as the proxy listens. Returns those for whom it does not
+    /// at `end`.
+    async fn once_it_listens(
+        &mut self,
+        mut early: Vec<SocketCookie>,
+        end: Instant,
+    ) -> Vec<SocketCookie> {
+        let replay = self.replay;
+        let mut pause = FIRST_LISTEN_PAUSE;
+        while !early.is_empty() && Instant::now() < end {
+            sleep_until(end.min(Instant::now() + pause)).await;
+            pause *= 2;
+            early = self.pass(replay.recorded(&early), true).await;
+        }
+        early
+    }
+
+    /// Whether the SYN of this socket would be refused by a proxy that is about to take it.
+    fn is_early(&mut self, cookie: SocketCookie, record: &SocketRecord) -> bool {
+        record.protocol == libc::IPPROTO_TCP.unsigned_abs()
+            && self.is_due(&(cookie, None), record.dropped_ns)
+            && syn_arrival(record).is_some_and(|arrival| self.listening.is_about_to(arrival))
+    }
+
     /// Sends what one socket waits for.
     fn socket(&mut self, cookie: SocketCookie, record: &SocketRecord) {
-        if !self.concerns(record) {
-            return;
-        }
         if record.protocol == libc::IPPROTO_UDP.unsigned_abs() {
             for (id, datagram) in self.replay.sockets.queries(cookie, record) {
                 self.packet((cookie, Some(id)), datagram.dropped_ns, || {
@@ -240,7 +310,7 @@ impl Run<'_> {
         dropped_ns: u64,
         build: impl FnOnce() -> Result<ReplayPacket, ReplayError>,
     ) {
-        if dropped_ns > self.until.0 || self.replayed.get(&key) == Some(&dropped_ns) {
+        if !self.is_due(&key, dropped_ns) {
             return;
         }
         let totals = &self.replay.counts.0;
@@ -260,6 +330,11 @@ impl Run<'_> {
                 totals.failed.fetch_add(1, Relaxed);
             }
         }
+    }
+
+    /// Whether this run is to send it, and has not yet.
+    fn is_due(&self, key: &(SocketCookie, Option<QueryId>), dropped_ns: u64) -> bool {
+        dropped_ns <= self.until.0 && self.replayed.get(key) != Some(&dropped_ns)
     }
 
     fn concerns(&self, record: &SocketRecord) -> bool {

@@ -126,6 +126,28 @@ fn nothing_but_a_syn_is_ever_built() {
     assert_eq!(syn_packet(&none, now), Err(ReplayError::Addresses));
 }
 
+#[test]
+fn a_syn_arrives_on_loopback_at_the_port_after_nat() {
+    for (asked, port, arrives) in [
+        ("203.0.113.9", 443, "127.0.0.1:15001"),
+        ("2001:db8::9", 443, "[::1]:15001"),
+        // Redirected as well, from another loopback address.
+        ("127.0.0.3", 443, "127.0.0.1:15001"),
+        // The application dials its side-car.
+        ("127.0.0.1", 15_001, "127.0.0.1:15001"),
+        ("127.0.0.3", 15_001, "127.0.0.3:15001"),
+        ("::1", 15_001, "[::1]:15001"),
+    ] {
+        let (source, asked) = (address("10.7.0.2", 51_234), address(asked, port));
+        let record = record(source, asked, &linux_syn(1).to_bytes());
+        assert_eq!(syn_arrival(&record), Some(arrives.parse().unwrap()), "{asked:?}");
+    }
+    let mut nothing = record(address("10.7.0.2", 1), address("10.8.0.2", 2), &[]);
+    assert_eq!(syn_arrival(&nothing), None);
+    nothing.syn.header_len = u32::MAX;
+    assert_eq!(syn_arrival(&nothing), None);
+}
+
 proptest! {
     #[test]
     fn whatever_is_stored_the_result_is_an_error_or_one_bare_syn(
@@ -138,7 +160,9 @@ proptest! {
         record.syn.header_len = len;
         record.syn.source.version = versions.0;
         record.syn.destination.version = versions.1;
+        let arrival = syn_arrival(&record);
         if let Ok(packet) = syn_packet(&record, Monotonic(now)) {
+            prop_assert!(arrival.is_some_and(|arrival| arrival.ip().is_loopback()));
             let sent = tcp_of(&packet);
             prop_assert!(sent.syn && !sent.ack);
             prop_assert_eq!(&sent.sequence_number.to_be_bytes()[..], &bytes[4..8]);

@@ -40,6 +40,9 @@ pub(crate) struct ListenArgs {
     /// Not before this instant, in nanoseconds of CLOCK_MONOTONIC.
     #[arg(long, default_value_t = 0)]
     at: u64,
+    /// Milliseconds between the two addresses.
+    #[arg(long, default_value_t = 0)]
+    between: u64,
     /// Leave every connection in the queue, where it costs nothing.
     #[arg(long)]
     never_accept: bool,
@@ -58,19 +61,22 @@ pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
     sleep_until(args.at);
     // Before anybody can be accepted: whatever comes of it comes after this instant.
     let mono_ns = monotonic_ns();
-    let sockets = [
-        SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)),
-        SocketAddr::from((Ipv6Addr::LOCALHOST, args.port)),
-    ]
-    .into_iter()
-    .map(|address| bind(address, args.backlog))
-    .collect::<Result<Vec<_>>>()?;
-    report::event("listening", 0, json!({"port": args.port, "mono_ns": mono_ns}));
+    let v4 = bind((Ipv4Addr::LOCALHOST, args.port).into(), args.backlog)?;
+    if args.between > 0 {
+        thread::sleep(Duration::from_millis(args.between));
+    }
+    let v6 = bind((Ipv6Addr::LOCALHOST, args.port).into(), args.backlog)?;
+    let both_ns = monotonic_ns();
+    report::event(
+        "listening",
+        0,
+        json!({"port": args.port, "mono_ns": mono_ns, "both_ns": both_ns}),
+    );
     if args.never_accept {
         return pause();
     }
     thread::scope(|scope| {
-        for socket in &sockets {
+        for socket in [&v4, &v6] {
             scope.spawn(move || {
                 let mut kept = Vec::new();
                 while let Ok((connection, peer)) = socket.accept() {
