@@ -442,7 +442,14 @@ impl Reconciler {
             Action::OpenGate { uid, cgroup, replay } => match self.gates.open(cgroup) {
                 Ok(()) => {
                     if let Some(held) = replay {
-                        self.replay(ReplayOf { uid: uid.clone(), cgroup, container: None, held });
+                        let uid = uid.clone();
+                        self.replay(ReplayOf {
+                            uid,
+                            cgroup,
+                            container: None,
+                            held,
+                            proxy_is_new: true,
+                        });
                     }
                     return self.count(uid, cgroup);
                 }
@@ -460,7 +467,7 @@ impl Reconciler {
                         pod_uid = %uid, held, held_queries, dropped, refused, around, "gate detaches"
                     );
                 }
-                self.replayer.stop(cgroup);
+                self.replayer.forget(cgroup);
                 self.gates.detach(cgroup, &containers);
                 self.netns.remove(&uid);
             }
@@ -486,7 +493,7 @@ impl Reconciler {
             }
             Action::ForgetVerdict { container } => self.gates.forget_verdict(container),
             Action::Replay { uid, cgroup, container, held } => {
-                self.replay(ReplayOf { uid, cgroup, container, held });
+                self.replay(ReplayOf { uid, cgroup, container, held, proxy_is_new: false });
             }
             Action::StartProbe { uid, checks, ports, any_port, pace } => {
                 let path = self.paths.get(&uid)?.clone();

@@ -244,6 +244,11 @@ pub fn late_listener(port: u16, backlog: u32, at_ns: u64) -> Result<Command> {
     Ok(listener(port, backlog)?.args(["--never-accept", "--at", &at]))
 }
 
+/// As [`listener`], on 127.0.0.1 alone.
+pub fn listener_v4(port: u16) -> Result<Command> {
+    Ok(listener(port, 16)?.arg("--v4"))
+}
+
 /// As [`listener`], first on 127.0.0.1 alone, and on `::1` after `between`. Its line `listening` has
 /// the instants before the first (`mono_ns`) and after the second (`both_ns`).
 pub fn listener_in_steps(port: u16, between: Duration) -> Result<Command> {

@@ -18,10 +18,10 @@ use agent_ebpf::SocketRecord;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
-use self::listening::Listening;
+use self::listening::{Listening, OneFamily};
 use crate::{
     bpf::SocketTable,
     clock,
@@ -34,11 +34,11 @@ use crate::{
     worker::Worker,
 };
 
-/// Packets at a time: what a proxy's listen backlog of 128 takes without dropping.
-const BURST: usize = 100;
+/// Packets at a time: what a proxy's listen backlog of 128 takes without dropping, and some others'.
+const BURST: usize = 120;
 
-/// From one burst to the next at least; 1 to 2 ms, as tokio's timers go by whole milliseconds. 1,000
-/// sockets are released in 20 ms.
+/// From the end of one burst to the next. Always a pause: a replay can be stopped in it. With tokio's
+/// timers, which go by whole milliseconds, 1,000 sockets are released in some 20 ms.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// After the opening the table is read once more, whole: a program run that had begun before may
@@ -55,17 +55,23 @@ const LATE_DROP: Duration = Duration::from_millis(5);
 /// Each further one is twice as long.
 const FIRST_LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
-/// For how long after the second look a SYN waits for a listener of its address family: far longer
-/// than a proxy takes from one address to the next (some 10 us, unless the processor is taken away
-/// from it), and less than the socket's own retransmission does, at 500 ms at most. To a proxy of one
-/// family the SYN is sent all the same; it is refused, as it would have been without a gate.
-const LISTENS_WITHIN: Duration = Duration::from_millis(200);
+/// For how long after the second look a SYN waits for a listener of its address family. A proxy takes
+/// some 10 us from one address to the next, unless the processor is taken away from it. To a proxy of
+/// one family the SYN is sent all the same; it is refused, as it would have been without a gate.
+const LISTENS_WITHIN: Duration = Duration::from_millis(85);
 
 /// Sends held SYNs and queries again.
 #[derive(Debug)]
 pub struct Replayer {
     replay: Replay,
-    running: HashMap<CgroupId, JoinSet<()>>,
+    pods: HashMap<CgroupId, PodReplays>,
+}
+
+/// One pod's.
+#[derive(Debug, Default)]
+struct PodReplays {
+    running: JoinSet<()>,
+    one_family: OneFamily,
 }
 
 /// What has become of the packets of all replays. Clones count the same.
@@ -89,6 +95,9 @@ pub struct ReplayOf {
     pub container: Option<CgroupId>,
     /// The sockets known to wait.
     pub held: Vec<SocketCookie>,
+    /// The proxy has begun to listen, and may go on to its other addresses: what would be refused
+    /// there waits a little.
+    pub proxy_is_new: bool,
 }
 
 /// What a running replay needs.
@@ -164,13 +173,20 @@ impl Replayer {
     ) -> Self {
         let tells_listeners = listener::is_supported();
         let replay = Replay { entrance, reader, sockets, proc_root, counts, tells_listeners };
-        Self { replay, running: HashMap::new() }
+        Self { replay, pods: HashMap::new() }
     }
 
-    /// Ends what is being replayed of a pod: its gate is closed again, or gone. A SYN that a closed
-    /// gate holds must not be let through by the last round of an earlier opening.
+    /// Ends what is being replayed of a pod: its gate is closed again. A SYN that a closed gate holds
+    /// must not be let through by the last round of an earlier opening.
     pub fn stop(&mut self, cgroup: CgroupId) {
-        self.running.remove(&cgroup);
+        if let Some(pod) = self.pods.get_mut(&cgroup) {
+            pod.running = JoinSet::new();
+        }
+    }
+
+    /// As [`Self::stop`], of a pod whose gate is gone.
+    pub fn forget(&mut self, cgroup: CgroupId) {
+        self.pods.remove(&cgroup);
     }
 
     /// Starts to replay the sockets of `of`.
@@ -183,9 +199,11 @@ impl Replayer {
         let replay = self.replay.clone();
         // Now: who is dropped until the task gets to run waits for something else.
         let until = clock::now() + LATE_DROP;
-        self.running.entry(cgroup).or_default().spawn(async move {
+        let pod = self.pods.entry(cgroup).or_default();
+        let one_family = pod.one_family.clone();
+        pod.running.spawn(async move {
             let mut tally = Tally::default();
-            if let Err(error) = replay.run(&of, &netns, until, &mut tally).await {
+            if let Err(error) = replay.run(&of, &netns, one_family, until, &mut tally).await {
                 tally.failed = Some(error);
             }
             let Tally { sent, unusable, failed } = tally;
@@ -207,15 +225,16 @@ impl Replay {
         &self,
         of: &ReplayOf,
         netns: &Arc<Netns>,
+        one_family: OneFamily,
         until: Monotonic,
         tally: &mut Tally,
     ) -> io::Result<()> {
-        let is_told = self.tells_listeners;
-        let open = move || Ok((RawSockets::open()?, Listening::open(is_told)));
+        let asks = of.proxy_is_new && self.tells_listeners;
+        let open = move || Ok((RawSockets::open()?, Listening::open(asks, one_family)));
         let (raw, listening) = self.entrance.run(netns, open).await?;
         let mut run =
             Run { replay: self, of, netns, raw, listening, until, replayed: HashMap::new(), tally };
-        let early = run.pass(self.recorded(&of.held), true).await;
+        let early = run.pass(self.recorded(&of.held)).await;
         let second_look = Instant::now() + SECOND_LOOK;
         run.once_it_listens(early, second_look).await;
         sleep_until(second_look).await;
@@ -225,9 +244,14 @@ impl Replay {
         }
         let (sockets, cgroup) = (self.sockets.clone(), of.cgroup);
         let missed = self.reader.run(move || sockets.held_by(cgroup)).await?;
-        let early = run.pass(missed.into_iter(), true).await;
+        let early = run.pass(missed.into_iter()).await;
         let early = run.once_it_listens(early, Instant::now() + LISTENS_WITHIN).await;
-        run.pass(self.recorded(&early), false).await;
+        for (_, record) in self.recorded(&early) {
+            if let Some(arrival) = syn_arrival(&record) {
+                run.listening.was_in_vain(arrival);
+            }
+        }
+        run.pass(self.recorded(&early)).await;
         Ok(())
     }
 
@@ -243,25 +267,22 @@ impl Replay {
 // === impl Run ===
 
 impl Run<'_> {
-    /// Sends what `sockets` wait for. If it `may_wait`, those are left out, and returned, in front of
-    /// whom the proxy is about to listen.
+    /// Sends what `sockets` wait for, and returns those for whom it is too early: the proxy is about
+    /// to listen where they connect to.
     async fn pass(
         &mut self,
         sockets: impl Iterator<Item = (SocketCookie, SocketRecord)>,
-        may_wait: bool,
     ) -> Vec<SocketCookie> {
         self.listening.look_again();
         let mut early = Vec::new();
-        let mut begun = Instant::now();
         for (nth, (cookie, record)) in sockets.enumerate() {
             if nth % BURST == BURST - 1 {
-                sleep_until(begun + PAUSE).await;
-                begun = Instant::now();
+                sleep(PAUSE).await;
             }
             if !self.concerns(&record) {
                 continue;
             }
-            if may_wait && self.is_early(cookie, &record) {
+            if self.is_early(cookie, &record) {
                 early.push(cookie);
             } else {
                 self.socket(cookie, &record);
@@ -282,7 +303,7 @@ impl Run<'_> {
         while !early.is_empty() && Instant::now() < end {
             sleep_until(end.min(Instant::now() + pause)).await;
             pause *= 2;
-            early = self.pass(replay.recorded(&early), true).await;
+            early = self.pass(replay.recorded(&early)).await;
         }
         early
     }

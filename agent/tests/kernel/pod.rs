@@ -197,7 +197,7 @@ impl Pod {
         let _context = self.runtime.enter();
         let (uid, cgroup) = (PodUid::new("kernel-test"), self.id());
         let held = self.sockets.held_by(cgroup).into_iter().map(|(cookie, _)| cookie).collect();
-        let of = ReplayOf { uid, cgroup, container: None, held };
+        let of = ReplayOf { uid, cgroup, container: None, held, proxy_is_new: false };
         self.replayer.start(of, Arc::clone(&self.netns));
     }
 

@@ -1,6 +1,7 @@
 //! Pods that overlap, so that thousands fit into half an hour, and yet become ready one at a time.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -91,7 +92,7 @@ pub(super) fn plan<T>(
 /// Plays all of them, each when its time has come, and gives what came of each.
 ///
 /// A machine that falls behind is not given more: where as many pods as it can have at a time are there, the
-/// rest of the plan waits for one to end.
+/// rest of the plan waits for one to end, and may become ready beside those that have begun.
 pub(super) fn play<T: Sync, R: Send>(
     node: &Node,
     plan: &[Planned<T>],
@@ -126,15 +127,17 @@ pub(super) fn play<T: Sync, R: Send>(
                     let proxy_after = planned.proxy_after;
                     let name = format!("cart-{number}");
                     let stage = Stage { name, proxy_after, node, lane, grid, starts_ns };
-                    let played = play(&planned.case, &stage)
-                        .with_context(|| format!("play pod {}", stage.name));
+                    let played = catch_unwind(AssertUnwindSafe(|| play(&planned.case, &stage)));
+                    // After a panic, too: others wait for it.
                     lanes.put(stage.lane);
                     played
+                        .unwrap_or_else(|panic| resume_unwind(panic))
+                        .with_context(|| format!("play pod {}", stage.name))
                 })
             })
             .collect();
         let join = |player: thread::ScopedJoinHandle<'_, Result<R>>| {
-            player.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            player.join().unwrap_or_else(|panic| resume_unwind(panic))
         };
         Ok(players.into_iter().map(join).collect())
     })
@@ -155,11 +158,14 @@ impl Stage<'_> {
         Ok(pod)
     }
 
-    /// Waits for the moment at which kubelet starts the containers, and gives it. One that was missed comes
-    /// again after whole steps: its proxy is not to start beside another's.
+    /// Waits for the moment at which kubelet starts the containers, and gives it. Who has missed it is
+    /// started between two of the others: all their moments are taken.
     pub(super) fn wait_start(&self) -> u64 {
         let late_ns = monotonic_ns().saturating_sub(self.starts_ns);
-        sleep_until(self.starts_ns + self.grid.whole_steps(late_ns));
+        if late_ns > 0 {
+            eprintln!("{} was late by {} ms", self.name, late_ns / 1_000_000);
+        }
+        sleep_until(self.starts_ns + self.grid.between(late_ns));
         monotonic_ns()
     }
 
@@ -202,6 +208,12 @@ impl Grid {
         ns.next_multiple_of(self.step_ns)
     }
 
+    /// The shortest number of steps and a half that is not shorter than this, unless this is nothing.
+    const fn between(self, ns: u64) -> u64 {
+        let half = self.step_ns / 2;
+        if ns == 0 { 0 } else { self.whole_steps(ns + half) - half }
+    }
+
     fn next_quiet(self, now_ns: u64) -> u64 {
         let [from, to] = QUIET.map(|part| (part * self.step_ns as f64) as u64);
         let into = now_ns.saturating_sub(self.origin_ns) % self.step_ns;
@@ -232,9 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_is_moved_by_whole_steps() {
+    fn what_is_late_is_moved_to_where_it_meets_few() {
         let grid = Grid { origin_ns: 1_000, step_ns: 100 };
         assert_eq!([0, 1, 100, 101].map(|ns| grid.whole_steps(ns)), [0, 100, 100, 200]);
+        assert_eq!([0, 1, 50, 51, 150].map(|ns| grid.between(ns)), [0, 50, 50, 150, 150]);
     }
 
     #[test]

@@ -163,10 +163,10 @@ fn a_connect_in_a_namespace_of_its_own_is_held_but_never_replayed_into_the_pod_s
 fn the_replay_of_many_sockets_is_paced_for_a_short_backlog() {
     const GROUPS: [&str; 3] = ["one", "two", "three"];
     const SOCKETS: u32 = 100;
-    const BACKLOG: u32 = 100;
+    const BACKLOG: u32 = 128;
     /// How many SYNs the agent sends at a time, and the pause between, less what the clock of the
     /// timestamps may be slewed.
-    const BURST: usize = 100;
+    const BURST: usize = 120;
     const PAUSE: Duration = Duration::from_micros(900);
     let node = enabled_node();
     let agent = start_agent(&node);

@@ -43,6 +43,9 @@ pub(crate) struct ListenArgs {
     /// Milliseconds between the two addresses.
     #[arg(long, default_value_t = 0)]
     between: u64,
+    /// Only on 127.0.0.1.
+    #[arg(long)]
+    v4: bool,
     /// Leave every connection in the queue, where it costs nothing.
     #[arg(long)]
     never_accept: bool,
@@ -61,11 +64,13 @@ pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
     sleep_until(args.at);
     // Before anybody can be accepted: whatever comes of it comes after this instant.
     let mono_ns = monotonic_ns();
-    let v4 = bind((Ipv4Addr::LOCALHOST, args.port).into(), args.backlog)?;
+    let mut sockets = vec![bind((Ipv4Addr::LOCALHOST, args.port).into(), args.backlog)?];
     if args.between > 0 {
         thread::sleep(Duration::from_millis(args.between));
     }
-    let v6 = bind((Ipv6Addr::LOCALHOST, args.port).into(), args.backlog)?;
+    if !args.v4 {
+        sockets.push(bind((Ipv6Addr::LOCALHOST, args.port).into(), args.backlog)?);
+    }
     let both_ns = monotonic_ns();
     report::event(
         "listening",
@@ -76,7 +81,7 @@ pub(crate) fn listen(args: &ListenArgs) -> Result<bool> {
         return pause();
     }
     thread::scope(|scope| {
-        for socket in [&v4, &v6] {
+        for socket in &sockets {
             scope.spawn(move || {
                 let mut kept = Vec::new();
                 while let Ok((connection, peer)) = socket.accept() {
