@@ -217,6 +217,9 @@ fn per_node(
         of.max_by(|a, b| a.away_s.total_cmp(&b.away_s)).context("no restart was measured")
     };
     let (resumed, relisted) = (longest_away(true)?, longest_away(false)?);
+    // The shorter it was away, the less the agents' pauses have drawn them apart.
+    let with_history = restarts.iter().filter(|restart| restart.history);
+    let resume_peak = with_history.map(Restart::peak_of_one).fold(0.0, f64::max);
     let [base, ..] = starts;
     Ok(PerNode {
         start_requests: through(starts, |starts| starts.requests),
@@ -224,7 +227,7 @@ fn per_node(
         lists: through(starts, |starts| starts.lists),
         unstreamed_lists: through(unstreamed, |starts| starts.lists),
         resume_requests: resumed.requests,
-        resume_peak: resumed.peak_of_one(),
+        resume_peak,
         relist_peak: relisted.peak_of_one(),
         window_s: resumed.last_s(),
         relist_window_s: relisted.last_s(),

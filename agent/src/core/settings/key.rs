@@ -91,7 +91,7 @@ impl Key {
             }
             Self::Guard => {
                 "`enabled`: the open gate stays attached, so that a proxy's death in mid-life refuses \
-                 nobody but for the microseconds in which its listener closes; it costs 1 to 2% of a \
+                 nobody but for the microseconds in which its listener closes; it costs 3% of a \
                  pod's rate of connections and requests \
                  ([measured](architecture.md#what-a-guarded-gate-costs)) · `disabled`: an open gate \
                  is taken off the pod"

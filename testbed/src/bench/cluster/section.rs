@@ -269,7 +269,7 @@ fn limits(numbers: &Numbers) -> String {
          (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/) they are one flow of the level `workload-low`, which is that of all service \
          accounts: {seats} of a server's 600 seats (100 of 245 shares, `bootstrap/default.go`), and 300 requests that wait (6 of its queues, 50 each); more are \
          answered with 429, and the agent waits and asks again. A list of a resource of which the cluster has a thousand objects or more takes up to \
-         {seats_per_list} seats (`list_work_estimator.go`). Beyond the limit nothing breaks: gates go on by what is known, and only pods that came meanwhile wait \
+         {seats_per_list} seats (`list_work_estimator.go`); all rows reckon with that. Beyond the limit nothing breaks: gates go on by what is known, and only pods that came meanwhile wait \
          for their name. A FlowSchema with a level of its own lifts it.\n\
          - **etcd.** Neither way of listing a node's pods reads etcd. Pages do: a server reads those of the whole cluster for them \
          ([kubernetes#77733](https://github.com/kubernetes/kubernetes/issues/77733)), which is why only a node with more than 16 MiB of pods asks for them.\n\
